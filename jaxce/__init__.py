@@ -1,0 +1,10 @@
+"""Cross-entropy for JAX: exact, small in memory, fast, sharded."""
+
+from jaxce._loss_sum import LossSum as LossSum
+from jaxce._sigmoid import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
+from jaxce._softmax import softmax_cross_entropy as softmax_cross_entropy
+from jaxce._softmax import softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels
+from jaxce._stats import LogitStats as LogitStats
+from jaxce._stats import logit_stats as logit_stats
+
+__version__ = "0.1.0"

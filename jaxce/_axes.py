@@ -1,0 +1,23 @@
+"""The class axis of an array: where it is, and how per-row and per-class arrays are laid along it.
+
+Nothing is transposed. Every reduction over classes takes the axis itself, so channels-first logits are read as they lie.
+"""
+
+import jax.numpy as jnp
+
+from jaxce._types import Array
+
+
+def row_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """The shape of one number per row: `shape` without `axis`, which is not negative."""
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def per_row(rows: Array, axis: int) -> Array:
+    """One number per row, laid so that it broadcasts against the logits."""
+    return jnp.expand_dims(rows, axis)
+
+
+def per_class(classes: Array, axis: int, ndim: int) -> Array:
+    """One number per class, laid so that it broadcasts against logits of rank `ndim`."""
+    return jnp.expand_dims(classes, tuple(i for i in range(ndim) if i != axis))

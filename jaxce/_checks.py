@@ -1,0 +1,243 @@
+"""Every check of a caller's arguments, with its message; each check gives the argument back, converted.
+
+They run while tracing and look at shapes, dtypes and Python values only. A message says the rule, what came and the way out. `TypeError` is
+for a type or dtype, `ValueError` for the rest.
+"""
+
+import math
+import numbers
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxce._axes import row_shape
+from jaxce._types import Array, ArrayLike
+
+
+def array(name: str, value: ArrayLike) -> Array:
+    """Any array or number, as an array."""
+    if not isinstance(value, (jax.Array, np.ndarray, np.generic, numbers.Number)) and not hasattr(
+        value, "__jax_array__"
+    ):
+        raise TypeError(
+            f"`{name}` must be an array; got {type(value).__name__}. Convert it first: jnp.asarray({name})."
+        )
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind not in "biufcV":
+        raise TypeError(f"`{name}` must hold numbers; got an array of dtype {value.dtype}.")
+    return jnp.asarray(value)
+
+
+def real(name: str, value: ArrayLike) -> Array:
+    """An array of floating-point numbers, integers or booleans."""
+    value = array(name, value)
+    if not (_is(value, jnp.floating) or _is(value, jnp.integer) or _is(value, jnp.bool_)):
+        raise TypeError(f"`{name}` must be real numbers; got {value.dtype}.")
+    return value
+
+
+def floating(name: str, value: ArrayLike) -> Array:
+    """An array of floating-point numbers."""
+    value = array(name, value)
+    if not _is(value, jnp.floating):
+        raise TypeError(
+            f"`{name}` must be floating point; got {value.dtype}. Convert it first: {name}.astype(jnp.float32)."
+        )
+    return value
+
+
+def logits(value: ArrayLike) -> Array:
+    """Logits with a class axis."""
+    value = floating("logits", value)
+    if value.ndim == 0:
+        raise ValueError("`logits` must have a class axis; got a scalar.")
+    return value
+
+
+def static_int(name: str, value) -> int:
+    """A Python integer, known while tracing."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"`{name}` must be an integer; got {value!r}.")
+    try:
+        return operator.index(value)
+    except (TypeError, jax.errors.JAXTypeError):
+        raise TypeError(f"`{name}` must be a Python integer, not traced; got {_show(value)}.") from None
+
+
+def axis(value: int, of: Array, name: str, *, may_be_empty: bool = False) -> int:
+    """An axis of the array called `name`, as an index that is not negative, with at least one class along it."""
+    if not -of.ndim <= value < of.ndim:
+        raise ValueError(
+            f"`axis` must be an axis of `{name}`, from {-of.ndim} to {of.ndim - 1}; got {value} for shape {of.shape}."
+        )
+    value %= of.ndim
+    if of.shape[value] == 0 and not may_be_empty:
+        raise ValueError(f"`{name}` must have at least one class along `axis` {value}; got shape {of.shape}.")
+    return value
+
+
+def labels(value: ArrayLike, logits: Array, axis: int) -> Array:
+    """Integer labels or class probabilities, told apart by their rank."""
+    value = array("labels", value)
+    return class_probabilities(value, logits) if value.ndim == logits.ndim else class_indices(value, logits, axis)
+
+
+def class_indices(value: ArrayLike, logits: Array, axis: int) -> Array:
+    """One integer label per row of logits."""
+    value, rows = array("labels", value), row_shape(logits.shape, axis)
+    if not _is(value, jnp.integer):
+        raise TypeError(
+            f"`labels` must be integers; got {value.dtype}. For class probabilities use softmax_cross_entropy; "
+            "for class indices convert them: labels.astype(jnp.int32)."
+        )
+    if value.shape != rows:
+        hint = ""
+        if value.shape == logits.shape:
+            hint = " For one-hot labels use softmax_cross_entropy."
+        elif value.size == math.prod(rows):
+            hint = f" Reshape them: labels.reshape({rows})."
+        raise ValueError(
+            f"`labels` must have the shape of `logits` without axis {axis}, {rows}; got {value.shape}.{hint}"
+        )
+    return value
+
+
+def class_probabilities(value: ArrayLike, logits: Array) -> Array:
+    """One probability per logit."""
+    value = real("labels", value)
+    if value.shape != logits.shape:
+        hint = ""
+        if value.ndim == logits.ndim - 1:
+            hint = " For class indices use softmax_cross_entropy_with_integer_labels."
+        raise ValueError(f"`labels` must have the shape of `logits`, {logits.shape}; got {value.shape}.{hint}")
+    return value
+
+
+def binary_labels(value: ArrayLike, logits: Array) -> Array:
+    """One label in [0, 1] per logit."""
+    value = real("labels", value)
+    if value.shape != logits.shape:
+        raise ValueError(
+            f"`labels` must have the shape of `logits`, {logits.shape}; got {value.shape}. Broadcast or reshape them first."
+        )
+    return value
+
+
+def where(value: ArrayLike | None, logits: Array, axis: int) -> Array | None:
+    """The classes that take part."""
+    if value is None:
+        return None
+    value = _boolean("where", value)
+    fits = value.ndim == logits.ndim and all(n in (1, full) for n, full in zip(value.shape, logits.shape, strict=True))
+    if not fits:
+        hint = " To leave out examples pass `mask`." if value.shape == row_shape(logits.shape, axis) else ""
+        raise ValueError(
+            f"`where` selects classes: it must have the rank of `logits` {logits.shape} and broadcast to it; got {value.shape}.{hint}"
+        )
+    return value
+
+
+def mask(value: ArrayLike | None, shape: tuple[int, ...], logits: Array) -> Array | None:
+    """The examples that count."""
+    if value is None:
+        return None
+    value = _boolean("mask", value)
+    if value.shape != shape:
+        hint = " To leave out classes pass `where`." if value.ndim == logits.ndim > len(shape) else ""
+        raise ValueError(
+            f"`mask` selects examples: it must have the shape of the loss, {shape}; got {value.shape}.{hint}"
+        )
+    return value
+
+
+def class_weights(value: ArrayLike | None, logits: Array, axis: int) -> Array | None:
+    """One weight per class."""
+    if value is None:
+        return None
+    value, num_classes = _weights("class_weights", value), logits.shape[axis]
+    if value.shape != (num_classes,):
+        raise ValueError(
+            f"`class_weights` must have one weight for each of the {num_classes} classes, shape ({num_classes},); got {value.shape}."
+        )
+    return value
+
+
+def pos_weight(value: ArrayLike | None, logits: Array) -> Array | None:
+    """The weight of positive labels: one, or one for each index of the last axes of the logits."""
+    if value is None:
+        return None
+    value = _weights("pos_weight", value)
+    last = logits.shape[logits.ndim - value.ndim :] if value.ndim <= logits.ndim else None
+    if last is None or any(n not in (1, full) for n, full in zip(value.shape, last, strict=True)):
+        raise ValueError(
+            f"`pos_weight` must be a scalar or fit the last axes of `logits` {logits.shape}; got {value.shape}."
+        )
+    return value.reshape((1,) * (logits.ndim - value.ndim) + value.shape)
+
+
+def label_smoothing(value):
+    """A number in [0, 1], or a scalar array that may be traced; None for a plain 0, which costs nothing."""
+    return _scalar("label_smoothing", value, 1.0, "from 0 to 1")
+
+
+def z_loss(value):
+    """A number that is not negative, or a scalar array that may be traced; None for a plain 0, which costs nothing."""
+    return _scalar("z_loss", value, math.inf, "finite and not negative")
+
+
+def losses(value: ArrayLike) -> Array:
+    """Losses of any shape."""
+    return floating("losses", value)
+
+
+def loss_weights(value: ArrayLike | None, losses: Array) -> Array | None:
+    """One weight per loss."""
+    if value is None:
+        return None
+    value = _weights("weights", value)
+    if value.shape != losses.shape:
+        raise ValueError(f"`weights` must have the shape of `losses`, {losses.shape}; got {value.shape}.")
+    return value
+
+
+def losses_mask(value: ArrayLike | None, losses: Array) -> Array | None:
+    """The losses that count."""
+    return mask(value, losses.shape, losses)
+
+
+def _scalar(name, value, largest, rule):
+    if isinstance(value, (bool, np.bool_)) or not (isinstance(value, numbers.Real) or hasattr(value, "dtype")):
+        raise TypeError(f"`{name}` must be a number; got {_show(value)}.")
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        if not (0 <= number <= largest and math.isfinite(number)):
+            raise ValueError(f"`{name}` must be {rule}; got {number}.")
+        # An array, so that one trace serves every value.
+        return None if number == 0 else jnp.asarray(number)
+    if value.shape != ():
+        raise ValueError(f"`{name}` must be a scalar; got shape {value.shape}.")
+    return floating(name, value)
+
+
+def _boolean(name, value):
+    value = array(name, value)
+    if not _is(value, jnp.bool_):
+        raise TypeError(f"`{name}` must be boolean; got {value.dtype}. Compare it first: {name} != 0.")
+    return value
+
+
+def _weights(name, value):
+    value = real(name, value)
+    if _is(value, jnp.bool_):
+        raise TypeError(f"`{name}` must be numbers; got booleans.")
+    return value
+
+
+def _is(value, kind):
+    return jnp.issubdtype(value.dtype, kind)
+
+
+def _show(value):
+    return f"a traced {value.aval.str_short()}" if isinstance(value, Tracer) else repr(value)

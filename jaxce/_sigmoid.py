@@ -1,0 +1,104 @@
+"""`sigmoid_binary_cross_entropy`: the loss of independent yes-or-no labels, and its rule."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxce import _checks as checks
+from jaxce._rule import keep_statistics, with_rule
+from jaxce._types import Array, ArrayLike, working_dtype
+
+
+def sigmoid_binary_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    pos_weight: ArrayLike | None = None,
+) -> Array:
+    r"""Sigmoid cross-entropy of binary labels, one loss per logit.
+
+    .. math::
+      \ell = -w\, y' \log \sigma(x) - (1 - y') \log \sigma(-x), \qquad y' = (1 - s)\, y + s / 2
+
+    Args:
+      logits: `[...]`, floating: :math:`x`. The log-odds of the label being 1.
+      labels: `[...]`, real: :math:`y`, from 0 to 1.
+      mask: `[...]`, boolean: the entries that count. One left out has loss 0 and gradient 0, whatever its logit and label hold.
+      label_smoothing: Scalar in [0, 1]: :math:`s`, how far labels move towards 1/2.
+      pos_weight: :math:`w`, a scalar or an array that fits the last axes of `logits`, 1 by default. Above 1 it favours recall.
+
+    Returns:
+      `[...]`: the loss of each logit, float32 for logits of 32 bits or fewer. Its gradient has the dtype of what it is taken of.
+
+    Raises:
+      TypeError: a dtype or type that does not fit.
+      ValueError: a shape or range that does not fit.
+
+    Numerics:
+      A sum of terms that are not negative, so a tiny loss keeps its digits; the gradient of a hard label is one sigmoid, never a difference.
+      At infinite logits the limits: 0 where the label agrees, +inf where it does not.
+
+    Example:
+      >>> print(sigmoid_binary_cross_entropy(jnp.array([2.0, 0.0]), jnp.array([1.0, 0.0])).round(4))
+      [0.1269 0.6931]
+
+    References:
+      `tf.nn.sigmoid_cross_entropy_with_logits`; `pos_weight` as in `torch.nn.BCEWithLogitsLoss`.
+    """
+    return _sigmoid_loss(logits, labels, mask, checks.label_smoothing(label_smoothing), pos_weight)
+
+
+@jax.jit
+def _sigmoid_loss(logits, labels, mask, label_smoothing, pos_weight):
+    logits = checks.floating("logits", logits)
+    labels = checks.binary_labels(labels, logits)
+    mask = checks.mask(mask, logits.shape, logits)
+    pos_weight = checks.pos_weight(pos_weight, logits)
+
+    def losses(logits, labels, mask, label_smoothing, pos_weight):
+        dtype = working_dtype(logits)
+        x, y = logits.astype(dtype), labels.astype(dtype)
+        if mask is not None:
+            x, y = jnp.where(mask, x, 0), jnp.where(mask, y, 0)
+        yes, no = y, 1 - y
+        if label_smoothing is not None:
+            s = label_smoothing.astype(dtype)
+            yes, no = (1 - s) * yes + s / 2, (1 - s) * no + s / 2  # not 1 - yes, which would round a small s away
+        if pos_weight is not None:
+            yes = yes * pos_weight.astype(dtype)
+        (loss,) = _two_sided(x, yes, no)
+        return loss if mask is None else jnp.where(mask, loss, 0)
+
+    return keep_statistics(losses)(logits, labels, mask, label_smoothing, pos_weight)
+
+
+def _primal(x, yes, no):
+    size, log_norm = _size_and_log_norm(x)
+    against = jnp.where(x > 0, no, yes)
+    return ((yes + no) * log_norm + jnp.where(against == 0, 0, against * size),)
+
+
+def _tangent(args, _, tangents):
+    (x, yes, no), (x_dot, yes_dot, no_dot) = args, tangents
+    size, log_norm = _size_and_log_norm(x)
+    loss_dot = jnp.zeros_like(x)
+    if x_dot is not None:
+        # Both sigmoids from the smaller one, so that neither is a difference from 1, nor is any derivative of them.
+        small = jnp.exp(-size)
+        sigmoid, sigmoid_of_minus = (jnp.where(side, 1, small) / (1 + small) for side in (x > 0, x <= 0))
+        loss_dot = (no * sigmoid - yes * sigmoid_of_minus) * x_dot
+    if yes_dot is not None:
+        loss_dot = loss_dot + yes_dot * (log_norm + jnp.where(x > 0, 0, size))
+    if no_dot is not None:
+        loss_dot = loss_dot + no_dot * (log_norm + jnp.where(x > 0, size, 0))
+    return (loss_dot,)
+
+
+def _size_and_log_norm(x):
+    size = jnp.where(x > 0, x, -x)  # abs, but with a derivative at 0 that goes with `x <= 0`
+    return size, jnp.log1p(jnp.exp(-size))
+
+
+# (x, yes, no) -> yes * -log sigmoid(x) + no * -log sigmoid(-x)
+_two_sided = with_rule(_primal, _tangent)

@@ -1,0 +1,172 @@
+"""The softmax cross-entropies: formulas over `LogitStats`, every option once, for logits from wherever they come."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxce import _checks as checks
+from jaxce._axes import per_class, per_row, row_shape
+from jaxce._rule import keep_statistics
+from jaxce._stats import LogitStats, dense_stats
+from jaxce._types import Array, ArrayLike, working_dtype
+
+
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+) -> Array:
+    r"""Softmax cross-entropy against class probabilities, one loss per example.
+
+    .. math::
+      \ell = \sum_k w_k \left((1 - s)\, q_k + \frac{s}{K}\right) (\log Z - z_k) + \zeta\, (\log Z)^2, \qquad
+      \log Z = \log \sum_k e^{z_k}
+
+    Args:
+      logits: `[..., num_classes]`, floating: :math:`z`. Unnormalised log-probabilities.
+      labels: `[..., num_classes]`, real: :math:`q`. The probability of each class; they need not sum to 1.
+      axis: The class axis of `logits` and `labels`.
+      where: Boolean, broadcasts to `logits`: the classes that take part. A class left out counts like a logit of -inf.
+      mask: `[...]`, boolean: the examples that count. One left out has loss 0 and gradient 0, whatever its logits and labels hold.
+      label_smoothing: Scalar in [0, 1]: :math:`s`, the share of the label spread evenly over the :math:`K` classes that take part.
+      class_weights: `[num_classes]`, real: :math:`w`, ones by default.
+      z_loss: Scalar, not negative: :math:`\zeta`. Keeps :math:`\log Z` near 0.
+
+    Returns:
+      `[...]`: the loss of each example, float32 for logits of 32 bits or fewer. Its gradient has the dtype of what it is taken of.
+
+    Raises:
+      TypeError: a dtype or type that does not fit.
+      ValueError: a shape, axis or range that does not fit.
+
+    Numerics:
+      A sum of terms that are not negative, so a tiny loss keeps its digits, and so does :math:`p - q` where a class is nearly certain.
+      A label probability of 0 takes no part, even where the logit is -inf; one above 0 there makes the loss +inf. A NaN logit, or a row in
+      which no class takes part, makes the loss NaN.
+
+    Example:
+      >>> logits = jnp.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
+      >>> labels = jnp.array([[0.0, 0.25, 0.75], [1.0, 0.0, 0.0]])
+      >>> print(softmax_cross_entropy(logits, labels).round(4))
+      [0.6576 1.0986]
+
+    References:
+      Label smoothing: Szegedy et al., Rethinking the Inception architecture, 2016. z-loss: Chowdhery et al., PaLM, 2022. Weights with
+      smoothing as in `torch.nn.functional.cross_entropy`.
+    """
+    smoothing, z_weight = checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)
+    axis = checks.static_int("axis", axis)
+    return _dense_loss(logits, labels, where, mask, smoothing, class_weights, z_weight, axis=axis, integer_labels=False)
+
+
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+) -> Array:
+    r"""Softmax cross-entropy against integer class labels, one loss per example.
+
+    .. math::
+      \ell = (1 - s)\, w_y (\log Z - z_y) + \frac{s}{K} \sum_k w_k (\log Z - z_k) + \zeta\, (\log Z)^2, \qquad
+      \log Z = \log \sum_k e^{z_k}
+
+    Args:
+      logits: `[..., num_classes]`, floating: :math:`z`. Unnormalised log-probabilities.
+      labels: `[...]`, integer: :math:`y`. The index of the true class.
+      axis: The class axis of `logits`.
+      where: Boolean, broadcasts to `logits`: the classes that take part. A class left out counts like a logit of -inf.
+      mask: `[...]`, boolean: the examples that count. One left out has loss 0 and gradient 0, whatever its logits and label hold.
+        For an `ignore_index` of other libraries: `mask=labels != ignore_index`.
+      label_smoothing: Scalar in [0, 1]: :math:`s`, the share of the label spread evenly over the :math:`K` classes that take part.
+      class_weights: `[num_classes]`, real: :math:`w`, ones by default.
+      z_loss: Scalar, not negative: :math:`\zeta`. Keeps :math:`\log Z` near 0.
+
+    Returns:
+      `[...]`: the loss of each example, float32 for logits of 32 bits or fewer. Its gradient has the dtype of what it is taken of.
+
+    Raises:
+      TypeError: a dtype or type that does not fit.
+      ValueError: a shape, axis or range that does not fit.
+
+    Numerics:
+      A sum of terms that are not negative, so a tiny loss keeps its digits, and so does its gradient at the true class. A label outside
+      `[0, num_classes)` gives NaN, in its loss and its row of the gradient; mask it to leave it out. A NaN logit, or a row in which no
+      class takes part, gives NaN; a true class that takes no part +inf.
+
+    Example:
+      >>> logits = jnp.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
+      >>> print(softmax_cross_entropy_with_integer_labels(logits, jnp.array([2, 0])).round(4))
+      [0.4076 1.0986]
+
+    References:
+      As for `softmax_cross_entropy`.
+    """
+    smoothing, z_weight = checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)
+    axis = checks.static_int("axis", axis)
+    return _dense_loss(logits, labels, where, mask, smoothing, class_weights, z_weight, axis=axis, integer_labels=True)
+
+
+@functools.partial(jax.jit, static_argnames=("axis", "integer_labels"))
+def _dense_loss(logits, labels, where, mask, label_smoothing, class_weights, z_loss, *, axis, integer_labels):
+    logits = checks.logits(logits)
+    axis = checks.axis(axis, logits, "logits")
+    if integer_labels:
+        labels = checks.class_indices(labels, logits, axis)
+    else:
+        labels = checks.class_probabilities(labels, logits)
+    where = checks.where(where, logits, axis)
+    mask = checks.mask(mask, row_shape(logits.shape, axis), logits)
+    class_weights = checks.class_weights(class_weights, logits, axis)
+
+    def losses(logits, labels, where, mask, label_smoothing, class_weights, z_loss):
+        label_weight = None
+        if class_weights is not None and integer_labels:
+            # Of a label that is no class the weight may be any, as its loss is NaN.
+            label_weight = class_weights.at[labels].get(mode="clip")
+        elif class_weights is not None:
+            dtype = working_dtype(logits)
+            if mask is not None:
+                labels = jnp.where(
+                    per_row(mask, axis), labels, 0
+                )  # a NaN there must not reach the gradient of the weights
+            labels = labels.astype(dtype) * per_class(class_weights.astype(dtype), axis, logits.ndim)
+        stats = dense_stats(logits, labels, where, mask, class_weights, axis=axis)
+        return cross_entropy(stats, mask, label_smoothing, label_weight, z_loss)
+
+    return keep_statistics(losses)(logits, labels, where, mask, label_smoothing, class_weights, z_loss)
+
+
+def cross_entropy(
+    stats: LogitStats,
+    mask: Array | None,
+    label_smoothing: Array | None,
+    label_weight: Array | None,
+    z_loss: Array | None,
+) -> Array:
+    """The loss of each row from its statistics; an option that is None is not used.
+
+    `label_weight` is the class weight of each integer label. Class probabilities carry their weights already.
+    """
+    dtype = stats.rest.dtype
+    loss = stats.nll
+    if label_weight is not None:
+        loss = label_weight.astype(dtype) * loss
+    if label_smoothing is not None:
+        s = label_smoothing.astype(dtype)
+        loss = (1 - s) * loss + s * stats.smooth_nll
+    if z_loss is not None:
+        loss = loss + z_loss.astype(dtype) * jnp.square(stats.log_z)
+    return loss if mask is None else jnp.where(mask, loss, 0)

@@ -1,0 +1,304 @@
+"""`LogitStats`: the few numbers per row that every softmax cross-entropy is made of, and the one derivative rule for them.
+
+With logits `z` over the classes `k` of a row, `q` the label distribution (one-hot for an integer label) and `u` the class weights (or ones):
+
+    shift        max_k z_k                              a constant of differentiation
+    rest         sum_k exp(z_k - shift) - 1     >= 0    summed over all but one maximal class, so that a tiny sum keeps every digit
+    label_nll    sum_k q_k (log_z - z_k)        >= 0    where log_z = log sum_k exp(z_k) = shift + log1p(rest)
+    label_mass   sum_k q_k                              of an integer label: 1 if it is one of these classes, else 0
+    total_nll    sum_k u_k (log_z - z_k)        >= 0
+    total_mass   sum_k u_k
+    num_classes  sum_k 1                                a class excluded by `where`, or whose logit is -inf, takes no part in any sum
+
+Statistics of disjoint sets of classes merge into those of all the classes, associatively. The negative log-likelihoods are kept as such,
+instead of as parts to be added later: so each has a cotangent of its own, and `p - q` at the true class never drowns in a larger one.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxce import _checks as checks
+from jaxce._axes import per_class, per_row
+from jaxce._rule import keep_statistics, with_rule
+from jaxce._types import Array, ArrayLike, working_dtype
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LogitStats:
+    """What a softmax cross-entropy needs to know of each row of logits; made by `logit_stats`.
+
+    Every field but the last is an array with one number per row. `label_nll` of an integer label that is none of these classes is 0; ask
+    `nll`, which is NaN then, unless more classes are still to be merged in.
+
+    Example:
+      >>> left = jax.numpy.array([[1.0, 2.0]])
+      >>> right = jax.numpy.array([[3.0, -1.0]])
+      >>> label = jax.numpy.array([2])
+      >>> whole = LogitStats.merge(logit_stats(left, label), logit_stats(right, label - 2))
+      >>> print(whole.nll.round(4), whole.log_z.round(4))
+      [0.4197] [3.4197]
+    """
+
+    shift: Array
+    rest: Array
+    label_nll: Array
+    label_mass: Array
+    total_nll: Array
+    total_mass: Array
+    num_classes: Array
+    integer_labels: bool = dataclasses.field(metadata={"static": True})
+
+    @property
+    def log_norm(self) -> Array:
+        """`log sum_k exp(z_k - shift)`, not negative."""
+        return jnp.log1p(self.rest)
+
+    @property
+    def log_z(self) -> Array:
+        """`log sum_k exp(z_k)`, the logarithm of the partition function."""
+        return self.shift + self.log_norm
+
+    @property
+    def nll(self) -> Array:
+        """`sum_k q_k (log_z - z_k)`: the cross-entropy of each row against its label; NaN where that label is not a class."""
+        defined = _is_defined(self.shift, self.label_nll)
+        if self.integer_labels:
+            defined &= self.label_mass != 0
+        return _nan_unless(defined, self.label_nll)
+
+    @property
+    def smooth_nll(self) -> Array:
+        """`sum_k u_k (log_z - z_k) / num_classes`: the (weighted) cross-entropy against the uniform distribution."""
+        return _nan_unless(_is_defined(self.shift, self.total_nll), self.total_nll) / self.num_classes
+
+    @staticmethod
+    def merge(a: "LogitStats", b: "LogitStats") -> "LogitStats":
+        """The statistics over the classes of both, which must be disjoint."""
+        if a.integer_labels != b.integer_labels:
+            raise ValueError(
+                "`a` and `b` must come from the same labels; one has integer labels, the other class probabilities."
+            )
+        step = _finite(b.shift) - _finite(a.shift)
+        b_over_a = step + (b.log_norm - a.log_norm)
+        return LogitStats(
+            shift=jnp.maximum(a.shift, b.shift),
+            rest=jnp.where(
+                step <= 0,
+                a.rest + (1 + b.rest) * jnp.exp(jnp.minimum(step, 0)),
+                b.rest + (1 + a.rest) * jnp.exp(jnp.minimum(-step, 0)),
+            ),
+            label_nll=_among_more(a.label_nll, a.label_mass, a.shift, b_over_a)
+            + _among_more(b.label_nll, b.label_mass, b.shift, -b_over_a),
+            label_mass=a.label_mass + b.label_mass,
+            total_nll=_among_more(a.total_nll, a.total_mass, a.shift, b_over_a)
+            + _among_more(b.total_nll, b.total_mass, b.shift, -b_over_a),
+            total_mass=a.total_mass + b.total_mass,
+            num_classes=a.num_classes + b.num_classes,
+            integer_labels=a.integer_labels,
+        )
+
+
+def logit_stats(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    class_weights: ArrayLike | None = None,
+) -> LogitStats:
+    r"""The statistics of each row of logits, from which every softmax cross-entropy follows in a line.
+
+    .. math:: \mathrm{nll} = \sum_k q_k (\log \textstyle\sum_j e^{z_j} - z_k), \qquad \log Z = \log \textstyle\sum_j e^{z_j}
+
+    Args:
+      logits: `[..., num_classes]`, floating. Unnormalised log-probabilities.
+      labels: `[...]`, integer: the index of the true class. Or `[..., num_classes]`, real: the probability of each class.
+      axis: The class axis of `logits`.
+      where: Boolean, broadcasts to `logits`: the classes that take part.
+      class_weights: `[num_classes]`, real. The weight of each class in `smooth_nll`; `nll` is not weighted.
+
+    Returns:
+      `LogitStats` of arrays `[...]`, float32 for logits of 32 bits or fewer.
+
+    Raises:
+      TypeError: a dtype or type that does not fit.
+      ValueError: a shape or axis that does not fit.
+
+    Numerics:
+      `nll` is a sum of terms that are not negative, so a tiny loss keeps its digits. A label outside `[0, num_classes)` gives a NaN `nll`.
+
+    Example:
+      >>> stats = logit_stats(jax.numpy.array([[1.0, 2.0, 3.0]]), jax.numpy.array([2]))
+      >>> print(stats.nll.round(4), stats.log_z.round(4))
+      [0.4076] [3.4076]
+
+    References:
+      Blanchard, Higham and Higham, Accurately computing the log-sum-exp and softmax functions, IMA J. Numer. Anal. 41 (2021).
+    """
+    return _logit_stats(logits, labels, where, class_weights, axis=checks.static_int("axis", axis))
+
+
+@functools.partial(jax.jit, static_argnames="axis")
+def _logit_stats(logits, labels, where, class_weights, *, axis):
+    logits = checks.logits(logits)
+    axis = checks.axis(axis, logits, "logits")
+    labels = checks.labels(labels, logits, axis)
+    where = checks.where(where, logits, axis)
+    class_weights = checks.class_weights(class_weights, logits, axis)
+    return keep_statistics(functools.partial(dense_stats, axis=axis))(logits, labels, where, None, class_weights)
+
+
+def dense_stats(logits, labels, where, mask, class_weights, *, axis: int) -> LogitStats:
+    """`logit_stats` of checked arguments; a row whose `mask` is false is read as one of zeros, whatever it holds."""
+    integer_labels = labels.ndim < logits.ndim
+    fields = _statistics(axis, integer_labels)(logits, labels, where, mask, class_weights)
+    return LogitStats(*fields, integer_labels=integer_labels)
+
+
+@functools.cache
+def _statistics(axis: int, integer_labels: bool):
+    """The statistics as a function of arrays alone, with their rule."""
+
+    def primal(logits, labels, where, mask, class_weights):
+        z = _read(logits, where, mask, axis)
+        shift = lax.stop_gradient(jnp.max(z, axis))
+        below, e = _shifted(z, shift, axis)
+        q, u = _label_distribution(z, labels, mask, axis), _class_weights(z, class_weights, axis)
+        # The sign excludes the maximal classes from the sum, then all but one come back: a sum of exact ones. Written so, with no select,
+        # both sums stay fused with their exponentials, and they differentiate to what the rule says.
+        top = 1 + jnp.sign(below)
+        rest = jnp.sum(-jnp.sign(below) * e, axis) + (jnp.sum(top * e, axis) - 1)
+        rest = jnp.where(shift == -jnp.inf, 0, rest)
+        log_norm = jnp.log1p(rest)
+        label_mass, total_mass = _label_mass(q, labels, mask, axis), jnp.sum(u, axis)
+        return (
+            shift,
+            rest,
+            label_mass * log_norm + _weighted_sum(q, -below, axis),
+            label_mass,
+            total_mass * log_norm + _weighted_sum(u, -below, axis),
+            total_mass,
+            jnp.sum((z > -jnp.inf).astype(z.dtype), axis),
+        )
+
+    def tangent(args, outs, tangents):
+        logits, labels, where, mask, class_weights = args
+        shift, rest, _, label_mass, _, total_mass, _ = outs
+        logits_dot, labels_dot, _, _, class_weights_dot = tangents
+        z = _read(logits, where, mask, axis)
+        below, e = _shifted(z, shift, axis)
+        zero = jnp.zeros_like(shift)
+        rest_dot = label_nll_dot = label_mass_dot = total_nll_dot = total_mass_dot = zero
+        rest_, label_mass_, total_mass_ = (per_row(x, axis) for x in (rest, label_mass, total_mass))
+        inverse = 1 / (1 + rest_)
+        if logits_dot is not None:
+            z_dot = _excluding(logits_dot.astype(z.dtype), where, mask, axis)
+            q, u = _label_distribution(z, labels, mask, axis), _class_weights(z, class_weights, axis)
+            p = e * inverse
+            # label_mass * p - q, where both are nearly label_mass (the class of a confident, right row): p - 1 = (e - 1 - rest) / (1 + rest)
+            # is exact there, as e is 1. It is e - 1 and not 0 for the sake of its own derivative.
+            near = label_mass_ * ((e - 1) - rest_) * inverse + (label_mass_ - q)
+            q_gap = jnp.where((below == 0) & (2 * q > label_mass_), near, label_mass_ * p - q)
+            rest_dot = jnp.sum(e * z_dot, axis)
+            label_nll_dot = jnp.sum(q_gap * z_dot, axis)
+            total_nll_dot = jnp.sum((total_mass_ * p - u) * z_dot, axis)
+        taking_part = z > -jnp.inf
+        nll = jnp.where(taking_part, jnp.log1p(rest_) - below, 0)
+        if labels_dot is not None:
+            q_dot = _excluding(labels_dot.astype(z.dtype), None, mask, axis)
+            label_nll_dot = label_nll_dot + jnp.sum(nll * q_dot, axis)
+            label_mass_dot = jnp.sum(q_dot, axis)
+        if class_weights_dot is not None:
+            u_dot = jnp.where(taking_part, per_class(class_weights_dot.astype(z.dtype), axis, z.ndim), 0)
+            total_nll_dot = total_nll_dot + jnp.sum(nll * u_dot, axis)
+            total_mass_dot = jnp.sum(u_dot, axis)
+        return zero, rest_dot, label_nll_dot, label_mass_dot, total_nll_dot, total_mass_dot, zero
+
+    return with_rule(primal, tangent)
+
+
+def _read(logits, where, mask, axis):
+    """The logits in the dtype to work in: an excluded class as -inf, a masked row as zeros."""
+    z = logits.astype(working_dtype(logits))
+    if where is not None:
+        z = jnp.where(where, z, -jnp.inf)
+    if mask is not None:
+        z = jnp.where(per_row(mask, axis), z, 0)
+    return z
+
+
+def _excluding(tangent, where, mask, axis):
+    """`tangent` where `_read` reads the logits, 0 elsewhere."""
+    if where is not None:
+        tangent = jnp.where(where, tangent, 0)
+    if mask is not None:
+        tangent = jnp.where(per_row(mask, axis), tangent, 0)
+    return tangent
+
+
+def _shifted(z, shift, axis):
+    """`z - shift` and its exponential. A +inf logit counts as the largest finite number, so that alone it is exactly at its maximum."""
+    below = jnp.minimum(z, jnp.finfo(z.dtype).max) - per_row(_finite(shift), axis)
+    return below, jnp.exp(below)
+
+
+def _finite(shift):
+    largest = jnp.finfo(shift.dtype).max
+    return jnp.clip(shift, -largest, largest)
+
+
+def _label_distribution(z, labels, mask, axis):
+    """`q`: the probabilities given, or the one-hot of the label, found by comparison so that it fuses and shards with `z`."""
+    if labels.ndim == z.ndim:
+        q = labels.astype(z.dtype)
+        return q if mask is None else jnp.where(per_row(mask, axis), q, 0)
+    labels = _label_indices(labels, mask)
+    classes = lax.broadcasted_iota(labels.dtype, z.shape, axis)
+    return (classes == per_row(labels, axis)).astype(z.dtype)
+
+
+def _label_mass(q, labels, mask, axis):
+    """`sum_k q_k`, read off an integer label without a pass over the classes."""
+    if labels.ndim == q.ndim:
+        return jnp.sum(q, axis)
+    labels = _label_indices(labels, mask)
+    return ((labels >= 0) & (labels < q.shape[axis])).astype(q.dtype)
+
+
+def _label_indices(labels, mask):
+    """Integer labels wide enough to count any classes; a masked row's label is 0."""
+    labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
+    return labels if mask is None else jnp.where(mask, labels, 0)
+
+
+def _class_weights(z, class_weights, axis):
+    """`u`: the weight of each class that takes part, 0 for one that does not."""
+    weights = 1 if class_weights is None else per_class(class_weights.astype(z.dtype), axis, z.ndim)
+    return jnp.where(z > -jnp.inf, weights, jnp.zeros((), z.dtype))
+
+
+def _weighted_sum(weights, gaps, axis):
+    """`sum_k weights_k gaps_k`, in which a weight of 0 takes away even an infinite gap."""
+    return jnp.sum(jnp.where(weights == 0, 0, weights * gaps), axis)
+
+
+def _among_more(nll, mass, shift, others_over_own):
+    """`sum_k w_k (log_z - z_k)` once `log_z` counts other classes too, the sum of whose exponentials is exp(others_over_own) times ours."""
+    increase = jax.nn.softplus(others_over_own)
+    empty = (shift == -jnp.inf) & (mass == 0)
+    return nll + mass * jnp.where(empty, 0, increase)
+
+
+def _is_defined(shift, nll):
+    """False for a row with a NaN, with no class, or with a +inf logit, unless that is the only class the label asks for."""
+    return (shift > -jnp.inf) & ((shift < jnp.inf) | (nll == 0))
+
+
+def _nan_unless(defined, values):
+    """NaN by multiplication, which makes the gradient NaN too: a row without a loss must not train anything."""
+    return values * jnp.where(defined, 1, jnp.nan).astype(values.dtype)
