@@ -1,0 +1,63 @@
+"""The checks of the Keras face: Keras's own leniency (lists, labels of any dtype, a class axis of size 1), and no more than that."""
+
+import numbers
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxce import _checks as checks
+from jaxce._axes import row_shape
+from jaxce._types import Array, NestedArrayLike
+
+
+def array(name: str, value: NestedArrayLike) -> Array:
+    """An array, also of nested lists, as Keras takes them."""
+    if isinstance(value, Sequence):
+        try:
+            value = jnp.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"`{name}` must be an array or nested lists of numbers; {error}") from None
+    return checks.real(name, value)
+
+
+def static_bool(name: str, value: object) -> bool:
+    """A Python boolean, known while tracing."""
+    if isinstance(value, (bool, np.bool_)) or (isinstance(value, numbers.Integral) and value in (0, 1)):
+        return bool(value)
+    shown = "a traced value" if isinstance(value, Tracer) else repr(value)
+    raise TypeError(f"`{name}` must be True or False, not traced; got {shown}.")
+
+
+def predictions(name: str, value: Array, axis: int, *, may_be_empty: bool = False) -> tuple[Array, int]:
+    """Predictions and one of their axes, as an index that is not negative."""
+    value = checks.floating(name, value)
+    if value.ndim == 0:
+        raise ValueError(f"`{name}` must have an axis to sum over; got a scalar.")
+    return value, checks.axis(axis, value, name, may_be_empty=may_be_empty)
+
+
+def same_shape(name: str, value: Array, of: Array, of_name: str) -> Array:
+    """Labels of the shape of the predictions, never broadcast to it."""
+    if value.shape != of.shape:
+        raise ValueError(f"`{name}` must have the shape of `{of_name}`, {of.shape}; got {value.shape}.")
+    return value
+
+
+def class_indices(name: str, value: Array, of: Array, of_name: str, axis: int) -> Array:
+    """One class index per row, from labels of any dtype; a class axis of size 1 is dropped."""
+    rows = row_shape(of.shape, axis)
+    if value.ndim == of.ndim and row_shape(value.shape, axis) == rows and value.shape[axis] == 1:
+        value = jnp.squeeze(value, axis)
+    if value.shape != rows:
+        hint = " For one-hot labels use categorical_crossentropy." if value.shape == of.shape else ""
+        raise ValueError(
+            f"`{name}` must have the shape of `{of_name}` without axis {axis}, {rows}; got {value.shape}.{hint}"
+        )
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        # A cast would make class 0 of a NaN. Otherwise it drops the fraction, as Keras does, and saturates.
+        return jnp.where(jnp.isnan(value), -1, value).astype(jnp.int32)
+    if value.dtype == jnp.bool_ or value.dtype.itemsize < 4:
+        return value.astype(jnp.int32)
+    return value

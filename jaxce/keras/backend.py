@@ -1,0 +1,122 @@
+"""`tf.keras.backend`'s cross-entropies: `target` first, no reduction, nothing smoothed."""
+
+from jaxce import _checks as checks
+from jaxce._types import Array, NestedArrayLike
+from jaxce.keras import _arguments as arguments
+from jaxce.keras import _crossentropy as crossentropy
+
+_NAMES = ("target", "output")
+
+
+def categorical_crossentropy(
+    target: NestedArrayLike, output: NestedArrayLike, from_logits: bool = False, axis: int = -1
+) -> Array:
+    r"""Categorical cross-entropy of an output against a target, as `tf.keras.backend.categorical_crossentropy`.
+
+    .. math:: \ell = -\sum_k t_k \log p_k
+
+    Args:
+      target: `[..., num_classes]`, real: :math:`t`, the probability of each class.
+      output: `[..., num_classes]`, floating: :math:`p`, divided by its sum and clipped to `[1e-7, 1 - 1e-7]`; or logits.
+      from_logits: Whether `output` is logits.
+      axis: The class axis of both.
+
+    Returns:
+      `[...]` in the dtype of `output`.
+
+    Raises:
+      TypeError: `output` is not floating.
+      ValueError: `axis` is neither -1 nor an axis of `output`, or the shapes differ.
+
+    Numerics:
+      From logits, that of `jaxce.softmax_cross_entropy`; the gradient is the true one also where labels do not sum to 1, which TensorFlow's
+      is not.
+
+    Example:
+      >>> target = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+      >>> output = jnp.array([[0.9, 0.05, 0.05], [0.05, 0.89, 0.06]])
+      >>> print(categorical_crossentropy(target, output).round(4))
+      [0.1054 0.1165]
+
+    References:
+      https://www.tensorflow.org/versions/r1.15/api_docs/python/tf/keras/backend/categorical_crossentropy
+    """
+    return crossentropy.categorical(
+        arguments.array("target", target),
+        arguments.array("output", output),
+        None,
+        from_logits=arguments.static_bool("from_logits", from_logits),
+        axis=checks.static_int("axis", axis),
+        names=_NAMES,
+    )
+
+
+def sparse_categorical_crossentropy(
+    target: NestedArrayLike, output: NestedArrayLike, from_logits: bool = False, axis: int = -1
+) -> Array:
+    r"""Categorical cross-entropy against class indices, as `tf.keras.backend.sparse_categorical_crossentropy`.
+
+    .. math:: \ell = \log \sum_k p_k - \log p_t
+
+    Args:
+      target: `[...]`, or with a class axis of size 1; any real dtype: :math:`t`, the index of the true class.
+      output: `[..., num_classes]`, floating: :math:`p`, clipped to `[1e-7, 1 - 1e-7]`; or logits.
+      from_logits: Whether `output` is logits.
+      axis: The class axis of `output`.
+
+    Returns:
+      `[...]` in the dtype of `output`.
+
+    Raises:
+      TypeError: `output` is not floating.
+      ValueError: `axis` is neither -1 nor an axis of `output`, or the shape of `target` is not that of `output` without it.
+
+    Numerics:
+      A label outside `[0, num_classes)` gives NaN in its loss and its row of the gradient, as XLA-compiled TensorFlow does.
+
+    Example:
+      >>> output = jnp.array([[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]])
+      >>> print(sparse_categorical_crossentropy(jnp.array([1, 2]), output).round(4))
+      [0.0513 2.3026]
+
+    References:
+      https://www.tensorflow.org/versions/r2.2/api_docs/python/tf/keras/backend/sparse_categorical_crossentropy
+    """
+    return crossentropy.sparse_categorical(
+        arguments.array("target", target),
+        arguments.array("output", output),
+        from_logits=arguments.static_bool("from_logits", from_logits),
+        axis=checks.static_int("axis", axis),
+        ignore_class=None,
+        names=_NAMES,
+    )
+
+
+def binary_crossentropy(target: NestedArrayLike, output: NestedArrayLike, from_logits: bool = False) -> Array:
+    r"""Binary cross-entropy of each entry, as `tf.keras.backend.binary_crossentropy`.
+
+    .. math:: \ell = -t \log (p + \epsilon) - (1 - t) \log (1 - p + \epsilon), \qquad \epsilon = 10^{-7}
+
+    Args:
+      target: `[...]`, real: :math:`t`, from 0 to 1.
+      output: `[...]`, floating: :math:`p`, clipped to `[1e-7, 1 - 1e-7]`; or logits.
+      from_logits: Whether `output` is logits.
+
+    Returns:
+      `[...]` in the dtype of `output`.
+
+    Raises:
+      TypeError: `output` is not floating.
+      ValueError: the shapes differ.
+
+    Example:
+      >>> print(binary_crossentropy(jnp.array([0.0, 1.0]), jnp.array([0.6, 0.4])).round(4))
+      [0.9163 0.9163]
+
+    References:
+      https://www.tensorflow.org/versions/r2.2/api_docs/python/tf/keras/backend/binary_crossentropy
+    """
+    output = arguments.array("output", output)
+    from_logits = arguments.static_bool("from_logits", from_logits)
+    losses = crossentropy.binary(arguments.array("target", target), output, None, from_logits=from_logits, names=_NAMES)
+    return losses.astype(output.dtype)

@@ -1,0 +1,197 @@
+"""One recorded case against `jaxce.keras`: evaluation, the reference to meet, and the tolerance."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxce.keras
+
+FOLDER = pathlib.Path(__file__).parent / "corpus"
+INDEX = json.loads((FOLDER / "index.json").read_text())
+CASES = INDEX["cases"]
+
+# Where jaxce means to differ from the primary reference: the system it agrees with instead. The reasons are in README.md.
+INTENDED = {
+    "labels_not_sum_1": "keras3-jax",
+    "ls_num_classes_axis1": "tf2.21",
+    "ls_rank1_error": "keras3-jax",
+    "logits_negative_axis_error": "keras3-jax",
+    "target_dtype_error": "keras3-jax",
+    "axis_modulo": "keras3-jax",
+    "broadcast": "keras3-jax",
+    "label_flatten": "keras3-torch",
+    "label_out_of_range": "tf2.21-xla",
+    "label_cast_to_pred_dtype": "tf2.21",
+    "rank0": "keras3-jax",
+    "nonfinite": "any",
+}
+
+# rtol and atol, the latter relative to the size of the terms that an element is the sum of.
+TOLERANCE = {"float32": 1e-6, "float64": 1e-14, "float16": 1e-3}
+
+ORDER = {
+    "losses.categorical_crossentropy": ("from_logits", "label_smoothing"),
+    "losses.binary_crossentropy": ("from_logits", "label_smoothing"),
+    "losses.sparse_categorical_crossentropy": ("from_logits", "axis"),
+    "backend.categorical_crossentropy": ("from_logits", "axis"),
+    "backend.sparse_categorical_crossentropy": ("from_logits", "axis"),
+    "backend.binary_crossentropy": ("from_logits",),
+}
+DEFAULT = {"from_logits": False, "label_smoothing": 0, "axis": -1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A loss with its gradient, or the exception that came instead."""
+
+    loss: np.ndarray | None = None
+    grad: np.ndarray | None = None
+    exception: str | None = None
+
+
+@functools.cache
+def _archive(stem: str, function: str):
+    return np.load(FOLDER / f"{stem}.{function}.npz")
+
+
+def inputs(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """`y_true` and `y_pred`."""
+    archive = _archive("inputs", CASES[name]["function"])
+    return archive[name + "/y_true"], archive[name + "/y_pred"]
+
+
+def recorded(name: str, reference: str) -> Answer:
+    """What a reference answered."""
+    result, archive = CASES[name]["results"][reference], None
+    if "exception" in result:
+        return Answer(exception=": ".join(result["exception"]))
+    archive = _archive(reference, CASES[name]["function"])
+    return Answer(archive[result["loss"]], archive[result["grad"]] if "grad" in result else None)
+
+
+def cotangent(shape: tuple[int, ...]) -> np.ndarray:
+    n = int(np.prod(shape, dtype=np.int64))
+    return (0.25 + 0.125 * ((5 * np.arange(n) + 3) % 13)).reshape(shape)
+
+
+def evaluate(name: str, *, jit: bool) -> Answer:
+    """What jaxce answers: the loss with arguments by position, the gradient with options by keyword."""
+    case = CASES[name]
+    module, function = case["function"].split(".")
+    function = getattr(getattr(jaxce.keras, module), function)
+    options = {option: case["args"].get(option, DEFAULT[option]) for option in ORDER[case["function"]]}
+    wrap = jax.jit if jit else lambda f: f
+    with jax.enable_x64(True) if case["y_pred_dtype"] == "float64" else contextlib.nullcontext():
+        y_true, y_pred = (jnp.asarray(_as_jax_holds_it(x)) for x in inputs(name))
+        try:
+            loss = wrap(lambda y, p: function(y, p, *options.values()))(y_true, y_pred)
+            grad = None
+            if jnp.issubdtype(y_pred.dtype, jnp.floating):
+                weights = jnp.asarray(cotangent(loss.shape), loss.dtype)
+                grad = wrap(jax.grad(lambda p, y: jnp.sum(function(y, p, **options) * weights)))(y_pred, y_true)
+        except (
+            TypeError,
+            ValueError,
+        ) as error:  # what a caller's mistake raises; anything else is a failure of the test
+            return Answer(exception=f"{type(error).__name__}: {error}")
+        return Answer(np.asarray(loss), None if grad is None else np.asarray(grad))
+
+
+def references_to_meet(name: str) -> list[str]:
+    """The references of which one must be met: the primary one, its alternatives, or that of an intended difference."""
+    case = CASES[name]
+    primary = INDEX["primary"][case["function"]]
+    choices = [primary] + [f"{primary}-floatx" if x.endswith("-floatx") else x for x in case.get("alternatives", ())]
+    for quirk in case.get("quirks", ()):
+        if quirk in INTENDED:
+            other = list(case["results"]) if INTENDED[quirk] == "any" else [INTENDED[quirk]]
+            choices = other if any(x in case["results"] for x in other) else choices
+    return [x for x in choices if x in case["results"]]
+
+
+def difference(name: str, got: Answer, want: Answer) -> tuple[str | None, float, float]:
+    """Why `got` is not `want`, None if it is; and the largest error of loss and gradient, relative to the size of their terms."""
+    if want.exception is not None or got.exception is not None:
+        same = (want.exception is None) == (got.exception is None)
+        return None if same else f"{got.exception or 'a value'}, expected {want.exception or 'a value'}", 0.0, 0.0
+    case = CASES[name]
+    assert got.loss is not None and want.loss is not None
+    tolerance = TOLERANCE.get(case["y_pred_dtype"], TOLERANCE["float32"])
+    loss_size, grad_size = _term_sizes(name, want.loss.shape)
+    why, loss_error = _compare(got.loss, want.loss, loss_size, tolerance)
+    grad_error = 0.0
+    if why is None and want.grad is not None and not case.get("loss_only"):
+        assert got.grad is not None
+        why, grad_error = _compare(got.grad, want.grad, grad_size, tolerance)
+        why = why and f"gradient: {why}"
+    return why, loss_error, grad_error
+
+
+def _as_jax_holds_it(array):
+    """Without x64, JAX narrows 64-bit arrays with a warning; the narrowing is what a user gets, the warning is not the subject here."""
+    narrow = {"float64": "float32", "int64": "int32", "uint64": "uint32"}
+    return array if jax.config.jax_enable_x64 else array.astype(narrow.get(array.dtype.name, array.dtype))
+
+
+def _compare(got, want, size, tolerance):
+    if got.shape != want.shape or got.dtype != want.dtype:
+        return f"{got.dtype}{got.shape}, expected {want.dtype}{want.shape}", 0.0
+    finite = np.isfinite(want)
+    if not np.array_equal(got[~finite], want[~finite], equal_nan=True):
+        return f"{got}, expected {want}", 0.0
+    got, want, size = (np.asarray(x, np.float64)[finite] for x in (got, want, np.broadcast_to(size, want.shape)))
+    if want.size == 0:
+        return None, 0.0
+    error = np.abs(got - want) / (np.abs(want) + np.maximum(1, np.nan_to_num(size, nan=1, posinf=1, neginf=1)))
+    return (None, float(error.max())) if error.max() <= tolerance else (f"{got}, expected {want}", float(error.max()))
+
+
+def _term_sizes(name, loss_shape):
+    """The sum of the absolute terms of each element of the loss and of the gradient: the size at which rounding happens.
+
+    Where an element is a small difference of large terms, no two orders of evaluation agree better than to the rounding of those.
+    """
+    case, (y, p) = CASES[name], inputs(name)
+    args = {**DEFAULT, **case["args"]}
+    y, p = np.asarray(y, np.float64), np.asarray(p, np.float64)
+    cot, s, axis, eps = cotangent(loss_shape), float(args["label_smoothing"]), args["axis"], 1e-7
+    if p.size == 0 or y.size == 0:
+        return 1.0, 1.0
+    with np.errstate(all="ignore"):
+        if "binary" in case["function"]:
+            mean = case["function"].startswith("losses")
+            y = y * (1 - s) + s / 2
+            cot = cot[..., None] / p.shape[-1] if mean else cot
+            q, inside = np.clip(p, eps, 1 - eps), (p >= eps) & (p <= 1 - eps)
+            if args["from_logits"]:
+                terms, grad = 4 * np.abs(p * y * (1 - y)), cot * (1 + np.abs(y) + 0 * p)
+            else:
+                terms = np.abs(y * np.log(q)) + np.abs((1 - y) * np.log(1 - q))
+                grad = cot * (np.abs(y) / q + np.abs(1 - y) / (1 - q)) * inside
+            return terms.mean(-1) if mean else terms, grad
+        p, cot = np.moveaxis(p, axis, -1), cot[..., None]
+        if "sparse" in case["function"]:
+            q, inside = np.clip(p, eps, 1 - eps), (p >= eps) & (p <= 1 - eps)
+            hot = np.eye(p.shape[-1])[y.astype(np.int64).reshape(loss_shape) % p.shape[-1]]
+            grad = (
+                cot * np.ones(p.shape)
+                if args["from_logits"]
+                else cot / q * (hot + q / q.sum(-1, keepdims=True)) * inside
+            )
+            return np.ones(loss_shape), np.moveaxis(grad, -1, axis)
+        y = np.moveaxis(np.abs(y), axis, -1) * (1 - s) + s / p.shape[-1]
+        if args["from_logits"]:
+            log_p = p - p.max(-1, keepdims=True)
+            log_p = log_p - np.log(np.exp(log_p).sum(-1, keepdims=True))
+            grad = cot * (y + np.maximum(y.sum(-1, keepdims=True), 1) + 0 * p)
+        else:
+            total = p.sum(-1, keepdims=True)
+            q, inside = np.clip(p / total, eps, 1 - eps), (p / total >= eps) & (p / total <= 1 - eps)
+            log_p, grad = np.log(q), cot * (y / q * inside + (y * inside).sum(-1, keepdims=True)) / np.abs(total)
+        return (y * np.abs(log_p)).sum(-1), np.moveaxis(grad, -1, axis)
