@@ -187,9 +187,14 @@ def z_loss(value):
     return _scalar("z_loss", value, math.inf, "finite and not negative")
 
 
-def losses(value: ArrayLike) -> Array:
-    """Losses of any shape."""
-    return floating("losses", value)
+def mergeable(a, b) -> None:
+    """Two `LogitStats` of the same rows and the same kind of labels."""
+    if a.shift.shape != b.shift.shape:
+        raise ValueError(
+            f"`a` and `b` must be statistics of the same rows; got shapes {a.shift.shape} and {b.shift.shape}."
+        )
+    if a.integer_labels != b.integer_labels:
+        raise ValueError("`a` and `b` must come from the same labels; got integer labels and class probabilities.")
 
 
 def loss_weights(value: ArrayLike | None, losses: Array) -> Array | None:
@@ -200,11 +205,6 @@ def loss_weights(value: ArrayLike | None, losses: Array) -> Array | None:
     if value.shape != losses.shape:
         raise ValueError(f"`weights` must have the shape of `losses`, {losses.shape}; got {value.shape}.")
     return value
-
-
-def losses_mask(value: ArrayLike | None, losses: Array) -> Array | None:
-    """The losses that count."""
-    return mask(value, losses.shape, losses)
 
 
 def _scalar(name, value, largest, rule):

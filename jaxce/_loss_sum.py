@@ -69,9 +69,9 @@ class LossSum:
 
 @jax.jit
 def _sum(losses, weights, mask):
-    values = checks.losses(losses)
+    values = checks.floating("losses", losses)
     weights = checks.loss_weights(weights, values)
-    mask = checks.losses_mask(mask, values)
+    mask = checks.mask(mask, values.shape, values)
     dtype = working_dtype(values)
     values = values.astype(dtype)
     weights = jnp.ones_like(values) if weights is None else weights.astype(dtype)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxce import _checks as checks
 from jaxce._axes import per_class, per_row, row_shape
+from jaxce._dense import label_indices
 from jaxce._rule import keep_statistics
 from jaxce._stats import LogitStats, dense_stats
 from jaxce._types import Array, ArrayLike, working_dtype
@@ -135,7 +136,7 @@ def _dense_loss(logits, labels, where, mask, label_smoothing, class_weights, z_l
         label_weight = None
         if class_weights is not None and integer_labels:
             # Of a label that is no class the weight may be any, as its loss is NaN.
-            label_weight = class_weights.at[labels].get(mode="clip")
+            label_weight = class_weights.at[label_indices(labels, mask)].get(mode="clip")
         elif class_weights is not None:
             dtype = working_dtype(logits)
             if mask is not None:

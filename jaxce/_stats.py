@@ -1,4 +1,4 @@
-"""`LogitStats`: the few numbers per row that every softmax cross-entropy is made of, and the one derivative rule for them.
+"""`LogitStats`: the few numbers per row that every softmax cross-entropy is made of.
 
 With logits `z` over the classes `k` of a row, `q` the label distribution (one-hot for an integer label) and `u` the class weights (or ones):
 
@@ -19,12 +19,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxce import _checks as checks
-from jaxce._axes import per_class, per_row
-from jaxce._rule import keep_statistics, with_rule
-from jaxce._types import Array, ArrayLike, working_dtype
+from jaxce._dense import finite, statistics
+from jaxce._rule import keep_statistics
+from jaxce._types import Array, ArrayLike
 
 
 @jax.tree_util.register_dataclass
@@ -79,19 +78,18 @@ class LogitStats:
     @staticmethod
     def merge(a: "LogitStats", b: "LogitStats") -> "LogitStats":
         """The statistics over the classes of both, which must be disjoint."""
-        if a.integer_labels != b.integer_labels:
-            raise ValueError(
-                "`a` and `b` must come from the same labels; one has integer labels, the other class probabilities."
-            )
-        step = _finite(b.shift) - _finite(a.shift)
+        checks.mergeable(a, b)
+        step = finite(b.shift) - finite(a.shift)
         b_over_a = step + (b.log_norm - a.log_norm)
+        shift = jnp.maximum(a.shift, b.shift)
+        rest = jnp.where(
+            step <= 0,
+            a.rest + (1 + b.rest) * jnp.exp(jnp.minimum(step, 0)),
+            b.rest + (1 + a.rest) * jnp.exp(jnp.minimum(-step, 0)),
+        )
         return LogitStats(
-            shift=jnp.maximum(a.shift, b.shift),
-            rest=jnp.where(
-                step <= 0,
-                a.rest + (1 + b.rest) * jnp.exp(jnp.minimum(step, 0)),
-                b.rest + (1 + a.rest) * jnp.exp(jnp.minimum(-step, 0)),
-            ),
+            shift=shift,
+            rest=jnp.where(shift == -jnp.inf, 0, rest),
             label_nll=_among_more(a.label_nll, a.label_mass, a.shift, b_over_a)
             + _among_more(b.label_nll, b.label_mass, b.shift, -b_over_a),
             label_mass=a.label_mass + b.label_mass,
@@ -156,135 +154,8 @@ def _logit_stats(logits, labels, where, class_weights, *, axis):
 def dense_stats(logits, labels, where, mask, class_weights, *, axis: int) -> LogitStats:
     """`logit_stats` of checked arguments; a row whose `mask` is false is read as one of zeros, whatever it holds."""
     integer_labels = labels.ndim < logits.ndim
-    fields = _statistics(axis, integer_labels)(logits, labels, where, mask, class_weights)
+    fields = statistics(axis, integer_labels)(logits, labels, where, mask, class_weights)
     return LogitStats(*fields, integer_labels=integer_labels)
-
-
-@functools.cache
-def _statistics(axis: int, integer_labels: bool):
-    """The statistics as a function of arrays alone, with their rule."""
-
-    def primal(logits, labels, where, mask, class_weights):
-        z = _read(logits, where, mask, axis)
-        shift = lax.stop_gradient(jnp.max(z, axis))
-        below, e = _shifted(z, shift, axis)
-        q, u = _label_distribution(z, labels, mask, axis), _class_weights(z, class_weights, axis)
-        # The sign excludes the maximal classes from the sum, then all but one come back: a sum of exact ones. Written so, with no select,
-        # both sums stay fused with their exponentials, and they differentiate to what the rule says.
-        top = 1 + jnp.sign(below)
-        rest = jnp.sum(-jnp.sign(below) * e, axis) + (jnp.sum(top * e, axis) - 1)
-        rest = jnp.where(shift == -jnp.inf, 0, rest)
-        log_norm = jnp.log1p(rest)
-        label_mass, total_mass = _label_mass(q, labels, mask, axis), jnp.sum(u, axis)
-        return (
-            shift,
-            rest,
-            label_mass * log_norm + _weighted_sum(q, -below, axis),
-            label_mass,
-            total_mass * log_norm + _weighted_sum(u, -below, axis),
-            total_mass,
-            jnp.sum((z > -jnp.inf).astype(z.dtype), axis),
-        )
-
-    def tangent(args, outs, tangents):
-        logits, labels, where, mask, class_weights = args
-        shift, rest, _, label_mass, _, total_mass, _ = outs
-        logits_dot, labels_dot, _, _, class_weights_dot = tangents
-        z = _read(logits, where, mask, axis)
-        below, e = _shifted(z, shift, axis)
-        zero = jnp.zeros_like(shift)
-        rest_dot = label_nll_dot = label_mass_dot = total_nll_dot = total_mass_dot = zero
-        rest_, label_mass_, total_mass_ = (per_row(x, axis) for x in (rest, label_mass, total_mass))
-        inverse = 1 / (1 + rest_)
-        if logits_dot is not None:
-            z_dot = _excluding(logits_dot.astype(z.dtype), where, mask, axis)
-            q, u = _label_distribution(z, labels, mask, axis), _class_weights(z, class_weights, axis)
-            p = e * inverse
-            # label_mass * p - q, where both are nearly label_mass (the class of a confident, right row): p - 1 = (e - 1 - rest) / (1 + rest)
-            # is exact there, as e is 1. It is e - 1 and not 0 for the sake of its own derivative.
-            near = label_mass_ * ((e - 1) - rest_) * inverse + (label_mass_ - q)
-            q_gap = jnp.where((below == 0) & (2 * q > label_mass_), near, label_mass_ * p - q)
-            rest_dot = jnp.sum(e * z_dot, axis)
-            label_nll_dot = jnp.sum(q_gap * z_dot, axis)
-            total_nll_dot = jnp.sum((total_mass_ * p - u) * z_dot, axis)
-        taking_part = z > -jnp.inf
-        nll = jnp.where(taking_part, jnp.log1p(rest_) - below, 0)
-        if labels_dot is not None:
-            q_dot = _excluding(labels_dot.astype(z.dtype), None, mask, axis)
-            label_nll_dot = label_nll_dot + jnp.sum(nll * q_dot, axis)
-            label_mass_dot = jnp.sum(q_dot, axis)
-        if class_weights_dot is not None:
-            u_dot = jnp.where(taking_part, per_class(class_weights_dot.astype(z.dtype), axis, z.ndim), 0)
-            total_nll_dot = total_nll_dot + jnp.sum(nll * u_dot, axis)
-            total_mass_dot = jnp.sum(u_dot, axis)
-        return zero, rest_dot, label_nll_dot, label_mass_dot, total_nll_dot, total_mass_dot, zero
-
-    return with_rule(primal, tangent)
-
-
-def _read(logits, where, mask, axis):
-    """The logits in the dtype to work in: an excluded class as -inf, a masked row as zeros."""
-    z = logits.astype(working_dtype(logits))
-    if where is not None:
-        z = jnp.where(where, z, -jnp.inf)
-    if mask is not None:
-        z = jnp.where(per_row(mask, axis), z, 0)
-    return z
-
-
-def _excluding(tangent, where, mask, axis):
-    """`tangent` where `_read` reads the logits, 0 elsewhere."""
-    if where is not None:
-        tangent = jnp.where(where, tangent, 0)
-    if mask is not None:
-        tangent = jnp.where(per_row(mask, axis), tangent, 0)
-    return tangent
-
-
-def _shifted(z, shift, axis):
-    """`z - shift` and its exponential. A +inf logit counts as the largest finite number, so that alone it is exactly at its maximum."""
-    below = jnp.minimum(z, jnp.finfo(z.dtype).max) - per_row(_finite(shift), axis)
-    return below, jnp.exp(below)
-
-
-def _finite(shift):
-    largest = jnp.finfo(shift.dtype).max
-    return jnp.clip(shift, -largest, largest)
-
-
-def _label_distribution(z, labels, mask, axis):
-    """`q`: the probabilities given, or the one-hot of the label, found by comparison so that it fuses and shards with `z`."""
-    if labels.ndim == z.ndim:
-        q = labels.astype(z.dtype)
-        return q if mask is None else jnp.where(per_row(mask, axis), q, 0)
-    labels = _label_indices(labels, mask)
-    classes = lax.broadcasted_iota(labels.dtype, z.shape, axis)
-    return (classes == per_row(labels, axis)).astype(z.dtype)
-
-
-def _label_mass(q, labels, mask, axis):
-    """`sum_k q_k`, read off an integer label without a pass over the classes."""
-    if labels.ndim == q.ndim:
-        return jnp.sum(q, axis)
-    labels = _label_indices(labels, mask)
-    return ((labels >= 0) & (labels < q.shape[axis])).astype(q.dtype)
-
-
-def _label_indices(labels, mask):
-    """Integer labels wide enough to count any classes; a masked row's label is 0."""
-    labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
-    return labels if mask is None else jnp.where(mask, labels, 0)
-
-
-def _class_weights(z, class_weights, axis):
-    """`u`: the weight of each class that takes part, 0 for one that does not."""
-    weights = 1 if class_weights is None else per_class(class_weights.astype(z.dtype), axis, z.ndim)
-    return jnp.where(z > -jnp.inf, weights, jnp.zeros((), z.dtype))
-
-
-def _weighted_sum(weights, gaps, axis):
-    """`sum_k weights_k gaps_k`, in which a weight of 0 takes away even an infinite gap."""
-    return jnp.sum(jnp.where(weights == 0, 0, weights * gaps), axis)
 
 
 def _among_more(nll, mass, shift, others_over_own):

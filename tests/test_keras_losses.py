@@ -1,5 +1,6 @@
 """The loss objects of `jaxce.keras.losses` against Keras 3's own, on the JAX backend; and inside `model.compile`."""
 
+import functools
 import os
 
 os.environ["KERAS_BACKEND"] = "jax"
@@ -167,7 +168,7 @@ def test_trains_a_compiled_model_like_keras_with_sample_weights(name, form, rng)
         loss = getattr(module, name)(from_logits=True)
         if form == "function":
             function = {"C": "categorical", "S": "sparse_categorical", "B": "binary"}[name[0]] + "_crossentropy"
-            loss = lambda y, p, f=getattr(module, function): f(y, p, from_logits=True)  # noqa: E731
+            loss = functools.partial(getattr(module, function), from_logits=True)
         model = _model()
         model.compile(optimizer="sgd", loss=loss)
         return model.fit(x, y, sample_weight=weights, epochs=5, batch_size=16, shuffle=False, verbose=0).history["loss"]
@@ -180,6 +181,14 @@ def test_trains_a_compiled_model_like_keras_with_sample_weights(name, form, rng)
 def test_is_a_keras_loss_once_keras_is_in_use():
     loss = losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
     assert isinstance(loss, keras.losses.Loss) and isinstance(loss, losses.SparseCategoricalCrossentropy)
+
+
+def test_stays_pure_jax_once_keras_is_in_use():
+    """Whatever backend Keras has, and under settings that Keras's own code does not bear."""
+    loss = losses.BinaryCrossentropy()
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        value = jax.jit(lambda p: loss(jnp.array([[0, 1]]), p, jnp.array([2.0])))(jnp.array([[0.5, 0.5]]))
+    np.testing.assert_allclose(value, 2 * np.log(2), rtol=1e-5)
 
 
 @pytest.mark.parametrize("ours", [False, True])
