@@ -23,7 +23,8 @@ from jaxce._types import working_dtype
 def statistics(axis: int, integer_labels: bool):
     """The fields of `LogitStats` as a function of `(logits, labels, where, mask, class_weights)`, with their rule.
 
-    An argument that is None is not used. A row whose `mask` is false is read as one of zeros with label 0, whatever it holds.
+    An argument that is None is not used. A row whose `mask` is false is read as one of zeros with label 0, whatever it holds: so its
+    statistics are ordinary numbers, and whoever gives the mask makes them, and with them their derivatives, 0.
     """
 
     def primal(logits, labels, where, mask, class_weights):
@@ -59,7 +60,10 @@ def statistics(axis: int, integer_labels: bool):
         rest_, label_mass_, total_mass_ = (per_row(x, axis) for x in (rest, label_mass, total_mass))
         inverse = 1 / (1 + rest_)
         if logits_dot is not None:
-            z_dot = _excluding(logits_dot.astype(z.dtype), where, mask, axis)
+            z_dot = logits_dot.astype(z.dtype)
+            if where is not None:
+                # The coefficients of a class left out are 0 already, but those of a row without a loss are NaN.
+                z_dot = jnp.where(where, z_dot, 0)
             q, u = _label_distribution(z, labels, mask, axis), _class_weights(z, class_weights, axis)
             p = e * inverse
             # label_mass * p - q, where both are nearly label_mass (the class of a confident, right row): p - 1 = (e - 1 - rest) / (1 + rest)
@@ -72,7 +76,7 @@ def statistics(axis: int, integer_labels: bool):
         taking_part = z > -jnp.inf
         nll = jnp.where(taking_part, jnp.log1p(rest_) - below, 0)
         if labels_dot is not None:
-            q_dot = _excluding(labels_dot.astype(z.dtype), None, mask, axis)
+            q_dot = labels_dot.astype(z.dtype)
             label_nll_dot = label_nll_dot + jnp.sum(nll * q_dot, axis)
             label_mass_dot = jnp.sum(q_dot, axis)
         if class_weights_dot is not None:
@@ -92,15 +96,6 @@ def _read(logits, where, mask, axis):
     if mask is not None:
         z = jnp.where(per_row(mask, axis), z, 0)
     return z
-
-
-def _excluding(tangent, where, mask, axis):
-    """`tangent` where `_read` reads the logits, 0 elsewhere."""
-    if where is not None:
-        tangent = jnp.where(where, tangent, 0)
-    if mask is not None:
-        tangent = jnp.where(per_row(mask, axis), tangent, 0)
-    return tangent
 
 
 def _shifted(z, shift, axis):

@@ -1,0 +1,124 @@
+"""Hessians and third derivatives of the losses: every nesting of modes, and through loops, against their closed forms."""
+
+import itertools
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import SIGMOID
+from closeness import assert_within
+
+SHAPE = (3, 4)
+ORDERS = [
+    pytest.param(a, b, id=f"{b.__name__} of {a.__name__}")
+    for a, b in itertools.product((jax.jacfwd, jax.jacrev), (jax.jacfwd, jax.jacrev))
+]
+
+
+def softmax_hessian(z, w):
+    """Of sum_i w_i (log_z - z_y)_i: diag(p) - p p^T, block by block, and its scale, the sum of both."""
+    p = np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
+    n, c = z.shape
+    hessian, scale = np.zeros((n, c, n, c)), np.zeros((n, c, n, c))
+    for i in range(n):
+        hessian[i, :, i] = w[i] * (np.diag(p[i]) - np.outer(p[i], p[i]))
+        scale[i, :, i] = w[i] * (np.diag(p[i]) + np.outer(p[i], p[i]))
+    return hessian, scale
+
+
+def sigmoid_hessian(z, w):
+    p, not_p = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(z))
+    hessian = np.diag((w[:, None] * p * not_p).ravel()).reshape(*z.shape, *z.shape)
+    return hessian, hessian
+
+
+HESSIAN_LOGITS = {
+    "random": lambda rng: cases.make_logits(rng, SHAPE),
+    "ties": lambda rng: np.float32([[1, 1, 0, 1], [2, 2, 2, 2], [0, 0, 0, -1]]),
+    "confident": lambda rng: np.float32([[12, 0, 0, 1], [0, 1, 15, 0], [-3, 9, 0, 0]]),
+    "zeros": lambda rng: np.zeros(SHAPE, np.float32),
+}
+
+
+def weighted(loss, labels, w):
+    def total(z):
+        losses = loss.function(z, labels)
+        return jnp.sum(losses * (w if losses.ndim == 1 else jnp.expand_dims(w, 1)))
+
+    return total
+
+
+def through_scan(loss, labels, w):
+    """The same total, a row at a time."""
+
+    def total(z):
+        def step(carry, row):
+            z, y, w = row
+            return carry + w * jnp.sum(loss.function(z, y)), None
+
+        return jax.lax.scan(step, jnp.zeros((), z.dtype), (z, labels, w))[0]
+
+    return total
+
+
+def through_map(loss, labels, w):
+    return lambda z: jnp.sum(jax.lax.map(lambda row: row[2] * jnp.sum(loss.function(row[0], row[1])), (z, labels, w)))
+
+
+def under_checkpoint(loss, labels, w):
+    return jax.checkpoint(weighted(loss, labels, w))
+
+
+def hessian_case(loss, logits, rng):
+    labels = loss.make_labels(rng, SHAPE, -1)
+    w = np.float32([1, 0.5, 2])
+    expected = (sigmoid_hessian if loss is SIGMOID else softmax_hessian)(logits.astype(np.float64), w)
+    return jnp.asarray(labels), jnp.asarray(w), expected
+
+
+@pytest.mark.parametrize("loss", cases.LOSSES)
+def test_third_derivatives(loss, rng, x64):
+    """Against differences of the Hessian's closed form."""
+    logits, v = rng.standard_normal(SHAPE), rng.standard_normal(SHAPE)
+    labels, w, _ = hessian_case(loss, logits, rng)
+    step = 1e-5
+    closed = sigmoid_hessian if loss is SIGMOID else softmax_hessian
+    ahead, behind = (closed(logits + sign * step * v, np.asarray(w, np.float64))[0] for sign in (1, -1))
+    total = weighted(loss, labels, w.astype(np.float64))
+    for hessian in (jax.jacfwd(jax.jacrev(total)), jax.jacrev(jax.jacrev(total)), jax.jacfwd(jax.jacfwd(total))):
+        actual = jax.jit(lambda z, hessian=hessian: jax.jvp(hessian, (z,), (v,))[1])(logits)
+        np.testing.assert_allclose(actual, (ahead - behind) / (2 * step), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(("inner", "outer"), ORDERS)
+@pytest.mark.parametrize("hard", HESSIAN_LOGITS)
+@pytest.mark.parametrize("loss", cases.LOSSES)
+def test_hessian_in_four_orders(inner, outer, hard, loss, rng):
+    logits = HESSIAN_LOGITS[hard](rng)
+    labels, w, expected = hessian_case(loss, logits, rng)
+    assert_within(jax.jit(outer(inner(weighted(loss, labels, w))))(logits), expected, 16)
+
+
+@pytest.mark.parametrize("way", [through_scan, through_map, under_checkpoint], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("hard", HESSIAN_LOGITS)
+@pytest.mark.parametrize("loss", cases.LOSSES)
+def test_hessian_through_loops_and_checkpoint(way, hard, loss, rng):
+    """Reverse mode through a loop takes second derivatives of the primal code in jax <= 0.11.2: it has to be right by itself."""
+    logits = HESSIAN_LOGITS[hard](rng)
+    labels, w, expected = hessian_case(loss, logits, rng)
+    for outer in (jax.jacfwd, jax.jacrev):
+        assert_within(jax.jit(outer(jax.jacrev(way(loss, labels, w))))(logits), expected, 16)
+
+
+@pytest.mark.parametrize("way", [weighted, through_scan, through_map], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("loss", cases.LOSSES)
+def test_hessian_vector_product(way, loss, rng):
+    logits = cases.make_logits(rng, SHAPE)
+    labels, w, (hessian, scale) = hessian_case(loss, logits, rng)
+    v = np.float32(rng.standard_normal(SHAPE))
+    expected = (np.tensordot(hessian, v, 2), np.tensordot(scale, abs(v), 2))
+    gradient = jax.grad(way(loss, labels, w))
+    assert_within(jax.jit(lambda z: jax.jvp(gradient, (z,), (v,))[1])(logits), expected, 16)
+    assert_within(jax.jit(jax.grad(lambda z: jnp.vdot(gradient(z), v)))(logits), expected, 16)

@@ -1,0 +1,195 @@
+"""`LossSum`: the mean that is exact over micro-batches and devices, where the mean of means is not."""
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from cases import INTEGER
+from closeness import assert_within
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxce import LossSum, softmax_cross_entropy_with_integer_labels
+
+LOSSES = np.float32([1, 2, 30, 5])
+MASK = np.array([True, True, False, True])
+
+
+def test_of_adds_up_losses_and_counts_them():
+    loss_sum = LossSum.of(LOSSES)
+    assert (loss_sum.total, loss_sum.weight, loss_sum.mean()) == (38, 4, 9.5)
+
+
+def test_of_leaves_out_what_is_masked():
+    loss_sum = LossSum.of(LOSSES, mask=MASK)
+    assert (loss_sum.total, loss_sum.weight) == (8, 3)
+    assert_within(loss_sum.mean(), np.float64(8) / 3, 1)
+
+
+def test_of_weighs():
+    loss_sum = LossSum.of(LOSSES, weights=np.float32([1, 0.5, 0, 2]))
+    assert (loss_sum.total, loss_sum.weight) == (12, 3.5)
+    masked = LossSum.of(LOSSES, weights=np.array([1, 4, 7, 2]), mask=MASK)
+    assert (masked.total, masked.weight) == (19, 7)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 0), (2, 3, 4)], ids=str)
+def test_of_takes_any_shape(shape, rng):
+    losses = np.asarray(rng.random(shape).astype(np.float32))
+    loss_sum = LossSum.of(losses)
+    assert loss_sum.total.shape == loss_sum.weight.shape == ()
+    assert_within(loss_sum.total, losses.astype(np.float64).sum(), 4)
+    assert loss_sum.weight == losses.size
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_small_dtypes_add_up_in_float32(dtype):
+    # In their own dtype neither the count nor the total would be exact.
+    loss_sum = LossSum.of(np.ones(4099, dtype))
+    assert (loss_sum.total, loss_sum.weight) == (4099, 4099)
+    assert loss_sum.total.dtype == loss_sum.weight.dtype == jnp.float32
+
+
+def test_float64_adds_up_in_float64(x64):
+    loss_sum = LossSum.of(np.float64([1, 1e-12]))
+    assert loss_sum.total.dtype == jnp.float64
+    assert loss_sum.total == 1 + 1e-12
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf])
+def test_masked_loss_is_not_added_whatever_it_is(junk):
+    losses = np.float32([1, junk, 3])
+    mask = np.array([True, False, True])
+    assert LossSum.of(losses, mask=mask).mean() == 2
+    assert LossSum.of(losses, weights=np.float32([1, junk, 1]), mask=mask).mean() == 2
+
+
+@pytest.mark.parametrize("nothing", [{"mask": np.zeros(4, bool)}, {"weights": np.zeros(4, np.float32)}])
+def test_mean_over_nothing_is_0_with_gradient_0(nothing):
+    mean, gradient = jax.value_and_grad(lambda x: LossSum.of(x, **nothing).mean())(LOSSES)
+    assert mean == 0
+    np.testing.assert_array_equal(gradient, np.zeros(4))
+
+
+def test_gradient_by_losses_and_weights():
+    weights = np.float32([1, 2, 0.5, 4])
+    by_losses, by_weights = jax.grad(lambda x, w: LossSum.of(x, w).mean(), argnums=(0, 1))(LOSSES, weights)
+    w, x = weights.astype(np.float64), LOSSES.astype(np.float64)
+    assert_within(by_losses, w / w.sum(), 4)
+    assert_within(by_weights, (x - (w * x).sum() / w.sum()) / w.sum(), 8)
+
+
+def test_sums_add_up_with_plus_and_with_sum():
+    parts = [LossSum.of(LOSSES[i : i + 1], mask=MASK[i : i + 1]) for i in range(4)]
+    for whole in (parts[0] + parts[1] + (parts[2] + parts[3]), sum(parts), sum(parts[1:], start=parts[0])):
+        assert (whole.total, whole.weight) == (8, 3)
+
+
+@pytest.mark.parametrize("other", [1, 1.0, None, (1, 2), "x"])
+def test_nothing_else_may_be_added(other):
+    with pytest.raises(TypeError, match="unsupported operand"):
+        LossSum.of(LOSSES) + other
+    with pytest.raises(TypeError, match=r"unsupported operand|can only concatenate"):
+        other + LossSum.of(LOSSES)
+
+
+def test_it_is_a_pytree():
+    loss_sum = jax.jit(lambda s: jax.tree.map(lambda x: 2 * x, s))(LossSum.of(LOSSES))
+    assert isinstance(loss_sum, LossSum)
+    assert loss_sum.mean() == 9.5 and loss_sum.weight == 8
+
+
+def uneven_batch(rng):
+    """Eight micro-batches, of which one has a single valid example and one has none."""
+    shape = (8, 6, 5)
+    logits, labels = cases.make_logits(rng, shape), INTEGER.make_labels(rng, shape, -1)
+    mask = rng.random((8, 6)) < 0.7
+    mask[1], mask[2] = False, np.arange(6) == 3
+    return logits, labels, mask
+
+
+def true_mean(logits, labels, mask):
+    answer = oracle.integer_softmax(logits, labels, mask=mask)
+    n = mask.sum()
+    gradient = answer.logits
+    return (answer.loss.value.sum() / n, answer.loss.scale.sum() / n), (gradient.value / n, gradient.scale / n)
+
+
+def loss_sum_of(logits, labels, mask):
+    return LossSum.of(softmax_cross_entropy_with_integer_labels(logits, labels, mask=mask), mask=mask)
+
+
+def test_micro_batches_add_up_to_the_batch_and_the_mean_of_means_does_not(rng):
+    logits, labels, mask = uneven_batch(rng)
+    value, gradient = true_mean(logits, labels, mask)
+
+    def accumulated(logits):
+        return sum(loss_sum_of(*micro) for micro in zip(logits, labels, mask, strict=True)).mean()
+
+    def mean_of_means(logits):
+        return jnp.stack([loss_sum_of(*micro).mean() for micro in zip(logits, labels, mask, strict=True)]).mean()
+
+    actual, actual_gradient = jax.jit(jax.value_and_grad(accumulated))(logits)
+    assert_within(actual, value, 8)
+    assert_within(actual_gradient, gradient, 8)
+    wrong, wrong_gradient = jax.jit(jax.value_and_grad(mean_of_means))(logits)
+    assert abs(float(wrong) - value[0]) > 0.05 * value[0]
+    assert np.max(abs(np.asarray(wrong_gradient) - gradient[0])) > 0.2 * np.max(abs(gradient[0]))
+
+
+def test_micro_batches_add_up_in_a_scan(rng):
+    logits, labels, mask = uneven_batch(rng)
+    value, gradient = true_mean(logits, labels, mask)
+
+    def accumulated(logits):
+        zero = LossSum(jnp.float32(0), jnp.float32(0))
+        return jax.lax.scan(lambda s, micro: (s + loss_sum_of(*micro), None), zero, (logits, labels, mask))[0].mean()
+
+    actual, actual_gradient = jax.jit(jax.value_and_grad(accumulated))(logits)
+    assert_within(actual, value, 8)
+    assert_within(actual_gradient, gradient, 8)
+
+
+def test_gradients_of_totals_add_up_to_the_gradient_of_the_mean(rng):
+    """Accumulation in the optimizer: gradients of the totals, divided by the weight in the end."""
+    logits, labels, mask = uneven_batch(rng)
+    _, (expected, scale) = true_mean(logits, labels, mask)
+
+    def total(bias, logits, labels, mask):
+        loss_sum = loss_sum_of(logits + jnp.broadcast_to(bias, logits.shape), labels, mask)
+        return loss_sum.total, loss_sum.weight
+
+    step = jax.jit(jax.grad(total, has_aux=True))
+    steps = [step(jnp.zeros(5), *micro) for micro in zip(logits, labels, mask, strict=True)]
+    gradient = sum(g for g, _ in steps) / sum(w for _, w in steps)
+    assert_within(gradient, (expected.sum((0, 1)), scale.sum((0, 1))), 8)
+
+
+def test_psum_over_a_vmapped_axis(rng):
+    logits, labels, mask = uneven_batch(rng)
+    value, _ = true_mean(logits, labels, mask)
+    means = jax.vmap(lambda *micro: loss_sum_of(*micro).psum("batch").mean(), axis_name="batch")(logits, labels, mask)
+    assert_within(means, (np.full(8, value[0]), np.full(8, value[1])), 8)
+
+
+@pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit], ids=lambda m: m.name)
+@pytest.mark.parametrize("axes", [("data",), ("data", "model")], ids="+".join)
+def test_psum_over_devices_gives_every_device_the_same_mean(axes, mode, rng):
+    logits, labels, mask = uneven_batch(rng)
+    value, gradient = true_mean(logits, labels, mask)
+    mesh = jax.make_mesh((8,) if len(axes) == 1 else (4, 2), axes, axis_types=(mode,) * len(axes))
+    name = axes[0] if len(axes) == 1 else axes
+
+    @jax.jit
+    @jax.value_and_grad
+    def mean(*arrays):
+        def local(*shard):
+            return loss_sum_of(*shard).psum(name).mean()
+
+        return jax.shard_map(local, mesh=mesh, in_specs=P(axes), out_specs=P())(*arrays)
+
+    actual, actual_gradient = mean(*jax.device_put((logits, labels, mask), NamedSharding(mesh, P(axes))))
+    assert_within(actual, value, 8)
+    assert_within(actual_gradient, gradient, 8)

@@ -1,0 +1,108 @@
+"""Every public name and signature, spelled out by hand: a change of either is a change of this file."""
+
+import dataclasses
+import importlib.metadata
+import importlib.resources
+import inspect
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxce
+
+SIGNATURES = {
+    "softmax_cross_entropy": "(logits, labels, *, axis=-1, where=None, mask=None, label_smoothing=0.0, class_weights=None, z_loss=0.0)",
+    "softmax_cross_entropy_with_integer_labels": (
+        "(logits, labels, *, axis=-1, where=None, mask=None, label_smoothing=0.0, class_weights=None, z_loss=0.0)"
+    ),
+    "sigmoid_binary_cross_entropy": "(logits, labels, *, mask=None, label_smoothing=0.0, pos_weight=None)",
+    "logit_stats": "(logits, labels, *, axis=-1, where=None, class_weights=None)",
+    "LogitStats": "(shift, rest, label_nll, label_mass, total_nll, total_mass, num_classes, integer_labels)",
+    "LogitStats.merge": "(a, b)",
+    "LossSum": "(total, weight)",
+    "LossSum.of": "(losses, weights=None, mask=None)",
+    "LossSum.mean": "(self)",
+    "LossSum.psum": "(self, axis_name)",
+}
+PROPERTIES = {"LogitStats": {"nll", "smooth_nll", "log_z", "log_norm"}, "LossSum": set()}
+METHODS = {"LogitStats": {"merge"}, "LossSum": {"of", "mean", "psum"}}
+
+
+def find(name):
+    found = jaxce
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def bare_signature(function):
+    signature = inspect.signature(function)
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signature(name):
+    assert bare_signature(find(name)) == SIGNATURES[name]
+
+
+def test_nothing_else_is_public():
+    public = {name for name in vars(jaxce) if not name.startswith("_")} - {"keras"}
+    assert public == {name for name in SIGNATURES if "." not in name}
+
+
+@pytest.mark.parametrize("name", ["LogitStats", "LossSum"])
+def test_members(name):
+    public = {n: m for n, m in vars(find(name)).items() if not n.startswith("_")}
+    fields = {f.name for f in dataclasses.fields(find(name))}
+    assert {n for n, m in public.items() if isinstance(m, property)} == PROPERTIES[name]
+    assert public.keys() - fields - PROPERTIES[name] == METHODS[name]
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_every_public_name_is_documented_and_annotated(name):
+    found = find(name)
+    assert inspect.getdoc(found)
+    if inspect.isfunction(found):
+        parameters = list(inspect.signature(found).parameters.values())
+        assert all(p.annotation is not inspect.Parameter.empty for p in parameters if p.name != "self")
+        assert inspect.signature(found).return_annotation is not inspect.Signature.empty
+
+
+@pytest.mark.parametrize("name", [n for n in SIGNATURES if n.islower()])
+def test_documentation_has_its_sections_in_order(name):
+    doc = inspect.getdoc(find(name))
+    sections = ["Args:", "Returns:", "Raises:", "Numerics:", "Example:", "References:"]
+    places = [doc.find(f"\n{section}\n") for section in sections]
+    assert -1 not in places and places == sorted(places)
+    assert ".. math::" in doc[: places[0]]
+
+
+@pytest.mark.parametrize("name", ["LogitStats", "LossSum"])
+def test_results_are_frozen_pytrees(name):
+    example = (
+        jaxce.LossSum.of(jnp.ones(3))
+        if name == "LossSum"
+        else jaxce.logit_stats(jnp.ones((2, 3)), jnp.zeros(2, jnp.int32))
+    )
+    field = dataclasses.fields(example)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(example, field, 0)
+    again = jax.tree.map(lambda x: x, example)
+    assert isinstance(again, find(name))
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(again))
+
+
+def test_the_package_says_that_it_is_typed():
+    assert importlib.resources.files("jaxce").joinpath("py.typed").is_file()
+
+
+def test_version_is_that_of_the_distribution():
+    parts = jaxce.__version__.split(".")
+    assert len(parts) == 3 and all(part.isdigit() for part in parts)
+    try:
+        installed = importlib.metadata.version("jaxce")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("jaxce is not installed here")
+    assert installed == jaxce.__version__

@@ -1,0 +1,237 @@
+"""`LogitStats`: what the statistics are, what follows from them, and that those of disjoint classes merge into those of all."""
+
+import functools
+import itertools
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from cases import INTEGER, SOFT
+from closeness import assert_within
+
+from jaxce import LogitStats, logit_stats
+
+ULPS = 6
+C = 12
+
+
+@pytest.fixture
+def logits(rng):
+    return cases.make_logits(rng, (5, C))
+
+
+@pytest.fixture
+def integer(rng):
+    return INTEGER.make_labels(rng, (5, C), -1)
+
+
+@pytest.fixture
+def soft(rng):
+    return SOFT.make_labels(rng, (5, C), -1)
+
+
+def either(name):
+    return pytest.mark.parametrize(name, ["integer", "soft"])
+
+
+def label_part(labels, start, stop):
+    """The labels as the block of classes from `start` to `stop` sees them."""
+    return labels[:, start:stop] if labels.ndim == 2 else labels - start
+
+
+def blocks(logits, labels, bounds, **options):
+    weights = options.pop("class_weights", None)
+    for start, stop in itertools.pairwise(bounds):
+        part = {} if weights is None else {"class_weights": weights[start:stop]}
+        yield logit_stats(logits[:, start:stop], label_part(labels, start, stop), **part)
+
+
+def smooth_nll(logits, weights=None, **options):
+    """The cross-entropy against the uniform distribution: a label that is smoothed away altogether."""
+    return oracle.softmax(logits, np.zeros_like(logits), label_smoothing=1.0, class_weights=weights, **options).loss
+
+
+@either("kind")
+def test_fields_are_what_they_say(kind, logits, request):
+    labels = request.getfixturevalue(kind)
+    stats = logit_stats(logits, labels)
+    z = logits.astype(np.float64)
+    np.testing.assert_array_equal(stats.shift, logits.max(1))
+    assert_within(stats.rest, np.exp(z - z.max(1, keepdims=True)).sum(1) - 1, 8)
+    assert_within(stats.label_nll, (INTEGER if kind == "integer" else SOFT).oracle(logits, labels).loss, ULPS)
+    assert_within(stats.label_mass, np.ones(5) if kind == "integer" else labels.astype(np.float64).sum(1), 4)
+    assert_within(stats.total_nll, tuple(C * x for x in smooth_nll(logits)), ULPS)
+    np.testing.assert_array_equal(stats.total_mass, np.full(5, C))
+    np.testing.assert_array_equal(stats.num_classes, np.full(5, C))
+    assert stats.integer_labels == (kind == "integer")
+
+
+@either("kind")
+def test_properties_are_losses(kind, logits, request):
+    labels = request.getfixturevalue(kind)
+    weights = np.linspace(0.5, 2, C, dtype=np.float32)
+    stats = logit_stats(logits, labels, class_weights=weights)
+    log_z = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    assert_within(stats.nll, (INTEGER if kind == "integer" else SOFT).oracle(logits, labels).loss, ULPS)
+    assert_within(stats.smooth_nll, smooth_nll(logits, weights), ULPS)
+    assert_within(stats.log_z, (log_z, abs(log_z) + abs(logits).max(1)), ULPS)
+    assert_within(stats.log_norm, log_z - logits.max(1), ULPS)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [s for s in cases.SHAPES_AND_AXES if len(s[0]) > 1])
+def test_any_class_axis(shape, axis, rng):
+    logits, labels = cases.make_logits(rng, shape), INTEGER.make_labels(rng, shape, axis)
+    stats = logit_stats(logits, labels, axis=axis)
+    assert_within(stats.nll, INTEGER.oracle(logits, labels, axis=axis).loss, ULPS)
+    assert {x.shape for x in jax.tree.leaves(stats)} == {INTEGER.shape(shape, axis)}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32])
+def test_statistics_of_small_dtypes_are_float32(dtype, logits, integer):
+    assert {x.dtype for x in jax.tree.leaves(logit_stats(logits.astype(dtype), integer))} == {jnp.dtype("float32")}
+
+
+def test_statistics_of_float64_are_float64(logits, integer, x64):
+    assert {x.dtype for x in jax.tree.leaves(logit_stats(logits.astype(np.float64), integer))} == {jnp.dtype("float64")}
+
+
+def test_a_class_that_where_leaves_out_is_not_counted(logits, integer, rng):
+    where = rng.random((5, C)) < 0.6
+    stats = logit_stats(logits, integer, where=where)
+    np.testing.assert_array_equal(stats.num_classes, where.sum(1))
+    assert_within(stats.smooth_nll, smooth_nll(logits, where=where), ULPS)
+
+
+@either("kind")
+@pytest.mark.parametrize("bounds", [(0, 6, C), (0, 1, C), (0, 11, C), (0, 5, 10, C), tuple(range(C + 1))], ids=str)
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+def test_statistics_of_blocks_merge_into_those_of_all_classes(kind, bounds, weighted, logits, request):
+    labels = request.getfixturevalue(kind)
+    weights = np.linspace(0.5, 2, C, dtype=np.float32)
+    options = {"class_weights": weights} if weighted else {}
+    stats = functools.reduce(LogitStats.merge, blocks(logits, labels, bounds, **options))
+    log_z = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    assert_within(stats.nll, (INTEGER if kind == "integer" else SOFT).oracle(logits, labels).loss, 2 * ULPS)
+    assert_within(stats.smooth_nll, smooth_nll(logits, weights if weighted else None), 2 * ULPS)
+    assert_within(stats.log_z, (log_z, abs(log_z) + abs(logits).max(1)), ULPS)
+    np.testing.assert_array_equal(stats.num_classes, np.full(5, C))
+
+
+@either("kind")
+def test_merge_is_associative_and_commutative(kind, logits, request):
+    a, b, c = blocks(logits, request.getfixturevalue(kind), (0, 3, 7, C))
+    merge = LogitStats.merge
+    expected = SOFT.oracle(logits, request.getfixturevalue("soft")).loss if kind == "soft" else None
+    expected = expected or INTEGER.oracle(logits, request.getfixturevalue("integer")).loss
+    for stats in (merge(merge(a, b), c), merge(a, merge(b, c)), merge(merge(c, a), b), merge(b, merge(c, a))):
+        assert_within(stats.nll, expected, 2 * ULPS)
+        assert_within(stats.rest, np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True)).sum(1) - 1, 16)
+
+
+@either("kind")
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_a_block_of_minus_infinity_is_neutral(kind, order, logits, request):
+    """Classes that pad a vocabulary, even a block of nothing else."""
+    labels = request.getfixturevalue(kind)
+    outside = np.full(5, -1, np.int32) if kind == "integer" else np.zeros((5, 4), np.float32)
+    padding = logit_stats(np.full((5, 4), -np.inf, np.float32), outside)
+    stats = logit_stats(logits, labels)
+
+    def merged(z):
+        stats = logit_stats(z, labels)
+        both = LogitStats.merge(padding, stats) if order == "first" else LogitStats.merge(stats, padding)
+        return both.nll.sum() + both.smooth_nll.sum(), both
+
+    (_, both), gradient = jax.value_and_grad(merged, has_aux=True)(logits)
+    for actual, expected in zip(jax.tree.leaves(both), jax.tree.leaves(stats), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+    answer, smooth = ((INTEGER if kind == "integer" else SOFT).oracle(logits, labels).logits), None
+    smooth = oracle.softmax(logits, np.zeros_like(logits), label_smoothing=1.0).logits
+    assert_within(gradient, (answer.value + smooth.value, answer.scale + smooth.scale), ULPS)
+
+
+def test_two_blocks_of_minus_infinity_are_still_none():
+    none = logit_stats(np.full((1, 3), -np.inf, np.float32), np.int32([-1]))
+    both = LogitStats.merge(none, none)
+    assert both.shift == -np.inf and both.rest == 0 and both.num_classes == 0
+    assert np.isnan(both.nll) and np.isnan(both.smooth_nll)
+    label_inside = logit_stats(np.full((1, 3), -np.inf, np.float32), np.int32([1]))
+    finite = logit_stats(np.float32([[1, 2]]), np.int32([-2]))
+    assert LogitStats.merge(label_inside, finite).nll == np.inf
+
+
+@pytest.mark.parametrize("label", [-1, C, C + 3, -100])
+def test_a_label_that_is_in_no_block_gives_a_nan_nll_after_all_merges(label, logits):
+    labels = np.full(5, label, np.int32)
+    stats = functools.reduce(LogitStats.merge, blocks(logits, labels, (0, 4, 8, C)))
+    np.testing.assert_array_equal(stats.label_mass, np.zeros(5))
+    assert np.isnan(stats.nll).all()
+    assert_within(stats.smooth_nll, smooth_nll(logits), 2 * ULPS)
+
+
+@pytest.mark.parametrize("gap", [0, 1e-3, 30, 90, 200, 1e4, 3e38])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_merge_keeps_the_digits_of_blocks_far_apart(gap, sign):
+    z = np.float32([[0.5, 0.25, 0, sign * gap, sign * gap - 1]])
+    for label in range(5):
+        labels = np.int32([label])
+        stats = functools.reduce(LogitStats.merge, blocks(z, labels, (0, 3, 5)))
+        assert_within(stats.nll, INTEGER.oracle(z, labels).loss, ULPS)
+
+
+@either("kind")
+@pytest.mark.parametrize("bounds", [(0, 7, C), (0, 4, 8, C)], ids=str)
+def test_gradient_flows_through_merges(kind, bounds, logits, rng, request):
+    labels = request.getfixturevalue(kind)
+    weights = np.float32(rng.uniform(0.5, 2, C))
+    cotangent = np.float32(rng.uniform(-2, 2, 5))
+
+    def loss(z):
+        stats = functools.reduce(LogitStats.merge, blocks(z, labels, bounds, class_weights=weights))
+        return jnp.sum(cotangent * (stats.nll + 2 * stats.smooth_nll + 0.5 * stats.log_z**2))
+
+    gradient = jax.jit(jax.grad(loss))(logits)
+    parts = [
+        (INTEGER if kind == "integer" else SOFT).oracle(logits, labels, z_loss=0.5, cotangent=cotangent).logits,
+        oracle.softmax(logits, 0 * logits, label_smoothing=1.0, class_weights=weights, cotangent=2 * cotangent).logits,
+    ]
+    assert_within(gradient, (sum(p.value for p in parts), sum(p.scale for p in parts)), 2 * ULPS)
+
+
+def test_entropy_perplexity_and_confidence_are_a_line_each(logits, integer):
+    """The entropy of softmax(z) is its cross-entropy against itself."""
+    z = logits.astype(np.float64)
+    p = np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
+    entropy = logit_stats(logits, jnp.asarray(p, jnp.float32)).nll
+    assert_within(entropy, -(p * np.log(p)).sum(1), 4 * ULPS)
+    stats = logit_stats(logits, integer)
+    nll = -np.log(p[np.arange(5), integer])
+    assert_within(jnp.exp(stats.nll.mean()), np.exp(nll.mean()), 8 * ULPS)
+    assert_within(jnp.exp(-stats.log_norm), p.max(1), 2 * ULPS)
+
+
+def test_statistics_are_a_pytree_that_keeps_its_kind_of_labels(logits, integer):
+    stats = logit_stats(logits, integer)
+    leaves, tree = jax.tree.flatten(stats)
+    assert len(leaves) == 7
+    assert jax.tree.unflatten(tree, leaves).integer_labels is True
+    assert jax.jit(lambda s: s)(stats).integer_labels is True
+    mapped = jax.vmap(logit_stats)(logits, integer)
+    assert_within(mapped.nll, INTEGER.oracle(logits, integer).loss, ULPS)
+
+
+def test_statistics_of_different_kinds_of_labels_do_not_merge(logits, integer, soft):
+    with pytest.raises(
+        ValueError, match=r"`a` and `b` must come from the same .*got integer labels and class probabilities"
+    ):
+        LogitStats.merge(logit_stats(logits, integer), logit_stats(logits, soft))
+
+
+def test_statistics_of_different_rows_do_not_merge(logits, integer):
+    with pytest.raises(
+        ValueError, match=r"`a` and `b` must be statistics of the same rows; got shapes \(5,\) and \(1,\)"
+    ):
+        LogitStats.merge(logit_stats(logits, integer), logit_stats(logits[:1], integer[:1]))
