@@ -28,7 +28,6 @@ INTENDED = {
     "label_flatten": "keras3-torch",
     "label_out_of_range": "tf2.21-xla",
     "label_cast_to_pred_dtype": "tf2.21",
-    "rank0": "keras3-jax",
     "nonfinite": "any",
 }
 
