@@ -27,7 +27,8 @@ def array(name: str, value: ArrayLike) -> Array:
         )
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind not in "biufcV":
         raise TypeError(f"`{name}` must hold numbers; got an array of dtype {value.dtype}.")
-    return jnp.asarray(value)
+    # Not even a conversion that changes nothing: outside jit it would trip JAX's own checks for NaN on entries that are masked.
+    return value if isinstance(value, jax.Array) else jnp.asarray(value)
 
 
 def real(name: str, value: ArrayLike) -> Array:

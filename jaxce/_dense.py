@@ -30,10 +30,10 @@ def statistics(axis: int, integer_labels: bool):
     def primal(logits, labels, where, mask, class_weights):
         z = _read(logits, where, mask, axis)
         shift = lax.stop_gradient(jnp.max(z, axis))
-        below, e = _shifted(jnp.minimum(z, jnp.finfo(z.dtype).max), shift, axis)
+        below, e = _shifted(z, shift, axis)
         q, u = _label_distribution(z, labels, mask, axis), _class_weights(z, class_weights, axis)
-        # The sign excludes the maximal classes from the sum, then all but one come back: a sum of exact ones. Written so, with no select,
-        # both sums stay fused with their exponentials, and they differentiate to what the rule says.
+        # The sign excludes the maximal classes from the sum, then all but one come back: a sum of exact ones. Written so, both sums
+        # differentiate to what the rule says.
         top = 1 + jnp.sign(below)
         rest = jnp.sum(-jnp.sign(below) * e, axis) + (jnp.sum(top * e, axis) - 1)
         rest = jnp.where(shift == -jnp.inf, 0, rest)
@@ -54,9 +54,7 @@ def statistics(axis: int, integer_labels: bool):
         shift, rest, _, label_mass, _, total_mass, _ = outs
         logits_dot, labels_dot, _, _, class_weights_dot = tangents
         z = _read(logits, where, mask, axis)
-        # Capped by a select, as the derivative of a minimum at the largest number itself would be a half.
-        infinite = z == jnp.inf
-        below, e = _shifted(jnp.where(infinite, jnp.finfo(z.dtype).max, z), shift, axis)
+        below, e = _shifted(z, shift, axis)
         zero = jnp.zeros_like(shift)
         rest_dot = label_nll_dot = label_mass_dot = total_nll_dot = total_mass_dot = zero
         rest_, label_mass_, total_mass_ = (per_row(x, axis) for x in (rest, label_mass, total_mass))
@@ -72,7 +70,7 @@ def statistics(axis: int, integer_labels: bool):
             # is exact there, as e is 1. It is e - 1 and not 0 for the sake of its own derivative.
             near = label_mass_ * ((e - 1) - rest_) * inverse + (label_mass_ - q)
             q_gap = jnp.where((below == 0) & (2 * q > label_mass_), near, label_mass_ * p - q)
-            rest_dot = jnp.sum(jnp.where(infinite, 0, e) * z_dot, axis)  # capped, it does not move
+            rest_dot = jnp.sum(jnp.where(z == jnp.inf, 0, e) * z_dot, axis)  # capped, it does not move
             label_nll_dot = jnp.sum(q_gap * z_dot, axis)
             total_nll_dot = jnp.sum((total_mass_ * p - u) * z_dot, axis)
         taking_part = z > -jnp.inf
@@ -101,8 +99,10 @@ def _read(logits, where, mask, axis):
 
 
 def _shifted(z, shift, axis):
-    """`z - shift` and its exponential. `z` has been capped: a +inf logit counts as the largest number, so that alone it is its own maximum."""
-    below = z - per_row(finite(shift), axis)
+    """`z - shift` and its exponential. A +inf logit counts as the largest number, so that alone it is its own maximum."""
+    # Capped by a select: the derivative of a minimum at the largest number itself would be a half.
+    capped = jnp.where(z == jnp.inf, jnp.finfo(z.dtype).max, z)
+    below = capped - per_row(finite(shift), axis)
     return below, jnp.exp(below)
 
 

@@ -179,6 +179,9 @@ def sigmoid(logits, labels, *, mask=None, label_smoothing=0.0, pos_weight=None, 
         loss=both(w * yes, no),
         logits=under(d_x),
         labels=under(both(w * (1 - s), -(1 - s) * np.ones_like(x))),
-        label_smoothing=under(both(w * (half - y), half - (1 - y)), np.sum),
+        # Of the two halves that a smoothed label is the difference of, as for the softmax.
+        label_smoothing=under(
+            Quantity(both(w * (half - y), y - half).value, both(w * (half + y), half + 1 - y).scale), np.sum
+        ),
         pos_weight=under(both(yes, np.zeros_like(x)), lambda v: summed_to(weight.shape, v)),
     )

@@ -1,159 +1,38 @@
 """Every argument that does not fit is refused while tracing, by a message that names it and says what came."""
 
+import bad_inputs
 import jax
 import jax.numpy as jnp
+import keras_bad_inputs
 import numpy as np
 import pytest
+from bad_inputs import INTEGER, SHAPES_AND_DTYPES, SIGMOID, SOFT, STATS, VALUES, Q, Y, Z
 
-import jaxce
-
-INTEGER = jaxce.softmax_cross_entropy_with_integer_labels
-SOFT = jaxce.softmax_cross_entropy
-SIGMOID = jaxce.sigmoid_binary_cross_entropy
-STATS = jaxce.logit_stats
-SUM = jaxce.LossSum.of
-
-Z = np.zeros((4, 5), np.float32)
-Z3 = np.zeros((2, 3, 4), np.float32)
-Y = np.zeros(4, np.int32)
-Q = np.full((4, 5), 0.2, np.float32)
-LOSSES = np.zeros(4, np.float32)
-
-
-def f32(*shape):
-    return np.zeros(shape, np.float32)
-
-
-def i32(*shape):
-    return np.zeros(shape, np.int32)
-
-
-def booleans(*shape):
-    return np.ones(shape, bool)
-
-
-# fmt: off
-# Everything here is an array, so that it may be traced: (function, arrays by name, exception, pattern).
-SHAPES_AND_DTYPES = {
-    # logits
-    "integer logits": (INTEGER, {"logits": i32(4, 5), "labels": Y}, TypeError, "`logits` must be floating point; got int32"),
-    "boolean logits": (SOFT, {"logits": booleans(4, 5), "labels": Q}, TypeError, "`logits` must be floating point; got bool"),
-    "complex logits": (SOFT, {"logits": Z + 1j, "labels": Q}, TypeError, "`logits` must be floating point; got complex64"),
-    "scalar logits": (INTEGER, {"logits": f32(), "labels": Y}, ValueError, "`logits` must have a class axis; got a scalar"),
-    "no classes": (INTEGER, {"logits": f32(4, 0), "labels": Y}, ValueError, r"`logits` must have at least one class.*got shape \(4, 0\)"),
-    "soft, no classes": (SOFT, {"logits": f32(4, 0), "labels": f32(4, 0)}, ValueError, r"at least one class.*got shape \(4, 0\)"),
-    "sigmoid of integers": (SIGMOID, {"logits": i32(4), "labels": f32(4)}, TypeError, "`logits` must be floating point; got int32"),
-    "statistics of integers": (STATS, {"logits": i32(4, 5), "labels": Y}, TypeError, "`logits` must be floating point; got int32"),
-    # integer labels
-    "float labels": (INTEGER, {"logits": Z, "labels": f32(4)}, TypeError, "`labels`.*got float32.*use softmax_cross_entropy"),
-    "bfloat16 labels": (INTEGER, {"logits": Z, "labels": jnp.zeros(4, jnp.bfloat16)}, TypeError, "`labels` must be integers; got bfloat16"),
-    "boolean labels": (INTEGER, {"logits": Z, "labels": booleans(4)}, TypeError, "`labels` must be integers; got bool"),
-    "complex labels": (INTEGER, {"logits": Z, "labels": f32(4) + 1j}, TypeError, "`labels` must be integers; got complex64"),
-    "probabilities as integer labels": (INTEGER, {"logits": Z, "labels": Q}, TypeError, "`labels` must be integers; got float32"),
-    "labels with a last axis": (INTEGER, {"logits": Z, "labels": i32(4, 1)}, ValueError, r"got \(4, 1\)\. Reshape them: labels\.reshape\(\(4,\)\)"),
-    "one-hot integers": (INTEGER, {"logits": Z, "labels": i32(4, 5)}, ValueError, r"got \(4, 5\)\. For one-hot labels use softmax_cross_entropy"),
-    "too many labels": (INTEGER, {"logits": Z, "labels": i32(5)}, ValueError, r"`labels` must.*without axis 1, \(4,\); got \(5,\)"),
-    "scalar label": (INTEGER, {"logits": Z, "labels": i32()}, ValueError, r"`labels` must have the shape.*\(4,\); got \(\)"),
-    "one label for all": (INTEGER, {"logits": Z, "labels": i32(1)}, ValueError, r"\(4,\); got \(1,\)"),
-    "labels of another order": (INTEGER, {"logits": Z3, "labels": i32(3, 2)}, ValueError, r"\(2, 3\); got \(3, 2\)"),
-    "statistics, labels of another shape": (STATS, {"logits": Z, "labels": i32(3)}, ValueError, r"\(4,\); got \(3,\)"),
-    "statistics, float labels": (STATS, {"logits": Z, "labels": f32(4)}, TypeError, "`labels` must be integers; got float32"),
-    "statistics, labels of too high rank": (STATS, {"logits": Z, "labels": i32(4, 5, 1)}, ValueError, r"`labels` must.*got \(4, 5, 1\)"),
-    # class probabilities
-    "indices as probabilities": (SOFT, {"logits": Z, "labels": Y}, ValueError, r"`labels`.*got \(4,\)\. For class indices use .*integer_labels"),
-    "one distribution for all": (SOFT, {"logits": Z, "labels": f32(1, 5)}, ValueError, r"\(4, 5\); got \(1, 5\)"),
-    "transposed probabilities": (SOFT, {"logits": Z, "labels": f32(5, 4)}, ValueError, r"\(4, 5\); got \(5, 4\)"),
-    "complex probabilities": (SOFT, {"logits": Z, "labels": Q + 1j}, TypeError, "`labels` must be real numbers; got complex64"),
-    "statistics, one distribution for all": (STATS, {"logits": Z, "labels": f32(1, 5)}, ValueError, r"\(4, 5\); got \(1, 5\)"),
-    # binary labels
-    "column of logits, row of labels": (SIGMOID, {"logits": f32(4, 1), "labels": f32(4)}, ValueError, r"`labels`.*`logits`, \(4, 1\); got \(4,\)"),
-    "row of logits, column of labels": (SIGMOID, {"logits": f32(4), "labels": f32(4, 1)}, ValueError, r"\(4,\); got \(4, 1\)"),
-    "scalar binary label": (SIGMOID, {"logits": f32(4), "labels": f32()}, ValueError, r"\(4,\); got \(\)"),
-    "complex binary labels": (SIGMOID, {"logits": f32(4), "labels": f32(4) + 1j}, TypeError, "`labels` must be real numbers; got complex64"),
-    # where
-    "float where": (INTEGER, {"logits": Z, "labels": Y, "where": f32(4, 5)}, TypeError, "`where` must be boolean; got float32"),
-    "integer where": (SOFT, {"logits": Z, "labels": Q, "where": i32(4, 5)}, TypeError, r"`where` must be boolean; got int32.*where != 0"),
-    "mask as where": (INTEGER, {"logits": Z, "labels": Y, "where": booleans(4)}, ValueError, r"`where`.*got \(4,\)\. To leave out examples.*`mask`"),
-    "where of one row's rank": (SOFT, {"logits": Z, "labels": Q, "where": booleans(5)}, ValueError, r"`where` selects classes.*got \(5,\)"),
-    "where of another shape": (INTEGER, {"logits": Z, "labels": Y, "where": booleans(4, 4)}, ValueError, r"`where` selects classes.*got \(4, 4\)"),
-    "where of higher rank": (INTEGER, {"logits": Z, "labels": Y, "where": booleans(1, 4, 5)}, ValueError, r"`where`.*got \(1, 4, 5\)"),
-    "scalar where": (INTEGER, {"logits": Z, "labels": Y, "where": booleans()}, ValueError, r"`where`.*got \(\)"),
-    "statistics, mask as where": (STATS, {"logits": Z, "labels": Y, "where": booleans(4)}, ValueError, r"`where`.*pass `mask`"),
-    # mask
-    "float mask": (INTEGER, {"logits": Z, "labels": Y, "mask": f32(4)}, TypeError, r"`mask` must be boolean; got float32.*mask != 0"),
-    "integer mask": (SOFT, {"logits": Z, "labels": Q, "mask": i32(4)}, TypeError, "`mask` must be boolean; got int32"),
-    "where as mask": (INTEGER, {"logits": Z, "labels": Y, "mask": booleans(4, 5)}, ValueError, r"`mask`.*got \(4, 5\)\. To leave out.*`where`"),
-    "soft, where as mask": (SOFT, {"logits": Z, "labels": Q, "mask": booleans(4, 5)}, ValueError, r"`mask`.*pass `where`"),
-    "mask of another shape": (INTEGER, {"logits": Z, "labels": Y, "mask": booleans(5)}, ValueError, r"`mask` selects examples.*\(4,\); got \(5,\)"),
-    "one mask for all": (INTEGER, {"logits": Z, "labels": Y, "mask": booleans(1)}, ValueError, r"\(4,\); got \(1,\)"),
-    "scalar mask": (SOFT, {"logits": Z, "labels": Q, "mask": booleans()}, ValueError, r"`mask`.*got \(\)"),
-    "sigmoid, mask of rows": (SIGMOID, {"logits": Z, "labels": Q, "mask": booleans(4)}, ValueError, r"`mask`.*\(4, 5\); got \(4,\)"),
-    "sigmoid, float mask": (SIGMOID, {"logits": Z, "labels": Q, "mask": f32(4, 5)}, TypeError, "`mask` must be boolean; got float32"),
-    # class_weights
-    "a weight too few": (INTEGER, {"logits": Z, "labels": Y, "class_weights": f32(4)}, ValueError, r"`class_weights`.* 5 classes.*got \(4,\)"),
-    "a weight for each logit": (SOFT, {"logits": Z, "labels": Q, "class_weights": f32(4, 5)}, ValueError, r"`class_weights`.*got \(4, 5\)"),
-    "scalar class weight": (INTEGER, {"logits": Z, "labels": Y, "class_weights": f32()}, ValueError, r"`class_weights`.*got \(\)"),
-    "boolean class weights": (INTEGER, {"logits": Z, "labels": Y, "class_weights": booleans(5)}, TypeError, "`class_weights`.*got booleans"),
-    "complex class weights": (SOFT, {"logits": Z, "labels": Q, "class_weights": f32(5) + 1j}, TypeError, "`class_weights`.*got complex64"),
-    "statistics, a weight too many": (STATS, {"logits": Z, "labels": Y, "class_weights": f32(6)}, ValueError, r"`class_weights`.*got \(6,\)"),
-    # pos_weight
-    "pos_weight of another length": (SIGMOID, {"logits": Z, "labels": Q, "pos_weight": f32(4)}, ValueError, r"`pos_weight`.*\(4, 5\); got \(4,\)"),
-    "pos_weight of higher rank": (SIGMOID, {"logits": Z, "labels": Q, "pos_weight": f32(1, 4, 5)}, ValueError, r"`pos_weight`.*got \(1, 4, 5\)"),
-    "boolean pos_weight": (SIGMOID, {"logits": Z, "labels": Q, "pos_weight": booleans()}, TypeError, "`pos_weight` must be numbers; got booleans"),
-    # label_smoothing and z_loss as arrays
-    "smoothing per row": (INTEGER, {"logits": Z, "labels": Y, "label_smoothing": f32(4)}, ValueError, r"`label_smoothing`.*got shape \(4,\)"),
-    "sigmoid, smoothing per row": (SIGMOID, {"logits": Z, "labels": Q, "label_smoothing": f32(4, 1)}, ValueError, r"`label_smoothing`.*\(4, 1\)"),
-    "integer array of smoothing": (SOFT, {"logits": Z, "labels": Q, "label_smoothing": i32()}, TypeError, "`label_smoothing`.*got int32"),
-    "z_loss per row": (SOFT, {"logits": Z, "labels": Q, "z_loss": f32(4)}, ValueError, r"`z_loss` must be a scalar; got shape \(4,\)"),
-    "complex z_loss": (INTEGER, {"logits": Z, "labels": Y, "z_loss": np.zeros((), np.complex64)}, TypeError, "`z_loss`.*got complex64"),
-    # LossSum.of
-    "integer losses": (SUM, {"losses": i32(4)}, TypeError, "`losses` must be floating point; got int32"),
-    "weights of another shape": (SUM, {"losses": LOSSES, "weights": f32(4, 1)}, ValueError, r"`weights`.*`losses`, \(4,\); got \(4, 1\)"),
-    "boolean weights": (SUM, {"losses": LOSSES, "weights": booleans(4)}, TypeError, "`weights` must be numbers; got booleans"),
-    "integer mask of losses": (SUM, {"losses": LOSSES, "mask": i32(4)}, TypeError, "`mask` must be boolean; got int32"),
-    "mask of losses of another shape": (SUM, {"losses": LOSSES, "mask": booleans(3)}, ValueError, r"`mask`.*\(4,\); got \(3,\)"),
-}
-
-# Python values, known before anything is traced.
-VALUES = {
-    "axis beyond the last": ({"axis": 2}, ValueError, r"`axis` must be an axis of `logits`, from -2 to 1; got 2 for shape \(4, 5\)"),
-    "axis before the first": ({"axis": -3}, ValueError, "`axis` must be an axis of `logits`.*got -3"),
-    "boolean axis": ({"axis": True}, TypeError, "`axis` must be an integer; got True"),
-    "float axis": ({"axis": 1.0}, TypeError, "`axis` must be a Python integer.*got 1.0"),
-    "axis in words": ({"axis": "last"}, TypeError, "`axis` must be a Python integer.*got 'last'"),
-    "no axis": ({"axis": None}, TypeError, "`axis` must be a Python integer.*got None"),
-    "two axes": ({"axis": (0, 1)}, TypeError, r"`axis` must be a Python integer.*got \(0, 1\)"),
-    "smoothing above 1": ({"label_smoothing": 1.1}, ValueError, "`label_smoothing` must be from 0 to 1; got 1.1"),
-    "smoothing below 0": ({"label_smoothing": -0.1}, ValueError, "`label_smoothing` must be from 0 to 1; got -0.1"),
-    "smoothing just above 1": ({"label_smoothing": np.float32(1.0000001)}, ValueError, "`label_smoothing` must be from 0 to 1; got 1.0000001"),
-    "NaN smoothing": ({"label_smoothing": float("nan")}, ValueError, "`label_smoothing` must be from 0 to 1; got nan"),
-    "infinite smoothing": ({"label_smoothing": float("inf")}, ValueError, "`label_smoothing` must be from 0 to 1; got inf"),
-    "boolean smoothing": ({"label_smoothing": True}, TypeError, "`label_smoothing` must be a number; got True"),
-    "smoothing in words": ({"label_smoothing": "0.1"}, TypeError, "`label_smoothing` must be a number; got '0.1'"),
-    "no smoothing": ({"label_smoothing": None}, TypeError, "`label_smoothing` must be a number; got None"),
-    "list of smoothing": ({"label_smoothing": [0.1]}, TypeError, r"`label_smoothing` must be a number; got \[0.1\]"),
-    "complex smoothing": ({"label_smoothing": 0.1j}, TypeError, "`label_smoothing` must be a number; got 0.1j"),
-    "negative z_loss": ({"z_loss": -1e-4}, ValueError, "`z_loss` must be finite and not negative; got -0.0001"),
-    "NaN z_loss": ({"z_loss": float("nan")}, ValueError, "`z_loss` must be finite.*got nan"),
-    "infinite z_loss": ({"z_loss": float("inf")}, ValueError, "`z_loss` must be finite.*got inf"),
-    "boolean z_loss": ({"z_loss": False}, TypeError, "`z_loss` must be a number; got False"),
-    "no z_loss": ({"z_loss": None}, TypeError, "`z_loss` must be a number; got None"),
-    "list of weights": ({"class_weights": [1.0] * 5}, TypeError, "`class_weights` must be an array; got list.*jnp.asarray"),
-    "weights in words": ({"class_weights": "balanced"}, TypeError, "class_weights"),
-    "list as mask": ({"mask": [True] * 4}, TypeError, "`mask` must be an array; got list"),
-    "tuple as where": ({"where": (True,) * 5}, TypeError, "`where` must be an array; got tuple"),
-    "dictionary as mask": ({"mask": {"a": 1.0}}, TypeError, "`mask` must be an array; got dict"),
-    "list of logits": ({"logits": [[1.0, 2.0]]}, TypeError, "`logits` must be an array; got list"),
-    "no logits": ({"logits": None}, TypeError, "`logits` must be an array; got NoneType"),
-    "list of labels": ({"labels": [0] * 4}, TypeError, "`labels` must be an array; got list"),
-    "no labels": ({"labels": None}, TypeError, "`labels` must be an array; got NoneType"),
-    "number as logits": ({"logits": 1.0}, ValueError, "`logits` must have a class axis; got a scalar"),
-}
-# fmt: on
+CALLS = {**bad_inputs.dense_calls(), **keras_bad_inputs.calls()}
 
 
 def named(table):
     return [pytest.param(*row, id=name) for name, row in table.items()]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_call_that_does_not_fit_is_refused_while_tracing(name):
+    assert bad_inputs.why_not(CALLS[name]) is None
+
+
+def test_every_message_names_its_argument_a_rule_and_what_came():
+    """But for a string, which JAX refuses before any function is entered: by its place, its type and what else to do."""
+    for name, call in CALLS.items():
+        if isinstance(call.arguments.get("class_weights"), str):
+            continue
+        with pytest.raises(call.error, match=r"(?s)`\w+`.* (must|selects).*; .+") as raised:
+            call.traced()
+        assert any(f"`{n}`" in str(raised.value) for n in call.arguments), name
+
+
+def test_the_table_is_as_long_as_promised():
+    assert len(CALLS) >= 200
+    assert len(list(bad_inputs.portable_calls())) >= 20
 
 
 def call(function, arguments):

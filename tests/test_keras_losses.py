@@ -38,7 +38,7 @@ def _softmax(rng, *shape):
 def _examples(name, rng, *rows):
     predictions = _softmax(rng, *rows, C)
     if name == "SparseCategoricalCrossentropy":
-        return rng.integers(0, C, rows), predictions
+        return rng.integers(0, C, rows, np.int32), predictions
     if name == "BinaryCrossentropy":
         return rng.integers(0, 2, (*rows, C)).astype(np.float32), predictions
     return _softmax(rng, *rows, C), predictions
@@ -80,7 +80,7 @@ def test_reduces_as_keras_does(name, reduction, weights, rng, request):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("ignored", ["some", "all"])
 def test_ignore_class_averages_over_the_rest_as_keras_does(reduction, weighted, ignored, rng, request):
-    y_true, y_pred = rng.integers(0, C, (B, T)), _softmax(rng, B, T, C)
+    y_true, y_pred = rng.integers(0, C, (B, T), np.int32), _softmax(rng, B, T, C)
     y_true[0] = y_true[2, 1] = 3
     if ignored == "all":
         y_true[:] = 3
@@ -194,8 +194,8 @@ def test_stays_pure_jax_once_keras_is_in_use():
 @pytest.mark.parametrize("ours", [False, True])
 def test_keras_masks_and_ignore_class_work_together(ours, rng):
     """A mask handed on by a layer, and labels ignored by the loss: the mean is over what both leave."""
-    tokens = np.array([[1, 2, 3, 0], [4, 5, 0, 0]])
-    labels = np.array([[0, -1, 2, 1], [1, 2, 0, 0]])
+    tokens = np.int32([[1, 2, 3, 0], [4, 5, 0, 0]])
+    labels = np.int32([[0, -1, 2, 1], [1, 2, 0, 0]])
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.layers.Embedding(6, 8, mask_zero=True), keras.layers.Dense(3)])
     logits = np.asarray(model(tokens))

@@ -153,6 +153,16 @@ def test_a_block_of_minus_infinity_is_neutral(kind, order, logits, request):
     assert_within(gradient, (answer.value + smooth.value, answer.scale + smooth.scale), ULPS)
 
 
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_a_block_of_minus_infinity_is_neutral_to_the_largest_logits(order):
+    # The step from no class at all to such a logit is more than the largest number.
+    z = np.float32([[3e38, 1, 0]])
+    padding = logit_stats(np.full((1, 2), -np.inf, np.float32), np.int32([-1]))
+    stats = logit_stats(z, np.int32([0]))
+    both = LogitStats.merge(padding, stats) if order == "first" else LogitStats.merge(stats, padding)
+    assert both.nll == 0 and both.num_classes == 3
+
+
 def test_two_blocks_of_minus_infinity_are_still_none():
     none = logit_stats(np.full((1, 3), -np.inf, np.float32), np.int32([-1]))
     both = LogitStats.merge(none, none)

@@ -1,0 +1,112 @@
+"""Every cell of the non-finite matrix is what the rules say, and nothing finite or masked trips JAX's own checks for NaN and infinities."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import nonfinite_cells as cells
+import numpy as np
+import pytest
+from ours import OURS
+from ways import eager
+
+
+class Mapped:
+    """A library each of whose functions is mapped over the examples one by one."""
+
+    options = OURS.options
+
+    def __getattr__(self, name):
+        if name not in cells.LOSSES:
+            raise AttributeError(name)
+        function = getattr(OURS, name)
+        if name == "loss_sum":
+            one = lambda z, y, o: function(z[None], y[None], **{n: v[None] for n, v in o.items()})[0]  # noqa: E731
+        else:
+            one = lambda z, y, o: function(z, y, **o)  # noqa: E731
+        return lambda logits, labels, **options: jax.vmap(one)(logits, labels, options)
+
+
+@pytest.mark.parametrize("way", [jax.jit, eager], ids=["jit", "eager"])
+def test_every_cell_is_what_the_rules_say(way):
+    quantities = cells.QUANTITIES if way is jax.jit else ("value", "gradient", "jvp")
+    number, failed = cells.failures(OURS, way=way, quantities=quantities)
+    assert number >= 250 * len(quantities)
+    assert not failed
+
+
+def test_every_cell_is_what_the_rules_say_under_vmap():
+    _, failed = cells.failures(Mapped())
+    assert not failed
+
+
+def forward_of_forward(losses, logits):
+    """Of each example by itself, as a tangent of a sum is NaN where one of its terms is."""
+    shape = logits.shape[1:]
+    basis = jnp.eye(int(np.prod(shape)), dtype=logits.dtype).reshape(-1, 1, *shape)
+    each = lambda z: losses(z).reshape(len(z), -1).sum(1)  # noqa: E731
+    along = lambda f, v: lambda z: jax.jvp(f, (z,), (jnp.broadcast_to(v, z.shape),))[1]  # noqa: E731
+    columns = jax.vmap(lambda v: jax.vmap(lambda w: along(along(each, v), w)(logits))(basis))(basis)
+    return jnp.moveaxis(columns, 2, 0).reshape(logits.shape + shape)
+
+
+def reverse_of_reverse(losses, logits):
+    return cells.batched_hessian(lambda z: losses(z).sum(), logits, jax.grad, "reverse")
+
+
+def reverse_of_forward(losses, logits):
+    return cells.batched_hessian(lambda z: losses(z).sum(), logits, jax.jacfwd, "reverse")
+
+
+@pytest.mark.parametrize(
+    "nesting", [forward_of_forward, reverse_of_reverse, reverse_of_forward], ids=lambda f: f.__name__
+)
+def test_every_hessian_is_the_same_in_every_order(nesting):
+    """Forward of reverse is among the cells."""
+    failed = []
+    for function, cases in cells.groups(OURS):
+        run = lambda z, y, o, f=function: nesting(lambda z: f(z, y, **o), z)  # noqa: E731
+        got = jax.jit(run)(*cells.batch(cases))
+        for case, hessian in zip(cases, got, strict=True):
+            expected = case.expected["hessian"]
+            if nesting is forward_of_forward and np.isnan(case.expected["value"].value).any():
+                expected = expected._replace(free=True)
+            if not cells.agrees(hessian, expected, 8):
+                failed.append(case[:3])
+    assert not failed
+
+
+@pytest.mark.parametrize("entry", ["-inf", "+inf", "max", "-max", "subnormal"])
+def test_hessian_through_a_loop(entry):
+    """Where jax <= 0.11.2 takes second derivatives of the primal code."""
+    for function, cases in itertools.islice(cells.groups(OURS), 3):
+        kept = [c for c in cases if c.entry == entry and np.isfinite(c.expected["hessian"].value).all()]
+        logits, labels, options = cells.batch(kept)
+        total = lambda z, y, o, f=function: jnp.sum(jax.lax.map(lambda row: f(row[0], row[1], **row[2]), (z, y, o)))  # noqa: E731
+        hessian = jax.jit(lambda z, y, o, f=total: cells.batched_hessian(lambda z: f(z, y, o), z, jax.grad, "reverse"))
+        for case, got in zip(kept, hessian(logits, labels, options), strict=True):
+            assert cells.agrees(got, case.expected["hessian"], 8), case[:3]
+
+
+def clean_cases():
+    """The cells that hold nothing but finite numbers where nothing is masked, and whose answers are finite."""
+    for function, cases in cells.groups(OURS):
+        clean = [c for c in cases if all(np.isfinite(q.value.astype(np.float32)).all() for q in c.expected.values())]
+        kept = [c for c in clean if np.isfinite(c.logits).all() or c.place.startswith("masked")]
+        if kept:
+            yield pytest.param(function, kept, id="-".join([kept[0].loss, *kept[0].options]))
+
+
+@pytest.mark.parametrize("check", [jax.debug_nans, jax.debug_infs], ids=["nans", "infs"])
+@pytest.mark.parametrize("way", [eager, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize(("function", "cases"), [*clean_cases()])
+def test_nothing_trips_the_checks_for_nan_and_infinity(function, cases, way, check):
+    logits, labels, options = jax.tree.map(jnp.asarray, cells.batch(cases))
+
+    def values_and_gradient(z, y, o):
+        losses, vjp = jax.vjp(lambda z: function(z, y, **o), z)
+        return losses, vjp(jnp.ones_like(losses))[0]
+
+    with check(True):
+        for f in (lambda z, y, o: function(z, y, **o), values_and_gradient):
+            jax.block_until_ready(way(f)(logits, labels, options))
