@@ -1,0 +1,71 @@
+"""The same inputs give the same bits: again, in another process, with other numbers of threads, and from many threads at once."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from fingerprints import COMPUTATIONS, fingerprint, fingerprints
+
+import jaxce
+
+HERE = pathlib.Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def here():
+    """The bits that this process gets."""
+    return fingerprints()
+
+
+def in_a_new_process(*, callers, threads):
+    """What `callers` Python threads get at once in a process of which XLA computes with so many threads."""
+    # XLA computes with NPROC threads, but with no fewer than it has devices.
+    setting = {"NPROC": str(threads), "PJRT_NPROC": str(threads), "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
+    path = {"PYTHONPATH": os.pathsep.join([str(pathlib.Path(jaxce.__file__).parents[1]), str(HERE)])}
+    command = [sys.executable, "-W", "error", str(HERE / "fingerprints.py"), str(callers)]
+    done = subprocess.run(command, env={**os.environ, **path, **setting}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["threads"] in (threads, None)
+    return answer["fingerprints"]
+
+
+@pytest.mark.parametrize("name", COMPUTATIONS)
+def test_a_hundred_repeats_give_the_same_bits(name, here):
+    for _ in range(100):
+        assert fingerprint(COMPUTATIONS[name]) == here[name]
+
+
+def test_compiling_again_gives_the_same_bits(here):
+    jax.clear_caches()
+    assert fingerprints() == here
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_a_new_process_with_several_threads_gives_the_same_bits(threads, here):
+    assert in_a_new_process(callers=1, threads=threads) == [here]
+
+
+def test_new_processes_with_one_thread_give_the_same_bits(here):
+    """As several threads do, but for one sum over rows: XLA joins its product and its sum where it need not divide them among threads."""
+    (alone,), (again,) = (in_a_new_process(callers=1, threads=1) for _ in range(2))
+    assert alone == again
+    for name, found in alone.items():
+        differing = {path for path, digest in found.items() if digest != here[name][path]}
+        assert differing <= {"[1]['class_weights']"}, name
+
+
+def test_sixteen_python_threads_at_once_get_the_same_bits_from_the_first_call_on(here):
+    assert in_a_new_process(callers=16, threads=2) == [here] * 16
+
+
+def test_one_bit_changes_a_fingerprint(here):
+    value, gradient = COMPUTATIONS["merged"]()
+    assert fingerprint(lambda: (value, gradient)) == here["merged"]
+    nearby = gradient.at[-1, -1].set(jnp.nextafter(gradient[-1, -1], jnp.float32(0)))
+    assert {p for p, digest in fingerprint(lambda: (value, nearby)).items() if digest != here["merged"][p]} == {"[1]"}
