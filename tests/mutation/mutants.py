@@ -1,0 +1,586 @@
+"""The mutants: small wrong versions of the losses, each of which some test must refuse.
+
+Among them is every bug that other libraries shipped and that can be written in this code: classes padded with 0, classes counted twice,
+a label of -1 read as the last class, a label outside the classes with loss 0 or with a finite gradient, labels that broadcast, `log_z - z_y`
+and `p - 1` without digits, NaN tangents at -inf, a z-loss without its gradient, a mean of means.
+"""
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    name: str
+    module: str  # of the package
+    old: str  # stands in it exactly once
+    new: str
+    tests: tuple[str, ...]  # files, or tests of them, to try before all others
+
+
+def _of(module, tests, *mutants):
+    return [Mutant(name, module, old, new, tuple(tests)) for name, old, new in mutants]
+
+
+MUTANTS = [
+    # Labels
+    *_of(
+        "_dense",
+        [
+            "values::test_a_label_that_is_no_class_gives_nan_to_its_row_alone",
+            "values::test_labels_are_never_wrapped_to_another_dtype",
+            "softmax::test_any_shape_and_class_axis",
+            "softmax::test_labels_of_any_integer_dtype",
+        ],
+        (
+            "label_mass of any label is 1",
+            "((labels >= 0) & (labels < q.shape[axis])).astype(q.dtype)",
+            "jnp.ones_like(labels, q.dtype)",
+        ),
+        ("negative labels are inside", "(labels >= 0) & (labels < q.shape[axis])", "labels < q.shape[axis]"),
+        ("label C is inside", "labels < q.shape[axis]", "labels <= q.shape[axis]"),
+        (
+            "the last class is outside",
+            "(labels >= 0) & (labels < q.shape[axis])",
+            "(labels >= 0) & (labels < q.shape[axis] - 1)",
+        ),
+        ("class 0 is outside", "labels >= 0", "labels > 0"),
+        (
+            "narrow labels stay narrow",
+            "labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)",
+            "labels = labels",
+        ),
+        (
+            "wide labels are cut to 32 bits",
+            "labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)",
+            "labels.astype(jnp.int32)",
+        ),
+        ("labels count from 1", "classes == per_row(labels, axis)", "classes + 1 == per_row(labels, axis)"),
+    ),
+    *_of(
+        "_dense",
+        [
+            "masks::test_masked_row_has_zero_loss_and_gradient_whatever_it_holds",
+            "masks::test_masked_row_of_nan_is_nowhere_in_any_derivative",
+        ],
+        ("labels of masked rows are read", "labels if mask is None else jnp.where(mask, labels, 0)", "labels"),
+        ("probabilities of masked rows are read", "q if mask is None else jnp.where(per_row(mask, axis), q, 0)", "q"),
+    ),
+    *_of(
+        "_softmax",
+        [
+            "values::test_a_label_that_is_no_class_gives_nan_to_its_row_alone",
+        ],
+        (
+            "label -1 is the last class",
+            "labels = checks.class_indices(labels, logits, axis)",
+            "labels = (lambda y: jnp.where(y < 0, y + jnp.asarray(logits.shape[axis], y.dtype), y))(checks.class_indices(labels, logits, axis))",
+        ),
+        (
+            "labels outside the classes are clipped",
+            "labels = checks.class_indices(labels, logits, axis)",
+            "labels = jnp.clip(checks.class_indices(labels, logits, axis), 0, logits.shape[axis] - 1)",
+        ),
+    ),
+    *_of(
+        "_stats",
+        [
+            "values::test_a_label_that_is_no_class_gives_nan_to_its_row_alone",
+            "values::test_row_without_a_loss_trains_nothing",
+            "values::test_infinite_logit_alone_as_the_true_class_costs_nothing",
+            "values::test_row_without_a_loss_is_nan_and_others_are_untouched",
+        ],
+        ("a label that is no class has loss 0", "            defined &= self.label_mass != 0\n", "            pass\n"),
+        (
+            "a NaN loss has a finite gradient",
+            "values * jnp.where(defined, 1, jnp.nan).astype(values.dtype)",
+            "jnp.where(defined, values, jnp.nan)",
+        ),
+        ("a row without a loss has loss 0", "jnp.where(defined, 1, jnp.nan)", "jnp.where(defined, 1, 0)"),
+        ("a row of no classes has a loss", "(shift > -jnp.inf) & (", "(shift == shift) & ("),
+        ("a +inf logit is no loss, even as the true class", "((shift < jnp.inf) | (nll == 0))", "(shift < jnp.inf)"),
+        ("a +inf logit is like any other", "((shift < jnp.inf) | (nll == 0))", "(shift == shift)"),
+        (
+            "any nll of a row with a +inf logit counts",
+            "(shift < jnp.inf) | (nll == 0)",
+            "(shift < jnp.inf) | (nll >= 0)",
+        ),
+    ),
+    # Masks and classes that take no part
+    *_of(
+        "_softmax",
+        [
+            "masks::test_masked_row_has_zero_loss_and_gradient_whatever_it_holds",
+            "masks::test_masked_row_of_nan_is_nowhere_in_any_derivative",
+        ],
+        ("losses of masked rows stay", "return loss if mask is None else jnp.where(mask, loss, 0)", "return loss"),
+        ("the mask is turned round", "jnp.where(mask, loss, 0)", "jnp.where(mask, 0, loss)"),
+        (
+            "a NaN probability of a masked row reaches the gradient of the weights",
+            "            if mask is not None:\n                labels = jnp.where(",
+            "            if False:\n                labels = jnp.where(",
+        ),
+    ),
+    *_of(
+        "_dense",
+        [
+            "masks::test_masked_row_has_zero_loss_and_gradient_whatever_it_holds",
+            "values::test_excluded_true_class_makes_the_loss_infinite",
+            "values::test_class_probability_0_on_minus_infinity_is_0_in_value_vjp_and_jvp",
+            "values::test_excluded_class_takes_no_part_and_has_zero_gradient",
+            "softmax::test_options_and_their_combinations",
+        ],
+        ("masked rows are read", "z = jnp.where(per_row(mask, axis), z, 0)", "z = z"),
+        (
+            "masked rows are read as -inf",
+            "z = jnp.where(per_row(mask, axis), z, 0)",
+            "z = jnp.where(per_row(mask, axis), z, -jnp.inf)",
+        ),
+        ("tangents of classes left out count", "z_dot = jnp.where(where, z_dot, 0)", "z_dot = z_dot"),
+        ("classes are padded with 0", "z = jnp.where(where, z, -jnp.inf)", "z = jnp.where(where, z, 0)"),
+        (
+            "classes are padded with a large number",
+            "z = jnp.where(where, z, -jnp.inf)",
+            "z = jnp.where(where, z, -1e9)",
+        ),
+        ("where is turned round", "z = jnp.where(where, z, -jnp.inf)", "z = jnp.where(where, -jnp.inf, z)"),
+        ("0 times an infinite gap is NaN", "jnp.where((weights == 0) & (gaps == jnp.inf), 0, gaps)", "gaps"),
+        (
+            "every infinite gap is left out",
+            "jnp.where((weights == 0) & (gaps == jnp.inf), 0, gaps)",
+            "jnp.where(gaps == jnp.inf, 0, gaps)",
+        ),
+        (
+            "excluded classes are counted",
+            "jnp.sum((z > -jnp.inf).astype(z.dtype), axis)",
+            "jnp.sum(jnp.ones_like(z), axis)",
+        ),
+        (
+            "excluded classes have their weight",
+            "return jnp.where(z > -jnp.inf, weights, jnp.zeros((), z.dtype))",
+            "return jnp.broadcast_to(jnp.asarray(weights, z.dtype), z.shape)",
+        ),
+        (
+            "NaN tangents by the labels at -inf",
+            "nll = jnp.where(taking_part, jnp.log1p(rest_) - below, 0)",
+            "nll = jnp.log1p(rest_) - below",
+        ),
+        (
+            "excluded classes have a gradient by their weights",
+            "u_dot = jnp.where(taking_part, per_class(class_weights_dot.astype(z.dtype), axis, z.ndim), 0)",
+            "u_dot = jnp.broadcast_to(per_class(class_weights_dot.astype(z.dtype), axis, z.ndim), z.shape)",
+        ),
+    ),
+    # Digits
+    *_of(
+        "_dense",
+        [
+            "accuracy::test_a_tiny_loss_and_its_gradient_keep_every_digit",
+            "softmax::test_hard_logits",
+            "values::test_infinite_logit_alone_as_the_true_class_costs_nothing",
+            "stats::test_two_blocks_of_minus_infinity_are_still_none",
+            "softmax::test_class_probabilities_need_not_sum_to_one",
+            "accuracy::test_softmax_values_and_gradients",
+        ],
+        (
+            "the loss is log_z - z_y",
+            "label_mass * log_norm + _weighted_sum(q, -below, axis)",
+            "label_mass * (shift + log_norm) - _weighted_sum(q, z, axis)",
+        ),
+        (
+            "the gradient is p - 1",
+            "jnp.where((below == 0) & (2 * q > label_mass_), near, label_mass_ * p - q)",
+            "label_mass_ * p - q",
+        ),
+        (
+            "the sum is whole, less 1",
+            "jnp.sum(-jnp.sign(below) * e, axis) + (jnp.sum(top * e, axis) - 1)",
+            "jnp.sum(e, axis) - 1",
+        ),
+        ("log of 1 + rest", "log_norm = jnp.log1p(rest)", "log_norm = jnp.log(1 + rest)"),
+        ("a tied maximum is left out", "(jnp.sum(top * e, axis) - 1)", "0"),
+        ("a clipped loss", "log_norm = jnp.log1p(rest)", "log_norm = jnp.log1p(jnp.maximum(rest, 1e-7))"),
+        ("a clipped exponential", "return below, jnp.exp(below)", "return below, jnp.exp(jnp.maximum(below, -80))"),
+        (
+            "no maximum is subtracted",
+            "shift = lax.stop_gradient(jnp.max(z, axis))",
+            "shift = lax.stop_gradient(0 * jnp.max(z, axis))",
+        ),
+        (
+            "the minimum is subtracted",
+            "shift = lax.stop_gradient(jnp.max(z, axis))",
+            "shift = lax.stop_gradient(jnp.min(z, axis))",
+        ),
+        ("near q == p for any label", "(below == 0) & (2 * q > label_mass_)", "below == 0"),
+        ("near q == p, q is label_mass", "* inverse + (label_mass_ - q)", "* inverse"),
+        ("+inf is subtracted from itself", "    return jnp.clip(shift, -largest, largest)\n", "    return shift\n"),
+        ("a +inf logit stays infinite", "jnp.where(z == jnp.inf, jnp.finfo(z.dtype).max, z)", "z"),
+        ("rest of no classes", "rest = jnp.where(shift == -jnp.inf, 0, rest)", "rest = rest + 0"),
+    ),
+    *_of(
+        "_dense",
+        [
+            "hessians::test_hessian_in_four_orders",
+            "hessians::test_hessian_through_loops_and_checkpoint",
+            "rule::test_second_derivatives_of_every_input_in_every_mode",
+        ],
+        ("ties are constants of the sum", "jnp.sum(top * e, axis)", "jnp.sum(top * lax.stop_gradient(e), axis)"),
+        ("near p == q, e is a constant", "((e - 1) - rest_) * inverse", "(0 - rest_) * inverse"),
+        ("the shift is differentiated", "shift = lax.stop_gradient(jnp.max(z, axis))", "shift = jnp.max(z, axis)"),
+    ),
+    # The rule
+    *_of(
+        "_dense",
+        [
+            "softmax::test_options_and_their_combinations",
+            "stats::test_gradient_flows_through_merges",
+            "rule::test_derivatives_of_every_statistic",
+        ],
+        (
+            "the gradient has the other sign",
+            "label_nll_dot = jnp.sum(q_gap * z_dot, axis)",
+            "label_nll_dot = -jnp.sum(q_gap * z_dot, axis)",
+        ),
+        ("p of total_nll is not weighed", "total_mass_ * p - u", "p - u"),
+        ("p of label_nll is not weighed", "near, label_mass_ * p - q)", "near, p - q)"),
+        ("rest has no tangent", "rest_dot = jnp.sum(jnp.where(z == jnp.inf, 0, e) * z_dot, axis)", "rest_dot = zero"),
+        ("a capped logit moves the rest", "jnp.where(z == jnp.inf, 0, e) * z_dot", "e * z_dot"),
+        (
+            "rest has the tangent of log_norm",
+            "jnp.where(z == jnp.inf, 0, e) * z_dot",
+            "jnp.where(z == jnp.inf, 0, p) * z_dot",
+        ),
+        ("labels have no gradient", "label_nll_dot = label_nll_dot + jnp.sum(nll * q_dot, axis)", "pass"),
+        (
+            "the gradient of labels replaces the one of logits",
+            "label_nll_dot = label_nll_dot + jnp.sum(nll * q_dot, axis)",
+            "label_nll_dot = jnp.sum(nll * q_dot, axis)",
+        ),
+        ("label_mass has no tangent", "label_mass_dot = jnp.sum(q_dot, axis)", "pass"),
+        ("class weights have no gradient", "total_nll_dot = total_nll_dot + jnp.sum(nll * u_dot, axis)", "pass"),
+        ("total_mass has no tangent", "total_mass_dot = jnp.sum(u_dot, axis)", "pass"),
+    ),
+    *_of(
+        "_rule",
+        [
+            "rule::test_reverse_pass_keeps_the_logits_in_their_own_dtype_and_numbers_per_row",
+            "hessians::test_hessian_in_four_orders",
+            "rule",
+            "transforms",
+        ],
+        (
+            "nothing is recomputed",
+            "return jax.checkpoint(function, prevent_cse=False, policy=policy)",
+            "return function",
+        ),
+        (
+            "everything is saved",
+            "policy = jax.checkpoint_policies.save_only_these_names(_NAME)",
+            "policy = jax.checkpoint_policies.everything_saveable",
+        ),
+        (
+            "statistics have no name",
+            "outs = tuple(checkpoint_name(out, _NAME) for out in function(*args))",
+            "outs = tuple(function(*args))",
+        ),
+        (
+            "second derivatives miss the rule",
+            "for out in function(*args))",
+            "for out in jax.lax.stop_gradient(function(*args)))",
+        ),
+        (
+            "an absent tangent is differentiated",
+            "absent = tangent is None or isinstance(tangent, SymbolicZero) or",
+            "absent = tangent is None or",
+        ),
+    ),
+    # dtypes and axes
+    *_of(
+        "_types",
+        [
+            "stats::test_statistics_of_small_dtypes_are_float32",
+            "stats::test_statistics_of_float64_are_float64",
+        ],
+        ("small dtypes are worked in as they are", "else jnp.float32)", "else values.dtype)"),
+        (
+            "float64 is worked in as float32",
+            "jnp.float64 if values.dtype == jnp.float64 else jnp.float32",
+            "jnp.float32",
+        ),
+    ),
+    *_of(
+        "_axes",
+        [
+            "softmax::test_any_shape_and_class_axis",
+            "softmax::test_options_and_their_combinations",
+        ],
+        ("rows lie along the last axis", "return jnp.expand_dims(rows, axis)", "return jnp.expand_dims(rows, -1)"),
+        ("classes lie along the last axis", "tuple(i for i in range(ndim) if i != axis)", "tuple(range(ndim - 1))"),
+    ),
+    *_of(
+        "_dense",
+        [
+            "softmax::test_any_shape_and_class_axis",
+        ],
+        (
+            "classes are counted along the last axis",
+            "lax.broadcasted_iota(labels.dtype, z.shape, axis)",
+            "lax.broadcasted_iota(labels.dtype, z.shape, z.ndim - 1)",
+        ),
+    ),
+    # Options
+    *_of(
+        "_stats",
+        [
+            "softmax::test_options_and_their_combinations",
+        ],
+        ("smoothing is spread over 5 classes", "self.total_nll) / self.num_classes", "self.total_nll) / 5"),
+        ("smoothing is not spread", "self.total_nll) / self.num_classes", "self.total_nll)"),
+    ),
+    *_of(
+        "_softmax",
+        [
+            "softmax::test_options_and_their_combinations",
+        ],
+        ("smoothing adds to the whole loss", "(1 - s) * loss + s * stats.smooth_nll", "loss + s * stats.smooth_nll"),
+        ("smoothing is turned round", "(1 - s) * loss + s * stats.smooth_nll", "s * loss + (1 - s) * stats.smooth_nll"),
+        ("the weight of the label is lost", "loss = label_weight.astype(dtype) * loss", "loss = 1 * loss"),
+        ("z-loss of log_norm", "jnp.square(stats.log_z)", "jnp.square(stats.log_norm)"),
+        ("z-loss without a square", "jnp.square(stats.log_z)", "jnp.abs(stats.log_z)"),
+        ("z-loss has no gradient", "jnp.square(stats.log_z)", "jax.lax.stop_gradient(jnp.square(stats.log_z))"),
+        ("z-loss is taken away", "loss = loss + z_loss.astype(dtype)", "loss = loss - z_loss.astype(dtype)"),
+        ("z-loss replaces the loss", "loss = loss + z_loss.astype(dtype)", "loss = z_loss.astype(dtype)"),
+        ("class probabilities are not weighed", "* per_class(class_weights.astype(dtype), axis, logits.ndim)", "* 1"),
+        (
+            "weights are lost to smoothing",
+            "dense_stats(logits, labels, where, mask, class_weights, axis=axis)",
+            "dense_stats(logits, labels, where, mask, None, axis=axis)",
+        ),
+        ("where is lost", "dense_stats(logits, labels, where, mask,", "dense_stats(logits, labels, None, mask,"),
+    ),
+    *_of(
+        "_dense",
+        [
+            "softmax::test_options_and_their_combinations",
+        ],
+        ("class weights are lost", "weights = 1 if class_weights is None", "weights = 1 if True"),
+    ),
+    # Merging
+    *_of(
+        "_stats",
+        [
+            "stats::test_statistics_of_blocks_merge_into_those_of_all_classes",
+            "stats::test_a_block_of_minus_infinity_is_neutral",
+            "stats::test_two_blocks_of_minus_infinity_are_still_none",
+            "stats::test_merge_keeps_the_digits_of_blocks_far_apart",
+            "stats::test_gradient_flows_through_merges",
+            "stats",
+        ],
+        ("merge takes the smaller sum", "            step <= 0,\n", "            step >= 0,\n"),
+        (
+            "merge counts the first block twice",
+            "a.rest + (1 + b.rest) * jnp.exp(jnp.minimum(step, 0))",
+            "a.rest + (1 + a.rest) * jnp.exp(jnp.minimum(step, 0))",
+        ),
+        ("merge forgets the maximum of a block", "a.rest + (1 + b.rest)", "a.rest + b.rest"),
+        ("merge keeps the shift of the first", "shift = jnp.maximum(a.shift, b.shift)", "shift = a.shift"),
+        (
+            "merge forgets half of the classes of a label",
+            "_among_more(b.label_nll, b.label_mass, b.shift, -b_over_a)",
+            "b.label_nll",
+        ),
+        (
+            "merge of total_nll is the wrong way round",
+            "_among_more(b.total_nll, b.total_mass, b.shift, -b_over_a)",
+            "_among_more(b.total_nll, b.total_mass, b.shift, b_over_a)",
+        ),
+        ("merge compares maxima alone", "b_over_a = step + (b.log_norm - a.log_norm)", "b_over_a = step"),
+        ("merge subtracts infinities", "step = finite(b.shift) - finite(a.shift)", "step = b.shift - a.shift"),
+        ("an empty block is not neutral", "jnp.where(empty, 0, increase)", "increase"),
+        ("any empty block is neutral", "empty = (shift == -jnp.inf) & (mass == 0)", "empty = shift == -jnp.inf"),
+        ("merge of two empty blocks has a rest", "rest=jnp.where(shift == -jnp.inf, 0, rest)", "rest=rest"),
+        (
+            "the increase of a merge overflows",
+            "increase = jax.nn.softplus(others_over_own)",
+            "increase = jnp.log1p(jnp.exp(others_over_own))",
+        ),
+        ("merge weighs an increase by 1", "return nll + mass * jnp.where", "return nll + jnp.where"),
+        (
+            "merge counts the classes of one block",
+            "num_classes=a.num_classes + b.num_classes",
+            "num_classes=a.num_classes",
+        ),
+        (
+            "merge loses mass",
+            "total_mass=a.total_mass + b.total_mass",
+            "total_mass=jnp.maximum(a.total_mass, b.total_mass)",
+        ),
+        (
+            "statistics forget the kind of their labels",
+            "integer_labels = labels.ndim < logits.ndim",
+            "integer_labels = False",
+        ),
+    ),
+    # The sigmoid loss
+    *_of(
+        "_sigmoid",
+        [
+            "values::test_sigmoid_at_infinity_is_its_limit",
+            "sigmoid::test_options_and_their_combinations",
+            "sigmoid::test_hard_logits_keep_every_digit",
+            "sigmoid::test_label_smoothing_from_none_to_all",
+            "masks::test_sigmoid_masked_entry_has_zero_loss_and_gradient",
+            "accuracy::test_sigmoid_values_and_gradients",
+            "hessians::test_hessian_in_four_orders",
+        ],
+        (
+            "max(x, 0) - x y + log_norm",
+            "(yes + no) * log_norm + jnp.where(against == 0, 0, against * size)",
+            "(yes + no) * (jnp.maximum(x, 0) + log_norm) - x * yes",
+        ),
+        ("yes and no change places", "jnp.where(x > 0, no, yes)", "jnp.where(x > 0, yes, no)"),
+        ("log of 1 + exp", "jnp.log1p(jnp.exp(-size))", "jnp.log(1 + jnp.exp(-size))"),
+        (
+            "no is 1 - yes after smoothing",
+            "(1 - s) * yes + s / 2, (1 - s) * no + s / 2",
+            "(1 - s) * yes + s / 2, 1 - ((1 - s) * yes + s / 2)",
+        ),
+        ("smoothing by s, not s / 2", "(1 - s) * yes + s / 2, (", "(1 - s) * yes + s, ("),
+        ("0 times an infinite logit is NaN", "jnp.where(against == 0, 0, against * size)", "against * size"),
+        ("the derivative is a difference", "(no * sigmoid - yes * sigmoid_of_minus)", "((yes + no) * sigmoid - yes)"),
+        (
+            "a sigmoid is 1 less the other",
+            "(jnp.where(side, 1, small) / (1 + small) for side in (x > 0, x <= 0))",
+            "(side / 1 for side in (jax.nn.sigmoid(x), 1 - jax.nn.sigmoid(x)))",
+        ),
+        (
+            "pos_weight weighs both sides",
+            "yes = yes * pos_weight.astype(dtype)",
+            "yes, no = yes * pos_weight.astype(dtype), no * pos_weight.astype(dtype)",
+        ),
+        ("labels have no gradient", "loss_dot = loss_dot + yes_dot * (log_norm + jnp.where(x > 0, 0, size))", "pass"),
+        (
+            "log_norm is lost to the gradient of labels",
+            "loss_dot = loss_dot + no_dot * (log_norm + jnp.where(x > 0, size, 0))",
+            "loss_dot = loss_dot + no_dot * jnp.where(x > 0, size, 0)",
+        ),
+        ("losses that are masked stay", "return loss if mask is None else jnp.where(mask, loss, 0)", "return loss"),
+        ("masked entries are read", "x, y = jnp.where(mask, x, 0), jnp.where(mask, y, 0)", "pass"),
+        ("the size of x has no derivative at 0", "size = jnp.where(x > 0, x, -x)", "size = jnp.abs(x)"),
+    ),
+    # LossSum
+    *_of(
+        "_loss_sum",
+        ["loss_sum"],
+        (
+            "a mean over nothing is NaN",
+            "jnp.where(none, 0, self.total) / jnp.where(none, 1, self.weight)",
+            "self.total / self.weight",
+        ),
+        ("a mean over nothing has a gradient", "jnp.where(none, 0, self.total)", "self.total"),
+        (
+            "masked losses have their weight",
+            "values, weights = jnp.where(mask, values, 0), jnp.where(mask, weights, 0)",
+            "values = jnp.where(mask, values, 0)",
+        ),
+        (
+            "masked losses multiply",
+            "values, weights = jnp.where(mask, values, 0), jnp.where(mask, weights, 0)",
+            "values, weights = values * mask.astype(dtype), weights * mask.astype(dtype)",
+        ),
+        ("the weights are not divided by", "jnp.where(none, 1, self.weight)", "1"),
+        (
+            "losses are counted, not weighed",
+            "LossSum(jnp.sum(values * weights), jnp.sum(weights))",
+            "LossSum(jnp.sum(values * weights), jnp.sum(jnp.ones_like(weights)))",
+        ),
+        (
+            "the total is not weighed",
+            "jnp.sum(values * weights), jnp.sum(weights)",
+            "jnp.sum(values), jnp.sum(weights)",
+        ),
+        ("psum of the total alone", "lax.psum(self.weight, axis_name)", "self.weight"),
+        (
+            "the mean of the means of devices",
+            "LossSum(lax.psum(self.total, axis_name), lax.psum(self.weight, axis_name))",
+            "LossSum(lax.pmean(self.mean(), axis_name), jnp.ones_like(self.weight))",
+        ),
+        (
+            "the mean of means of micro-batches",
+            "LossSum(self.total + other.total, self.weight + other.weight)",
+            "LossSum(self.mean() + other.mean(), jnp.float32(2))",
+        ),
+        ("plus loses a weight", "self.weight + other.weight)", "self.weight)"),
+    ),
+    # Checks
+    *_of(
+        "_checks",
+        ["checks"],
+        (
+            "labels may have any shape of that size",
+            "    if value.shape != rows:",
+            "    if value.size != math.prod(rows):",
+        ),
+        (
+            "class probabilities broadcast",
+            'value = real("labels", value)\n    if value.shape != logits.shape:\n        hint',
+            'value = jnp.broadcast_to(real("labels", value), logits.shape)\n    if value.shape != logits.shape:\n        hint',
+        ),
+        (
+            "binary labels broadcast",
+            'value = real("labels", value)\n    if value.shape != logits.shape:\n        raise',
+            'value = jnp.broadcast_to(real("labels", value), logits.shape)\n    if value.shape != logits.shape:\n        raise',
+        ),
+        ("where broadcasts in rank", "    if not fits:", "    if False:"),
+        (
+            "masks may have any shape of that size",
+            "    if value.shape != shape:\n        hint",
+            "    if value.size != math.prod(shape):\n        hint",
+        ),
+        (
+            "masks may be numbers",
+            "    value = array(name, value)\n    if not _is(value, jnp.bool_):",
+            "    value = array(name, value)\n    if False:",
+        ),
+        (
+            "weights broadcast",
+            "    if value.shape != (num_classes,):",
+            "    if value.shape not in ((num_classes,), (1,)):",
+        ),
+        (
+            "weights of losses broadcast",
+            "    if value.shape != losses.shape:",
+            "    if value.shape not in (losses.shape, ()):",
+        ),
+        (
+            "an axis may be a boolean",
+            '    if isinstance(value, (bool, np.bool_)):\n        raise TypeError(f"`{name}` must be an integer',
+            '    if False:\n        raise TypeError(f"`{name}` must be an integer',
+        ),
+        (
+            "an axis may be out of range",
+            "    if not -of.ndim <= value < of.ndim:",
+            "    if not -of.ndim <= value <= of.ndim:",
+        ),
+        ("there may be no classes", "    if of.shape[value] == 0 and not may_be_empty:", "    if False:"),
+        (
+            "smoothing may be more than 1",
+            '_scalar("label_smoothing", value, 1.0, "from 0 to 1")',
+            '_scalar("label_smoothing", value, 2.0, "from 0 to 1")',
+        ),
+        (
+            "smoothing may be NaN",
+            "if not (0 <= number <= largest and math.isfinite(number)):",
+            "if number < 0 or number > largest or number == math.inf:",
+        ),
+        (
+            "logits may be integers",
+            '    if not _is(value, jnp.floating):\n        raise TypeError(\n            f"`{name}` must be floating',
+            '    if not (_is(value, jnp.floating) or _is(value, jnp.integer)):\n        raise TypeError(\n            f"`{name}` must be floating',
+        ),
+        (
+            "labels may be booleans",
+            "    if not _is(value, jnp.integer):",
+            "    if not (_is(value, jnp.integer) or _is(value, jnp.bool_)):",
+        ),
+        ("statistics of any rows merge", "if a.shift.shape != b.shift.shape:", "if False:"),
+    ),
+]
