@@ -1,0 +1,1 @@
+"""What is measured, each subject a module: `python -m benchmarks.scoreboard`."""

@@ -1,0 +1,125 @@
+"""Prints the scoreboard and writes it to `benchmarks/results/scoreboard.md` and `.json`.
+
+python -m benchmarks.scoreboard            # all of it: some minutes
+python -m benchmarks.scoreboard --quick    # fewer rows, and none of the lines that are test files
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.scoreboard import accuracy, libraries
+
+ROOT = Path(__file__).parents[2]
+TESTS, RESULTS = ROOT / "tests", ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(TESTS))  # the cells and cases that the tests check are those that are counted here
+
+# The lines that are test files: what they show, and where.
+TESTED = {
+    "transform compositions": ["test_transforms.py", "test_hessians.py", "test_sharding.py"],
+    "configurations": ["test_configurations.py"],
+    "residuals": ["test_rule.py"],
+    "determinism": ["test_determinism.py"],
+    "fuzz": ["test_fuzz.py"],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line of the scoreboard: what, the target, and what each library reaches."""
+
+    what: str
+    target: str
+    reached: dict[str, str]
+
+
+def accuracy_lines(dtype, *, quick: bool) -> list[Line]:
+    """The worst errors of values and gradients, by kind of label."""
+    worst: dict[str, dict[str, list[float]]] = {}
+    others = list(libraries.installed()) if dtype is np.float32 else list(libraries.installed())[:1]
+    cases = list(accuracy.cases(dtype, quick=quick))
+    for case in tqdm(cases, desc=f"accuracy, {np.dtype(dtype)}", leave=False):
+        truth = accuracy.exact(case)
+        for library in others:
+            if case.kind in library.losses:
+                answer = library.with_gradient(library.losses[case.kind], *case.arguments)
+                found = worst.setdefault(case.kind, {}).setdefault(library.name, [0.0, 0.0])
+                found[:] = map(max, found, accuracy.worst_errors(truth, *answer))
+    lines = []
+    for part, name, target in ((0, "value", accuracy.VALUE_TARGET), (1, "gradient", accuracy.GRADIENT_TARGET)):
+        for kind, reached in worst.items():
+            shown = {library: f"{errors[part]:.3g}" for library, errors in reached.items()}
+            lines.append(Line(f"{name}, {kind}, {np.dtype(dtype)}: worst error in ulps", f"<= {target:g}", shown))
+    return lines
+
+
+def hard_value_lines() -> list[Line]:
+    """How many cells of the non-finite matrix and of the label rule hold."""
+    from benchmarks.scoreboard import hard_values  # which needs the tests on the path
+
+    compared = list(libraries.installed())
+    asks = {
+        "non-finite matrix, without options: cells": lambda x: hard_values.nonfinite(x, own_options=False),
+        "label rule: cells": hard_values.labels,
+    }
+    lines = [Line(what, "all", {x.name: _of(*ask(x)) for x in compared}) for what, ask in asks.items()]
+    whole = hard_values.nonfinite(compared[0], own_options=True)
+    return [Line("non-finite matrix: cells", "all", {compared[0].name: _of(*whole)}), *lines]
+
+
+def _of(cells: int, hold: int) -> str:
+    return f"{hold} of {cells}"
+
+
+def tested_lines() -> list[Line]:
+    """The lines that are test files, run for the count of what passes."""
+    lines = []
+    for what, files in tqdm(TESTED.items(), desc="test files", leave=False):
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *files]
+        output = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False).stdout
+        counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|error)", output)}
+        total = sum(counts.values())
+        lines.append(Line(f"{what}: tests passed", "all", {"jaxce": f"{counts.get('passed', 0)} of {total}"}))
+    return lines
+
+
+def table(lines: list[Line], names: list[str]) -> str:
+    """The scoreboard as markdown."""
+    rows = [["", "target", *names], ["---"] * (2 + len(names))]
+    rows += [[line.what, line.target, *(line.reached.get(name, "") for name in names)] for line in lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    lines = accuracy_lines(np.float32, quick=options.quick)
+    with jax.enable_x64(True):
+        lines += accuracy_lines(np.float64, quick=options.quick)
+    lines += hard_value_lines()
+    if not options.quick:
+        lines += tested_lines()
+    compared = list(libraries.installed())
+    versions = ", ".join(f"{library.name} {library.version}" for library in compared)
+    machine = f"{platform.machine()}, {jax.devices()[0].device_kind}, Python {platform.python_version()}, jax {jax.__version__}"
+    text = table(lines, [library.name for library in compared])
+    print(f"{versions}\n{machine}\n\n{text}")
+    if not options.quick:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "scoreboard.md").write_text(f"{versions}; {machine}.\n\n{text}\n")
+        record = {"versions": versions, "machine": machine, "lines": [dataclasses.asdict(line) for line in lines]}
+        (RESULTS / "scoreboard.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

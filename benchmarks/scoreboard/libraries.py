@@ -1,0 +1,113 @@
+"""The libraries compared, each called the way its documentation says. A loss that a library does not offer is absent.
+
+Every function takes NumPy arrays and gives the loss of each example; `with_gradient` adds the gradient of their sum by the logits.
+"""
+
+import dataclasses
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxce
+
+Losses = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """A name with its version, its losses by kind, and how it differentiates."""
+
+    name: str
+    version: str
+    losses: dict[str, Losses]
+    with_gradient: Callable[..., tuple[np.ndarray, np.ndarray]]
+
+
+def installed() -> Iterator[Library]:
+    """jaxce, and what else can be imported."""
+    yield _jaxce()
+    yield _optax()
+    for make in (_keras, _torch):
+        try:
+            yield make()
+        except ImportError:
+            continue
+
+
+def _with_gradient(loss, logits, *rest):
+    values, vjp = jax.vjp(lambda z: loss(z, *rest), jnp.asarray(logits))
+    return np.asarray(values), np.asarray(vjp(jnp.ones_like(values))[0])
+
+
+def _version(package):
+    return importlib.metadata.version(package)
+
+
+def _jaxce():
+    losses = {
+        "integer": jaxce.softmax_cross_entropy_with_integer_labels,
+        "soft": jaxce.softmax_cross_entropy,
+        "smoothed": lambda z, y, s: jaxce.softmax_cross_entropy_with_integer_labels(z, y, label_smoothing=s),
+        "weighted": lambda z, y, w: jaxce.softmax_cross_entropy_with_integer_labels(z, y, class_weights=w),
+        "z-loss": lambda z, y, c: jaxce.softmax_cross_entropy_with_integer_labels(z, y, z_loss=c),
+        "sigmoid": jaxce.sigmoid_binary_cross_entropy,
+        "pos_weight": lambda z, y, w: jaxce.sigmoid_binary_cross_entropy(z, y, pos_weight=w),
+    }
+    return Library("jaxce", jaxce.__version__, losses, _with_gradient)
+
+
+def _optax():
+    losses = {
+        "integer": optax.softmax_cross_entropy_with_integer_labels,
+        "soft": optax.softmax_cross_entropy,
+        "smoothed": lambda z, y, s: optax.softmax_cross_entropy(
+            z, optax.smooth_labels(jax.nn.one_hot(y, z.shape[-1], dtype=z.dtype), s)
+        ),
+        "sigmoid": optax.sigmoid_binary_cross_entropy,
+    }
+    return Library("optax", _version("optax"), losses, _with_gradient)
+
+
+def _keras():
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    keras = importlib.import_module("keras")
+    if keras.config.backend() != "jax":
+        raise ImportError("Keras runs on another backend")
+    losses = {
+        "integer": lambda z, y: keras.losses.sparse_categorical_crossentropy(y, z, from_logits=True),
+        "soft": lambda z, q: keras.losses.categorical_crossentropy(q, z, from_logits=True),
+        "smoothed": lambda z, y, s: keras.losses.categorical_crossentropy(
+            jax.nn.one_hot(y, z.shape[-1], dtype=z.dtype), z, from_logits=True, label_smoothing=float(s)
+        ),
+        "sigmoid": lambda z, y: keras.ops.binary_crossentropy(y, z, from_logits=True),
+    }
+    return Library("Keras on JAX", _version("keras"), losses, _with_gradient)
+
+
+def _torch():
+    torch = importlib.import_module("torch")
+    functional = torch.nn.functional
+    each = {"reduction": "none"}
+    losses = {
+        "integer": lambda z, y: functional.cross_entropy(z, y.long(), **each),
+        "soft": lambda z, q: functional.cross_entropy(z, q, **each),
+        "smoothed": lambda z, y, s: functional.cross_entropy(z, y.long(), label_smoothing=float(s), **each),
+        "weighted": lambda z, y, w: functional.cross_entropy(z, y.long(), weight=w, **each),
+        "sigmoid": lambda z, y: functional.binary_cross_entropy_with_logits(z, y, **each),
+        "pos_weight": lambda z, y, w: functional.binary_cross_entropy_with_logits(z, y, pos_weight=w, **each),
+    }
+
+    def with_gradient(loss, logits, *rest):
+        logits = torch.tensor(np.asarray(logits), requires_grad=True)
+        values = loss(logits, *(torch.tensor(np.asarray(x)) for x in rest))
+        (gradient,) = torch.autograd.grad(values.sum(), logits)
+        return values.detach().numpy(), gradient.numpy()
+
+    return Library("PyTorch", torch.__version__, losses, with_gradient)

@@ -1,0 +1,60 @@
+"""The accuracy lines of the scoreboard, at the size of CI: every kind of label, random and adversarial rows, against 50 digits."""
+
+import collections
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.scoreboard import accuracy, libraries
+
+OURS = next(libraries.installed())
+BY_KIND = collections.defaultdict(list)
+for _case in accuracy.cases(np.float32, quick=True):
+    BY_KIND[_case.kind].append(_case)
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_float32_meets_the_target(kind):
+    for case in BY_KIND[kind]:
+        answer = OURS.with_gradient(OURS.losses[kind], *case.arguments)
+        value_error, gradient_error = accuracy.worst_errors(accuracy.exact(case), *answer)
+        assert value_error <= accuracy.VALUE_TARGET and gradient_error <= accuracy.GRADIENT_TARGET, case.name
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_float64_meets_the_target(kind, x64):
+    for case in accuracy.cases(np.float64, quick=True, seed=1):
+        if case.kind == kind and "1000 classes" not in case.name:
+            answer = OURS.with_gradient(OURS.losses[kind], *case.arguments)
+            assert answer[0].dtype == np.float64
+            value_error, gradient_error = accuracy.worst_errors(accuracy.exact(case), *answer)
+            assert value_error <= accuracy.VALUE_TARGET and gradient_error <= accuracy.GRADIENT_TARGET, case.name
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["integer", "soft", "sigmoid"])
+def test_values_of_narrow_logits_are_those_of_float32_on_the_rounded_logits(kind, dtype):
+    for case in BY_KIND[kind]:
+        if "1000 classes" in case.name:
+            continue
+        narrow = np.asarray(case.logits, dtype)
+        values, gradient = OURS.with_gradient(OURS.losses[kind], narrow, case.labels)
+        assert values.dtype == np.float32 and gradient.dtype == dtype
+        rounded = accuracy.Case(case.name, kind, narrow.astype(np.float32), case.labels)
+        truth = accuracy.exact(rounded)
+        value_error, _ = accuracy.worst_errors(truth, values, np.zeros_like(gradient, np.float32))
+        assert value_error <= accuracy.VALUE_TARGET, case.name
+
+
+def test_the_measure_sees_an_error_and_spares_what_cannot_be_avoided():
+    case = accuracy.Case("one row", "integer", np.float32([[0.0, 20.0, -1.0]]), np.int32([1]))
+    truth = accuracy.exact(case)
+    values, gradient = OURS.with_gradient(OURS.losses["integer"], *case.arguments)
+    assert max(accuracy.worst_errors(truth, values, gradient)) <= 2
+    value_error, gradient_error = accuracy.worst_errors(
+        truth, values * np.float32(1 + 2e-6), gradient * np.float32(1 - 3e-6)
+    )
+    assert value_error > 4 and gradient_error > 6
+    lost = accuracy.worst_errors(truth, np.float32([0]), np.float32([[0, 0, 0]]))
+    assert min(lost) > 1e6
