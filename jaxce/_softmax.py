@@ -164,10 +164,15 @@ def cross_entropy(
     dtype = stats.rest.dtype
     loss = stats.nll
     if label_weight is not None:
-        loss = label_weight.astype(dtype) * loss
+        loss = _weighted(label_weight.astype(dtype), loss)
     if label_smoothing is not None:
         s = label_smoothing.astype(dtype)
-        loss = (1 - s) * loss + s * stats.smooth_nll
+        loss = _weighted(1 - s, loss) + s * stats.smooth_nll
     if z_loss is not None:
         loss = loss + z_loss.astype(dtype) * jnp.square(stats.log_z)
     return loss if mask is None else jnp.where(mask, loss, 0)
+
+
+def _weighted(weight, loss):
+    """The product, in which a weight of 0 takes away even an infinite loss."""
+    return weight * jnp.where((weight == 0) & (loss == jnp.inf), 0, loss)

@@ -340,9 +340,17 @@ MUTANTS = [
         [
             "softmax::test_options_and_their_combinations",
         ],
-        ("smoothing adds to the whole loss", "(1 - s) * loss + s * stats.smooth_nll", "loss + s * stats.smooth_nll"),
-        ("smoothing is turned round", "(1 - s) * loss + s * stats.smooth_nll", "s * loss + (1 - s) * stats.smooth_nll"),
-        ("the weight of the label is lost", "loss = label_weight.astype(dtype) * loss", "loss = 1 * loss"),
+        (
+            "smoothing adds to the whole loss",
+            "_weighted(1 - s, loss) + s * stats.smooth_nll",
+            "loss + s * stats.smooth_nll",
+        ),
+        (
+            "smoothing is turned round",
+            "_weighted(1 - s, loss) + s * stats.smooth_nll",
+            "s * loss + (1 - s) * stats.smooth_nll",
+        ),
+        ("the weight of the label is lost", "loss = _weighted(label_weight.astype(dtype), loss)", "loss = 1 * loss"),
         ("z-loss of log_norm", "jnp.square(stats.log_z)", "jnp.square(stats.log_norm)"),
         ("z-loss without a square", "jnp.square(stats.log_z)", "jnp.abs(stats.log_z)"),
         ("z-loss has no gradient", "jnp.square(stats.log_z)", "jax.lax.stop_gradient(jnp.square(stats.log_z))"),
