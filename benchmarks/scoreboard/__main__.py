@@ -1,7 +1,8 @@
 """Prints the scoreboard and writes it to `benchmarks/results/scoreboard.md` and `.json`.
 
-python -m benchmarks.scoreboard            # all of it: some minutes
-python -m benchmarks.scoreboard --quick    # fewer rows, and none of the lines that are test files
+python -m benchmarks.scoreboard              # a quarter of an hour
+python -m benchmarks.scoreboard --quick      # fewer rows, none of the lines that are test files, nothing written
+python -m benchmarks.scoreboard --mutants    # also the line of the mutants: an hour
 """
 
 import argparse
@@ -25,7 +26,7 @@ sys.path.insert(0, str(TESTS))  # the cells and cases that the tests check are t
 
 # The lines that are test files: what they show, and where.
 TESTED = {
-    "transform compositions": ["test_transforms.py", "test_hessians.py", "test_sharding.py"],
+    "transform compositions": ["test_compositions.py", "test_transforms.py", "test_hessians.py", "test_sharding.py"],
     "configurations": ["test_configurations.py"],
     "residuals": ["test_rule.py"],
     "determinism": ["test_determinism.py"],
@@ -63,17 +64,25 @@ def accuracy_lines(dtype, *, quick: bool) -> list[Line]:
 
 
 def hard_value_lines() -> list[Line]:
-    """How many cells of the non-finite matrix and of the label rule hold."""
+    """How many cells of the non-finite matrix and of the label rule hold, and how many bad calls are refused."""
     from benchmarks.scoreboard import hard_values  # which needs the tests on the path
 
     compared = list(libraries.installed())
     asks = {
         "non-finite matrix, without options: cells": lambda x: hard_values.nonfinite(x, own_options=False),
         "label rule: cells": hard_values.labels,
+        "bad logits and labels: calls refused": lambda x: hard_values.bad_input(x, own_options=False),
     }
-    lines = [Line(what, "all", {x.name: _of(*ask(x)) for x in compared}) for what, ask in asks.items()]
-    whole = hard_values.nonfinite(compared[0], own_options=True)
-    return [Line("non-finite matrix: cells", "all", {compared[0].name: _of(*whole)}), *lines]
+    lines = [
+        Line(what, "all", {x.name: _of(*ask(x)) for x in tqdm(compared, desc=what, leave=False)})
+        for what, ask in asks.items()
+    ]
+    for what, ask in (
+        ("non-finite matrix, whole: cells", hard_values.nonfinite),
+        ("bad input, whole: calls refused, saying why", hard_values.bad_input),
+    ):
+        lines.append(Line(what, "all", {compared[0].name: _of(*ask(compared[0], own_options=True))}))
+    return lines
 
 
 def _of(cells: int, hold: int) -> str:
@@ -92,6 +101,14 @@ def tested_lines() -> list[Line]:
     return lines
 
 
+def mutant_lines() -> list[Line]:
+    """How many mutants the tests refuse."""
+    command = [sys.executable, "mutation/run_mutants.py"]
+    output = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False).stdout
+    killed = re.search(r"(\d+ of \d+) killed", output)
+    return [Line("mutants refused by the tests", ">= 95 %", {"jaxce": killed[1] if killed else output[-200:]})]
+
+
 def table(lines: list[Line], names: list[str]) -> str:
     """The scoreboard as markdown."""
     rows = [["", "target", *names], ["---"] * (2 + len(names))]
@@ -102,6 +119,7 @@ def table(lines: list[Line], names: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--mutants", action="store_true")
     options = parser.parse_args()
     lines = accuracy_lines(np.float32, quick=options.quick)
     with jax.enable_x64(True):
@@ -109,6 +127,8 @@ def main() -> None:
     lines += hard_value_lines()
     if not options.quick:
         lines += tested_lines()
+    if options.mutants:
+        lines += mutant_lines()
     compared = list(libraries.installed())
     versions = ", ".join(f"{library.name} {library.version}" for library in compared)
     machine = f"{platform.machine()}, {jax.devices()[0].device_kind}, Python {platform.python_version()}, jax {jax.__version__}"

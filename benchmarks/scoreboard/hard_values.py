@@ -1,16 +1,22 @@
-"""The non-finite matrix and the label rule, asked of each library: the cells are those that the tests check for jaxce.
+"""The non-finite matrix, the label rule and bad input, asked of each library: the cells and calls are those that the tests check for jaxce.
 
 A library is asked only what it offers: without `where` and `mask`, and PyTorch for values and gradients alone.
 """
 
 import types
 
+import bad_inputs
+import keras_bad_inputs
 import label_cells
 import nonfinite_cells
 import numpy as np
 from ours import OURS
 
 from benchmarks.scoreboard.libraries import Library
+
+# How exact a finite quantity among the non-finite ones has to be: what is asked of jaxce, and of another library, whose accuracy has lines
+# of its own.
+OUR_ULPS, THEIR_ULPS = 8, 1000
 
 
 def nonfinite(library: Library, *, own_options: bool) -> tuple[int, int]:
@@ -19,14 +25,14 @@ def nonfinite(library: Library, *, own_options: bool) -> tuple[int, int]:
         return nonfinite_cells.evaluate(OURS)
     asked = types.SimpleNamespace(**{kind: library.losses[kind] for kind in ("integer", "soft", "sigmoid")})
     if library.name != "PyTorch":
-        return nonfinite_cells.evaluate(asked)
+        return nonfinite_cells.evaluate(asked, ulps=OUR_ULPS if library.name == "jaxce" else THEIR_ULPS)
 
     def answers(function, logits, labels, quantities):
         values, gradient = library.with_gradient(function, logits, labels)
         return {"value": values, "gradient": gradient}
 
     asked.answers = answers
-    return nonfinite_cells.evaluate(asked, quantities=("value", "gradient"))
+    return nonfinite_cells.evaluate(asked, quantities=("value", "gradient"), ulps=THEIR_ULPS)
 
 
 def labels(library: Library) -> tuple[int, int]:
@@ -43,3 +49,11 @@ def labels(library: Library) -> tuple[int, int]:
             return tuple(rule[quantity] for quantity in label_cells.QUANTITIES)
 
     return label_cells.evaluate(loss, ways={"eager": label_cells.WAYS["eager"]}, answers=answers)
+
+
+def bad_input(library: Library, *, own_options: bool) -> tuple[int, int]:
+    """(calls, calls refused). Of jaxce's own options with the message promised; otherwise any exception will do, while tracing if it traces."""
+    if own_options:
+        return bad_inputs.evaluate({**bad_inputs.dense_calls(), **keras_bad_inputs.calls()})
+    asked = types.SimpleNamespace(**{kind: library.losses[kind] for kind in ("integer", "soft", "sigmoid")})
+    return bad_inputs.evaluate_library(asked, traces=library.name != "PyTorch")
