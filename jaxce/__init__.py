@@ -1,5 +1,9 @@
 """Cross-entropy for JAX: exact, small in memory, fast, sharded."""
 
+from jaxce._dispatch import Chunked as Chunked
+from jaxce._linear import linear_logit_stats as linear_logit_stats
+from jaxce._linear import linear_softmax_cross_entropy as linear_softmax_cross_entropy
+from jaxce._linear import linear_softmax_cross_entropy_sum as linear_softmax_cross_entropy_sum
 from jaxce._loss_sum import LossSum as LossSum
 from jaxce._sigmoid import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
 from jaxce._softmax import softmax_cross_entropy as softmax_cross_entropy

@@ -3,6 +3,7 @@
 Nothing is transposed. Every reduction over classes takes the axis itself, so channels-first logits are read as they lie.
 """
 
+import jax
 import jax.numpy as jnp
 
 from jaxce._types import Array
@@ -21,3 +22,8 @@ def per_row(rows: Array, axis: int) -> Array:
 def per_class(classes: Array, axis: int, ndim: int) -> Array:
     """One number per class, laid so that it broadcasts against logits of rank `ndim`."""
     return jnp.expand_dims(classes, tuple(i for i in range(ndim) if i != axis))
+
+
+def is_split(logits: Array, axis: int) -> bool:
+    """Whether the type of the logits says that their classes lie on several devices (a mesh of explicit axes)."""
+    return jax.typeof(logits).sharding.spec[axis] is not None

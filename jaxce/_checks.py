@@ -85,8 +85,8 @@ def labels(value: ArrayLike, logits: Array, axis: int) -> Array:
     return class_probabilities(value, logits) if value.ndim == logits.ndim else class_indices(value, logits, axis)
 
 
-def class_indices(value: ArrayLike, logits: Array, axis: int) -> Array:
-    """One integer label per row of logits."""
+def class_indices(value: ArrayLike, logits: Array, axis: int, of: str = "logits") -> Array:
+    """One integer label per row of logits, or of another array that is called `of`."""
     value, rows = array("labels", value), row_shape(logits.shape, axis)
     if not _is(value, jnp.integer):
         raise TypeError(
@@ -95,12 +95,12 @@ def class_indices(value: ArrayLike, logits: Array, axis: int) -> Array:
         )
     if value.shape != rows:
         hint = ""
-        if value.shape == logits.shape:
+        if value.shape == logits.shape and of == "logits":
             hint = " For one-hot labels use softmax_cross_entropy."
         elif value.size == math.prod(rows):
             hint = f" Reshape them: labels.reshape({rows})."
         raise ValueError(
-            f"`labels` must have the shape of `logits` without axis {axis}, {rows}; got {value.shape}.{hint}"
+            f"`labels` must have the shape of `{of}` without axis {axis}, {rows}; got {value.shape}.{hint}"
         )
     return value
 

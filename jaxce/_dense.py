@@ -14,78 +14,127 @@ import functools
 import jax.numpy as jnp
 from jax import lax
 
-from jaxce._axes import per_class, per_row
+from jaxce._axes import is_split, per_class, per_row
 from jaxce._rule import with_rule
 from jaxce._types import working_dtype
 
 
 @functools.cache
-def statistics(axis: int, integer_labels: bool):
+def statistics(axis: int):
     """The fields of `LogitStats` as a function of `(logits, labels, where, mask, class_weights)`, with their rule.
 
     An argument that is None is not used. A row whose `mask` is false is read as one of zeros with label 0, whatever it holds: so its
     statistics are ordinary numbers, and whoever gives the mask makes them, and with them their derivatives, 0.
     """
+    return with_rule(functools.partial(_primal, axis=axis), functools.partial(tangent, axis=axis))
 
-    def primal(logits, labels, where, mask, class_weights):
-        z = _read(logits, where, mask, axis)
-        shift = lax.stop_gradient(jnp.max(z, axis))
-        below, e = _shifted(z, shift, axis)
-        q, u = _label_distribution(z, labels, mask, axis), _class_weights(z, class_weights, axis)
-        # The sign excludes the maximal classes from the sum, then all but one come back: a sum of exact ones. Written so, both sums
-        # differentiate to what the rule says.
-        top = 1 + jnp.sign(below)
-        rest = jnp.sum(-jnp.sign(below) * e, axis) + (jnp.sum(top * e, axis) - 1)
-        rest = jnp.where(shift == -jnp.inf, 0, rest)
-        log_norm = jnp.log1p(rest)
-        label_mass, total_mass = _label_mass(q, labels, mask, axis), jnp.sum(u, axis)
-        return (
-            shift,
-            rest,
-            label_mass * log_norm + _weighted_sum(q, -below, axis),
-            label_mass,
-            total_mass * log_norm + _weighted_sum(u, -below, axis),
-            total_mass,
-            jnp.sum((z > -jnp.inf).astype(z.dtype), axis),
-        )
 
-    def tangent(args, outs, tangents):
-        logits, labels, where, mask, class_weights = args
-        shift, rest, _, label_mass, _, total_mass, _ = outs
-        logits_dot, labels_dot, _, _, class_weights_dot = tangents
-        z = _read(logits, where, mask, axis)
-        below, e = _shifted(z, shift, axis)
-        zero = jnp.zeros_like(shift)
-        rest_dot = label_nll_dot = label_mass_dot = total_nll_dot = total_mass_dot = zero
-        rest_, label_mass_, total_mass_ = (per_row(x, axis) for x in (rest, label_mass, total_mass))
-        inverse = 1 / (1 + rest_)
-        if logits_dot is not None:
-            z_dot = logits_dot.astype(z.dtype)
-            if where is not None:
-                # The coefficients of a class left out are 0 already, but those of a row without a loss are NaN.
-                z_dot = jnp.where(where, z_dot, 0)
-            q, u = _label_distribution(z, labels, mask, axis), _class_weights(z, class_weights, axis)
-            p = e * inverse
-            # label_mass * p - q, where both are nearly label_mass (the class of a confident, right row): p - 1 = (e - 1 - rest) / (1 + rest)
-            # is exact there, as e is 1. It is e - 1 and not 0 for the sake of its own derivative.
+def tangent(args, outs, tangents, *, axis):
+    """The tangents of the fields, linear in those of the arguments.
+
+    `logits` may be some of the classes of a row whose statistics are `outs`: its tangents then are the part that they contribute.
+    """
+    logits, labels, where, mask, class_weights = args
+    shift, rest, label_nll, label_mass, _, total_mass, _ = outs
+    logits_dot, labels_dot, _, _, class_weights_dot = tangents
+    # Read anew, or XLA holds what the statistics have in common with the derivatives: a float32 copy of narrow logits, say.
+    logits, _ = lax.optimization_barrier((logits, shift))
+    z = _read(logits, where, mask, axis)
+    below = _capped(z) - per_row(finite(shift), axis)
+    e = jnp.exp(below)
+    zero = jnp.zeros_like(shift)
+    rest_dot = label_nll_dot = label_mass_dot = total_nll_dot = total_mass_dot = zero
+    rest_, label_mass_, total_mass_ = (per_row(x, axis) for x in (rest, label_mass, total_mass))
+    inverse = 1 / (1 + rest_)
+    if logits_dot is not None:
+        z_dot = logits_dot.astype(z.dtype)
+        if where is not None:
+            # The coefficients of a class left out are 0 already, but those of a row without a loss are NaN.
+            z_dot = jnp.where(where, z_dot, 0)
+        p = label_mass_ * inverse * e
+        # label_mass * p - q, where both are nearly label_mass (the class of a confident, right row), is worked out in terms that are small
+        # themselves. Both forms have the derivatives of what they stand for.
+        if labels.ndim == z.ndim:
+            q = _label_probabilities(z, labels, mask, axis)
             near = label_mass_ * ((e - 1) - rest_) * inverse + (label_mass_ - q)
-            q_gap = jnp.where((below == 0) & (2 * q > label_mass_), near, label_mass_ * p - q)
-            rest_dot = jnp.sum(jnp.where(z == jnp.inf, 0, e) * z_dot, axis)  # capped, it does not move
-            label_nll_dot = jnp.sum(q_gap * z_dot, axis)
-            total_nll_dot = jnp.sum((total_mass_ * p - u) * z_dot, axis)
-        taking_part = z > -jnp.inf
-        nll = jnp.where(taking_part, jnp.log1p(rest_) - below, 0)
-        if labels_dot is not None:
-            q_dot = labels_dot.astype(z.dtype)
-            label_nll_dot = label_nll_dot + jnp.sum(nll * q_dot, axis)
-            label_mass_dot = jnp.sum(q_dot, axis)
-        if class_weights_dot is not None:
-            u_dot = jnp.where(taking_part, per_class(class_weights_dot.astype(z.dtype), axis, z.ndim), 0)
-            total_nll_dot = total_nll_dot + jnp.sum(nll * u_dot, axis)
-            total_mass_dot = jnp.sum(u_dot, axis)
-        return zero, rest_dot, label_nll_dot, label_mass_dot, total_nll_dot, total_mass_dot, zero
+            q_gap = jnp.where((below == 0) & (2 * q > label_mass_), near, p - q)
+        else:
+            # The derivative of expm1 is worked out as 1 more than its value, which of a small p leaves nothing.
+            p_gap = jnp.where(label_nll < 0.5, jnp.expm1(-label_nll), jnp.exp(-label_nll) - 1)
+            q_gap = jnp.where(_is_label(z, labels, mask, axis), per_row(p_gap, axis), p)
+        rest_dot = jnp.sum(jnp.where(z == jnp.inf, 0, e) * z_dot, axis)  # capped, it does not move
+        label_nll_dot = jnp.sum(q_gap * z_dot, axis)
+        total_nll_dot = jnp.sum((total_mass_ * inverse * e - _class_weights(z, class_weights, axis)) * z_dot, axis)
+    nll = jnp.where(z > -jnp.inf, jnp.log1p(rest_) - below, 0)
+    if labels_dot is not None:
+        q_dot = labels_dot.astype(z.dtype)
+        label_nll_dot = label_nll_dot + jnp.sum(nll * q_dot, axis)
+        label_mass_dot = jnp.sum(q_dot, axis)
+    if class_weights_dot is not None:
+        u_dot = jnp.where(z > -jnp.inf, per_class(class_weights_dot.astype(z.dtype), axis, z.ndim), 0)
+        total_nll_dot = total_nll_dot + jnp.sum(nll * u_dot, axis)
+        total_mass_dot = jnp.sum(u_dot, axis)
+    return zero, rest_dot, label_nll_dot, label_mass_dot, total_nll_dot, total_mass_dot, zero
 
-    return with_rule(primal, tangent)
+
+def _primal(logits, labels, where, mask, class_weights, *, axis):
+    def total(term, *numbers, after):
+        """The sum over the classes of `term(z, z - shift, *numbers)`."""
+
+        def one_reading(arrays, shift, numbers):
+            z = _read(*arrays, axis)
+            return jnp.sum(term(z, z - per_row(finite(shift), axis), *numbers), axis)
+
+        return _alone(one_reading, ((logits, where, mask), shift), tuple(map(z.dtype.type, numbers)), after)
+
+    # Had XLA for CPU made the logits anew for each sum, the maximum of one would not be quite that of another.
+    logits = lax.platform_dependent(logits, cpu=lax.optimization_barrier, default=lambda x: x)
+    z = _read(logits, where, mask, axis)
+    shift = lax.stop_gradient(jnp.max(z, axis))
+    largest = jnp.finfo(z.dtype).max
+    # The maximal classes are excluded from the sum, then all but one come back: a sum of exact ones. Both sums differentiate to what the
+    # rule says, where a +inf does not move.
+    others = total(
+        lambda _, d, zero, one, big: (one - _top(d, zero, one, big)) * jnp.exp(jnp.minimum(d, zero)),
+        0,
+        1,
+        1e38,
+        after=shift,
+    )
+    ties = total(
+        lambda _, d, zero, one, big: _top(d, zero, one, big) * (one + _nought(d, one)), 0, 1, 1e38, after=others
+    )
+    rest = jnp.where(shift == -jnp.inf, 0, others + (ties - 1))
+    log_norm = jnp.log1p(rest)
+    if labels.ndim == z.ndim:
+        q = _label_probabilities(z, labels, mask, axis)
+        label_mass = jnp.sum(q, axis)
+        label_gap = total(lambda _, d: q * jnp.where(((q == 0) & (d == -jnp.inf)) | (d > 0), 0, -d), after=ties)
+    else:
+        labels = label_indices(labels, mask)
+        label_mass = ((labels >= 0) & (labels < z.shape[axis])).astype(z.dtype)
+        label_gap = finite(shift) - _capped(_pick(logits, where, mask, labels, axis))
+        label_gap = jnp.where(label_mass == 0, 0, label_gap)
+    weights = 1 if class_weights is None else per_class(class_weights.astype(z.dtype), axis, z.ndim)
+    bounds = (0, 1, 0.5, largest)
+    num_classes = total_mass = total(lambda z, _, *bounds: _taking_part(z, *bounds), *bounds, after=label_gap)
+    if class_weights is not None:
+        total_mass = total(lambda z, _, *bounds: weights * _taking_part(z, *bounds), *bounds, after=num_classes)
+    total_gap = total(
+        lambda z, d, *bounds: weights * _taking_part(z, *bounds) * jnp.minimum(-d, bounds[-1]),
+        *bounds,
+        after=total_mass,
+    )
+    total_gap = jnp.where(shift < jnp.inf, total_gap, jnp.where(num_classes == 1, 0, jnp.inf))
+    return (
+        shift,
+        rest,
+        label_mass * log_norm + label_gap,
+        label_mass,
+        total_mass * log_norm + total_gap,
+        total_mass,
+        num_classes,
+    )
 
 
 def _read(logits, where, mask, axis):
@@ -98,12 +147,10 @@ def _read(logits, where, mask, axis):
     return z
 
 
-def _shifted(z, shift, axis):
-    """`z - shift` and its exponential. A +inf logit counts as the largest number, so that alone it is its own maximum."""
-    # Capped by a select: the derivative of a minimum at the largest number itself would be a half.
-    capped = jnp.where(z == jnp.inf, jnp.finfo(z.dtype).max, z)
-    below = capped - per_row(finite(shift), axis)
-    return below, jnp.exp(below)
+def _capped(z):
+    """A +inf logit as the largest number, so that alone it is its own maximum."""
+    # By a select: the derivative of a minimum at the largest number itself would be a half.
+    return jnp.where(z == jnp.inf, jnp.finfo(z.dtype).max, z)
 
 
 def finite(shift):
@@ -112,22 +159,64 @@ def finite(shift):
     return jnp.clip(shift, -largest, largest)
 
 
-def _label_distribution(z, labels, mask, axis):
-    """`q`: the probabilities given, or the one-hot of the label, found by comparison so that it fuses and shards with `z`."""
-    if labels.ndim == z.ndim:
-        q = labels.astype(z.dtype)
-        return q if mask is None else jnp.where(per_row(mask, axis), q, 0)
-    labels = label_indices(labels, mask)
-    classes = lax.broadcasted_iota(labels.dtype, z.shape, axis)
-    return (classes == per_row(labels, axis)).astype(z.dtype)
+def _alone(reduction, arrays, numbers, after):
+    """`reduction(*arrays, numbers)`; on a CPU once `after` is known.
+
+    XLA for CPU makes one loop without temporaries of a sum over the classes only if nothing else reads what it reads, constants included:
+    hence the barrier, the numbers as an argument, and sums written in arithmetic without selecting. Elsewhere all share one reading.
+    """
+
+    def on_cpu(arrays, after):
+        arrays, numbers_, _ = lax.optimization_barrier((arrays, tuple(map(jnp.asarray, numbers)), after))
+        return reduction(*arrays, numbers_)
+
+    return lax.platform_dependent(arrays, after, cpu=on_cpu, default=lambda arrays, _: reduction(*arrays, numbers))
 
 
-def _label_mass(q, labels, mask, axis):
-    """`sum_k q_k`, read off an integer label without a pass over the classes."""
-    if labels.ndim == q.ndim:
-        return jnp.sum(q, axis)
+def _top(below, zero, one, big):
+    """1 where the difference from the maximum is 0, else 0; a constant of differentiation."""
+    return lax.stop_gradient(jnp.maximum(one + jnp.minimum(below, zero) * big, zero))
+
+
+def _nought(below, one):
+    """0, with the derivative of `below` where that is near 0."""
+    near = jnp.clip(below, -one, one)
+    return near - lax.stop_gradient(near)
+
+
+def _taking_part(z, zero, one, half, largest):
+    """0 for a logit of -inf, 1 for any other; a constant of differentiation."""
+    return lax.stop_gradient(jnp.clip(z * half + largest, zero, one))
+
+
+def _pick(logits, where, mask, labels, axis):
+    """The logit of each label that is a class."""
+
+    def by_index(logits, labels):
+        pick = functools.partial(jnp.take_along_axis, indices=per_row(labels, axis), axis=axis, mode="clip")
+        allowed = None if where is None else pick(jnp.broadcast_to(where, logits.shape))
+        return _read(pick(logits), allowed, mask, axis).squeeze(axis)
+
+    def by_comparison(logits, labels):
+        # Fuses with the other sums over the classes, and shards as they do.
+        z = _read(logits, where, mask, axis)
+        return jnp.sum(jnp.where(_is_label(z, labels, None, axis), z, 0), axis)
+
+    if is_split(logits, axis):
+        return by_comparison(logits, labels)
+    return lax.platform_dependent(logits, labels, cpu=by_index, default=by_comparison)
+
+
+def _label_probabilities(z, labels, mask, axis):
+    """`q`, with a masked row of zeros."""
+    q = labels.astype(z.dtype)
+    return q if mask is None else jnp.where(per_row(mask, axis), q, 0)
+
+
+def _is_label(z, labels, mask, axis):
+    """Whether a class is that of the integer label."""
     labels = label_indices(labels, mask)
-    return ((labels >= 0) & (labels < q.shape[axis])).astype(q.dtype)
+    return lax.broadcasted_iota(labels.dtype, z.shape, axis) == per_row(labels, axis)
 
 
 def label_indices(labels, mask):
@@ -140,8 +229,3 @@ def _class_weights(z, class_weights, axis):
     """`u`: the weight of each class that takes part, 0 for one that does not."""
     weights = 1 if class_weights is None else per_class(class_weights.astype(z.dtype), axis, z.ndim)
     return jnp.where(z > -jnp.inf, weights, jnp.zeros((), z.dtype))
-
-
-def _weighted_sum(weights, gaps, axis):
-    """`sum_k weights_k gaps_k`, in which a weight of 0 takes away even an infinite gap."""
-    return jnp.sum(weights * jnp.where((weights == 0) & (gaps == jnp.inf), 0, gaps), axis)

@@ -37,7 +37,7 @@ def with_rule(primal: Callable[..., Any], tangent: Callable[..., Any]) -> Callab
 
     def rule(args, tangents):
         outs = tuple(checkpoint_name(out, _NAME) for out in function(*args))
-        return outs, tangent(args, outs, tuple(map(_or_none, tangents)))
+        return outs, tangent(args, outs, tuple(map(none_if_absent, tangents)))
 
     function.defjvp(rule, symbolic_zeros=True)
     return function
@@ -53,6 +53,7 @@ def keep_statistics(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.checkpoint(function, prevent_cse=False, policy=policy)
 
 
-def _or_none(tangent):
+def none_if_absent(tangent):
+    """A tangent as a rule gets it, but None for one that is known to be 0."""
     absent = tangent is None or isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
     return None if absent else tangent

@@ -154,7 +154,7 @@ def _logit_stats(logits, labels, where, class_weights, *, axis):
 def dense_stats(logits, labels, where, mask, class_weights, *, axis: int) -> LogitStats:
     """`logit_stats` of checked arguments; a row whose `mask` is false is read as one of zeros, whatever it holds."""
     integer_labels = labels.ndim < logits.ndim
-    fields = statistics(axis, integer_labels)(logits, labels, where, mask, class_weights)
+    fields = statistics(axis)(logits, labels, where, mask, class_weights)
     return LogitStats(*fields, integer_labels=integer_labels)
 
 

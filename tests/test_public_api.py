@@ -18,6 +18,13 @@ SIGNATURES = {
     ),
     "sigmoid_binary_cross_entropy": "(logits, labels, *, mask=None, label_smoothing=0.0, pos_weight=None)",
     "logit_stats": "(logits, labels, *, axis=-1, where=None, class_weights=None)",
+    "linear_logit_stats": "(hidden, classifier, labels, *, bias=None, class_weights=None, soft_cap=None, implementation=None)",
+    **dict.fromkeys(
+        ("linear_softmax_cross_entropy", "linear_softmax_cross_entropy_sum"),
+        "(hidden, classifier, labels, *, bias=None, mask=None, label_smoothing=0.0, class_weights=None, z_loss=0.0, soft_cap=None, "
+        "implementation=None)",
+    ),
+    "Chunked": "(block_tokens=None, block_classes=None)",
     "LogitStats": "(shift, rest, label_nll, label_mass, total_nll, total_mass, num_classes, integer_labels)",
     "LogitStats.merge": "(a, b)",
     "LossSum": "(total, weight)",

@@ -1,0 +1,64 @@
+"""Which kernel makes the statistics of a linear layer: a pure function of the shapes and of what the caller asked for."""
+
+import dataclasses
+import operator
+from typing import Literal
+
+from jaxce._kernels import tiles
+from jaxce._kernels.chunked import Blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunked:
+    """Plain XLA over blocks of logits, of sizes of one's own choice: a value for `implementation=`.
+
+    A size that is None is as large as the array. Smaller blocks hold less at a time. A sum whose blocks have all classes takes one matmul
+    less for its gradients.
+
+    Example:
+      >>> Chunked(block_tokens=512)
+      Chunked(block_tokens=512, block_classes=None)
+    """
+
+    block_tokens: int | None = None
+    block_classes: int | None = None
+
+    def __post_init__(self):
+        for name in ("block_tokens", "block_classes"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            try:
+                size = 0 if isinstance(value, bool) else operator.index(value)
+            except TypeError:
+                raise TypeError(f"`{name}` must be an integer or None; got {value!r}.") from None
+            if size < 1:
+                raise ValueError(f"`{name}` must be at least 1; got {value!r}.")
+            object.__setattr__(self, name, size)
+
+
+Implementation = Chunked | Literal["chunked", "reference"] | None
+
+
+def checked(implementation: Implementation) -> Implementation:
+    """What `implementation=` may be."""
+    if implementation is None or isinstance(implementation, Chunked):
+        return implementation
+    if not isinstance(implementation, str):
+        raise TypeError(
+            f'`implementation` must be None, "chunked", "reference" or a Chunked; got {type(implementation).__name__}.'
+        )
+    if implementation not in ("chunked", "reference"):
+        raise ValueError(
+            f'`implementation` must be None, "chunked", "reference" or a Chunked; got {implementation!r}. None lets jaxce choose.'
+        )
+    return implementation
+
+
+def blocks(implementation: Implementation, tokens: int, num_classes: int, *, total: bool) -> Blocks | None:
+    """The blocks for statistics of each token, or for a `total` with its gradients; None for the reference, which has none."""
+    if implementation == "reference":
+        return None
+    if isinstance(implementation, Chunked):
+        return Blocks(implementation.block_tokens or max(tokens, 1), implementation.block_classes or num_classes)
+    return (tiles.for_total if total else tiles.for_statistics)(tokens, num_classes)

@@ -1,0 +1,53 @@
+"""Block sizes, from the shapes alone.
+
+Whole rows of logits cost three matmuls for a value with its gradients, but every block of tokens then reads and writes the whole gradient
+of the classifier. Blocks of classes cost a fourth matmul, which makes the logits again, and write each part of that gradient once. So rows
+are whole where the blocks of tokens that fit are few or large; otherwise all tokens are taken at once, some classes at a time.
+"""
+
+from jaxce._kernels.chunked import Blocks
+
+# Logits held at a time: 128 MiB of float32. Of whole rows; blocks of classes share the room with the gradient by `hidden`.
+_ROOM = 2**25
+# Blocks of tokens as small as this keep a matmul busy for longer than it takes to read and write the gradient that it adds to.
+_LARGE = 512
+# So few blocks are better than a fourth matmul, however small.
+_FEW = 4
+
+
+def whole_rows(tokens: int, num_classes: int) -> Blocks | None:
+    """Blocks of tokens with all their classes; None where they would be too many and too small."""
+    most = _ROOM // num_classes
+    if tokens <= most:
+        return Blocks(tokens, num_classes)
+    if most < _LARGE and most * _FEW < tokens:
+        return None
+    most = max(1, most - most % 128) if most >= 128 else most
+    return Blocks(_even(tokens, most), num_classes)
+
+
+def blocks_of_classes(tokens: int, num_classes: int) -> Blocks:
+    """All tokens, or as many as leave blocks of 1,024 classes their room, with some classes at a time."""
+    tokens = min(tokens, 2**14)
+    room = _ROOM // 2 // max(tokens, 1)
+    return Blocks(tokens, min(num_classes, max(256, room - room % 256)))
+
+
+def for_statistics(tokens: int, num_classes: int) -> Blocks:
+    """For statistics of each token, whose derivatives make the logits again in any case."""
+    if tokens * num_classes <= _ROOM // 2:
+        return Blocks(tokens, num_classes)
+    return blocks_of_classes(tokens, num_classes)
+
+
+def for_total(tokens: int, num_classes: int) -> Blocks:
+    """For a sum of losses with its gradients."""
+    return whole_rows(tokens, num_classes) or blocks_of_classes(tokens, num_classes)
+
+
+def _even(tokens, most):
+    """The largest block that divides the tokens evenly, if it is not much smaller than `most`; else blocks of nearly one size."""
+    for block in range(most, most // 2, -1):
+        if tokens % block == 0:
+            return block
+    return -(-tokens // -(-tokens // most))

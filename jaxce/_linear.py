@@ -1,0 +1,165 @@
+"""Softmax cross-entropy of a linear layer, `hidden @ classifier + bias`, whose logits are never held as a whole."""
+
+from jaxce import _checks as checks
+from jaxce import _dispatch as dispatch
+from jaxce import _linear_checks as linear_checks
+from jaxce import _linear_losses as linear_losses
+from jaxce._dispatch import Implementation
+from jaxce._loss_sum import LossSum
+from jaxce._stats import LogitStats
+from jaxce._types import Array, ArrayLike
+
+
+def linear_logit_stats(
+    hidden: ArrayLike,
+    classifier: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    class_weights: ArrayLike | None = None,
+    soft_cap: ArrayLike | None = None,
+    implementation: Implementation = None,
+) -> LogitStats:
+    r"""`logit_stats` of the logits of a linear layer.
+
+    .. math:: z = \mathrm{cap}(h W + b), \qquad \mathrm{cap}(x) = c \tanh(x / c)
+
+    Args:
+      hidden: `[..., features]`, floating: :math:`h`.
+      classifier: `[features, num_classes]`, floating: :math:`W`. For embeddings tied to it pass `embedding.T`, which copies nothing.
+      labels: `[...]`, integer: the index of the true class.
+      bias: `[num_classes]`, floating: :math:`b`.
+      class_weights: `[num_classes]`, real. The weight of each class in `smooth_nll`; `nll` is not weighted.
+      soft_cap: Scalar, positive: :math:`c`; None for no cap.
+      implementation: None lets jaxce choose; "chunked" or a `Chunked` takes blocks of logits; "reference" holds all logits.
+
+    Returns:
+      `LogitStats` of arrays `[...]`, float32 unless `hidden` or `classifier` is float64.
+
+    Raises:
+      TypeError: a dtype or type that does not fit.
+      ValueError: a shape or value that does not fit.
+
+    Numerics:
+      `hidden` and `classifier` of one dtype are multiplied as they are, others in the wider of the two; products are summed and kept in
+      float32. Reverse mode keeps the arguments and a few numbers per token, and sums the classifier's gradient in float32.
+
+    Example:
+      >>> hidden, classifier = jax.numpy.ones((2, 3)), jax.numpy.eye(3)
+      >>> print(linear_logit_stats(hidden, classifier, jax.numpy.array([0, 2])).nll.round(4))
+      [1.0986 1.0986]
+    """
+    cap, implementation = linear_checks.soft_cap(soft_cap), dispatch.checked(implementation)
+    return linear_losses.stats(hidden, classifier, labels, bias, class_weights, cap, implementation=implementation)
+
+
+def linear_softmax_cross_entropy(
+    hidden: ArrayLike,
+    classifier: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+    soft_cap: ArrayLike | None = None,
+    implementation: Implementation = None,
+) -> Array:
+    r"""Softmax cross-entropy of a linear layer against integer labels, one loss per token.
+
+    .. math:: \ell = \mathrm{softmax\_cross\_entropy\_with\_integer\_labels}(\mathrm{cap}(h W + b), y), \qquad \mathrm{cap}(x) = c \tanh(x / c)
+
+    Args:
+      hidden: `[..., features]`, floating: :math:`h`.
+      classifier: `[features, num_classes]`, floating: :math:`W`. For embeddings tied to it pass `embedding.T`, which copies nothing.
+      labels: `[...]`, integer: :math:`y`. The index of the true class.
+      bias: `[num_classes]`, floating: :math:`b`.
+      mask: `[...]`, boolean: the tokens that count. One left out has loss 0 and gradient 0, whatever its hidden and label hold.
+      label_smoothing: Scalar in [0, 1]: the share of the label spread evenly over the classes.
+      class_weights: `[num_classes]`, real: ones by default.
+      z_loss: Scalar, not negative. Keeps :math:`\log \sum_k e^{z_k}` near 0.
+      soft_cap: Scalar, positive: :math:`c`; None for no cap.
+      implementation: None lets jaxce choose; "chunked" or a `Chunked` takes blocks of logits; "reference" holds all logits.
+
+    Returns:
+      `[...]`: the loss of each token, float32 unless `hidden` or `classifier` is float64. Its gradients have the dtype of what they are of.
+
+    Raises:
+      TypeError: a dtype or type that does not fit.
+      ValueError: a shape, value or range that does not fit.
+
+    Numerics:
+      As `softmax_cross_entropy_with_integer_labels` of those logits, and as `linear_logit_stats`. Every mode of differentiation works, and of
+      any order. A gradient makes the logits again: four matmuls in all. Where only the sum is needed, `linear_softmax_cross_entropy_sum` is
+      cheaper.
+
+    Example:
+      >>> hidden, classifier = jax.numpy.ones((2, 3)), jax.numpy.eye(3)
+      >>> print(linear_softmax_cross_entropy(hidden, classifier, jax.numpy.array([0, 2])).round(4))
+      [1.0986 1.0986]
+
+    References:
+      Wijmans et al., Cut your losses in large-vocabulary language models, 2024. Soft caps: Gemma 2, 2024.
+    """
+    options = checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)
+    cap, implementation = linear_checks.soft_cap(soft_cap), dispatch.checked(implementation)
+    return linear_losses.losses(
+        hidden, classifier, bias, labels, mask, class_weights, cap, options, implementation=implementation
+    )
+
+
+def linear_softmax_cross_entropy_sum(
+    hidden: ArrayLike,
+    classifier: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+    soft_cap: ArrayLike | None = None,
+    implementation: Implementation = None,
+) -> LossSum:
+    r"""The sum of `linear_softmax_cross_entropy` over all tokens, which makes its gradients while it makes the loss.
+
+    .. math:: \mathrm{total} = \sum_t \ell_t, \qquad \mathrm{weight} = \sum_t 1 \quad \text{over the tokens that count}
+
+    Args:
+      hidden: `[..., features]`, floating; this and all other arguments as for `linear_softmax_cross_entropy`.
+      classifier: `[features, num_classes]`, floating.
+      labels: `[...]`, integer.
+      bias: `[num_classes]`, floating.
+      mask: `[...]`, boolean: the tokens that count.
+      label_smoothing: Scalar in [0, 1].
+      class_weights: `[num_classes]`, real.
+      z_loss: Scalar, not negative.
+      soft_cap: Scalar, positive; None for no cap.
+      implementation: None, "chunked", "reference" or a `Chunked`.
+
+    Returns:
+      `LossSum` of two scalars: `.mean()` is the mean over the tokens that count, and sums of several are that of all their tokens.
+
+    Raises:
+      TypeError: a dtype or type that does not fit.
+      ValueError: a shape, value or range that does not fit.
+
+    Numerics:
+      The value alone costs one matmul. Under differentiation the gradients are made in the same pass, three matmuls in all where rows of
+      logits are whole (four where they are not), summed in float32, and kept until they are multiplied by the cotangent of `total`. Every
+      mode of differentiation works, and of any order.
+
+    Example:
+      >>> hidden, classifier, labels = jax.numpy.ones((2, 3)), jax.numpy.eye(3), jax.numpy.array([0, 2])
+      >>> print(linear_softmax_cross_entropy_sum(hidden, classifier, labels).mean().round(4))
+      1.0986
+
+    References:
+      As for `linear_softmax_cross_entropy`. Gradients in the forward pass: Hsu et al., Liger kernel, 2024.
+    """
+    options = checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)
+    cap, implementation = linear_checks.soft_cap(soft_cap), dispatch.checked(implementation)
+    return linear_losses.loss_sum(
+        hidden, classifier, bias, labels, mask, class_weights, cap, options, implementation=implementation
+    )
