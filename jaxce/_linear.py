@@ -26,7 +26,7 @@ def linear_logit_stats(
 
     Args:
       hidden: `[..., features]`, floating: :math:`h`.
-      classifier: `[features, num_classes]`, floating: :math:`W`. For embeddings tied to it pass `embedding.T`, which copies nothing.
+      classifier: `[features, num_classes]`, floating: :math:`W`. For an embedding tied to it pass `embedding.T`: one transposed copy.
       labels: `[...]`, integer: the index of the true class.
       bias: `[num_classes]`, floating: :math:`b`.
       class_weights: `[num_classes]`, real. The weight of each class in `smooth_nll`; `nll` is not weighted.
@@ -72,7 +72,7 @@ def linear_softmax_cross_entropy(
 
     Args:
       hidden: `[..., features]`, floating: :math:`h`.
-      classifier: `[features, num_classes]`, floating: :math:`W`. For embeddings tied to it pass `embedding.T`, which copies nothing.
+      classifier: `[features, num_classes]`, floating: :math:`W`. For an embedding tied to it pass `embedding.T`: one transposed copy.
       labels: `[...]`, integer: :math:`y`. The index of the true class.
       bias: `[num_classes]`, floating: :math:`b`.
       mask: `[...]`, boolean: the tokens that count. One left out has loss 0 and gradient 0, whatever its hidden and label hold.

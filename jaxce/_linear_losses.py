@@ -1,5 +1,6 @@
 """The losses of a linear layer, from checked arguments to kernels and formulas: what `_linear` shows to the user."""
 
+import dataclasses
 import functools
 
 import jax
@@ -93,19 +94,58 @@ def _total(blocks):
 
     @jax.custom_jvp
     def total(args, options):
-        return jnp.sum(_of_tokens(chunked.statistics(blocks), args, options))
+        return _plain_total(args, options, blocks)
 
     def rule(primals, tangents):
         args, options = primals
-        (hidden, classifier, *rest), options_dot = tangents
-        tangents = tuple(none_if_absent(t) for t in (hidden, classifier, *rest))
-        options_dot = tuple(none_if_absent(t) for t in options_dot)
-        value, gradients = chunked.total_with_gradients(
-            _formula, (*args, options), blocks, of_hidden=tangents[0] is not None, of_classifier=tangents[1] is not None
+        tangents = _differentiable(*jax.tree.map(none_if_absent, tangents, is_leaf=lambda x: x is None))
+        value, gradients = _with_gradients(blocks, tangents[0] is not None, tangents[1] is not None)(args, options)
+        terms = jax.tree.map(
+            lambda g, t: None if t is None else jnp.sum(g * t.astype(g.dtype)),
+            gradients,
+            tangents,
+            is_leaf=lambda x: x is None,
         )
-        pairs = [*zip(gradients[:-1], tangents, strict=True), *zip(gradients[-1], options_dot, strict=True)]
-        terms = [jnp.sum(g * t.astype(g.dtype)) for g, t in pairs if t is not None]
-        return value, sum(terms, jnp.zeros_like(value))
+        return value, sum(jax.tree.leaves(terms), jnp.zeros_like(value))
 
     total.defjvp(rule, symbolic_zeros=True)
     return total
+
+
+@functools.cache
+def _with_gradients(blocks, of_hidden, of_classifier):
+    """The sum with its gradients as a function of `(args, options)`; its own derivatives are those of the losses of each token."""
+
+    @jax.custom_jvp
+    def function(args, options):
+        label_smoothing, z_loss = options
+        uses = {"rest": z_loss is not None, "label_nll": True, "total_nll": label_smoothing is not None}
+        used = tuple(i for i, field in enumerate(dataclasses.fields(LogitStats)) if uses.get(field.name))
+        value, gradients = chunked.total_with_gradients(
+            _formula, used, (*args, options), blocks, of_hidden=of_hidden, of_classifier=of_classifier
+        )
+        return value, gradients
+
+    def again(args, options):
+        def of(differentiable):
+            hidden, classifier, bias, class_weights, soft_cap, options = differentiable
+            return _plain_total((hidden, classifier, bias, *args[3:5], class_weights, soft_cap), options, blocks)
+
+        value, gradients = jax.value_and_grad(of)(_differentiable(args, options))
+        hidden, classifier, *rest = jax.tree.map(lambda g: g.astype(value.dtype), gradients)
+        return value, (hidden if of_hidden else None, classifier if of_classifier else None, *rest)
+
+    @function.defjvp
+    def rule(primals, tangents):
+        return jax.jvp(again, primals, tangents)
+
+    return function
+
+
+def _plain_total(args, options, blocks):
+    return jnp.sum(keep_statistics(functools.partial(_of_tokens, chunked.statistics(blocks)))(args, options))
+
+
+def _differentiable(args, options):
+    hidden, classifier, bias, _, _, class_weights, soft_cap = args
+    return hidden, classifier, bias, class_weights, soft_cap, options

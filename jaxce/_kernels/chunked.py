@@ -33,7 +33,7 @@ def statistics(blocks: Blocks):
 
     def primal(hidden, classifier, bias, labels, mask, class_weights, soft_cap):
         def of_tokens(_, rows):
-            return None, _fields(*rows, classifier, bias, class_weights, soft_cap, blocks.classes)
+            return None, _fields(*rows, classifier, bias, class_weights, soft_cap, blocks.classes)[0]
 
         return _over_tokens(of_tokens, None, _rows(hidden, labels, mask), blocks.tokens)[1]
 
@@ -71,40 +71,51 @@ def statistics(blocks: Blocks):
     return with_rule(primal, tangent)
 
 
-def total_with_gradients(losses, args, blocks: Blocks, *, of_hidden: bool, of_classifier: bool):
+def total_with_gradients(losses, used, args, blocks: Blocks, *, of_hidden: bool, of_classifier: bool):
     """The sum of the losses of all tokens, and its gradients, made in the same pass over the tokens.
+
+    Masked tokens come last, and blocks of nothing else are not visited. JAX is not to differentiate this: the number of blocks is dynamic.
 
     Args:
       losses: `losses(fields, labels, mask, class_weights, options)` gives the losses of a block of tokens from the fields of their `LogitStats`.
+      used: The indices of the fields by which `losses` is to be differentiated: those that it makes use of.
       args: The arguments of the contract, then `options`, a pytree of scalars that only `losses` sees.
       blocks: Where a block has all classes, gradients take three matmuls in all, otherwise four.
       of_hidden: Whether the gradient by `hidden` is wanted, which takes one of them.
       of_classifier: The same for `classifier`.
 
     Returns:
-      The sum, and gradients in the dtype of the statistics, in the order of `args`: None for what has none.
+      The sum, and in the dtype of the statistics the gradients by hidden, classifier, bias, class_weights, soft_cap and options.
     """
     hidden, classifier, bias, labels, mask, class_weights, soft_cap, options = args
     dtype = dtype_of_logits(hidden, classifier)
-    num_classes = classifier.shape[1]
+    tokens, num_classes = hidden.shape[0], classifier.shape[1]
     zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, dtype))
 
     def of_tokens(carry, rows):
-        total, sums = carry
+        total, (classifier_sum, bias_sum, weights_sum, cap_sum, options_sum) = carry
         (hidden, labels), mask = rows
-        fields = _fields(hidden, labels, classifier, bias, class_weights, soft_cap, blocks.classes)
-        of_losses = lambda *args: jnp.sum(losses(args[0], labels, mask, *args[1:]))  # noqa: E731
-        value, pull = jax.vjp(of_losses, fields, class_weights, options)
+        fields, whole_raw = _fields(hidden, labels, classifier, bias, class_weights, soft_cap, blocks.classes)
+
+        def of_losses(some, class_weights, options):
+            whole = list(fields)
+            for i, field in zip(used, some, strict=True):
+                whole[i] = field
+            return jnp.sum(losses(whole, labels, mask, class_weights, options))
+
+        value, pull = jax.vjp(of_losses, [fields[i] for i in used], class_weights, options)
         fields_ct, weights_ct, options_ct = pull(jnp.ones_like(value))
         transposed = lax.optimization_barrier(hidden.T)  # once: a matmul by a transposed operand is slower on a CPU
 
         def of_classes(carry, start, size):
-            hidden_ct, (classifier_ct, bias_ct, weights_ct, cap_ct) = carry
+            hidden_ct, classifier_ct, bias_ct, weights_ct, cap_ct = carry
             w, b, u = _classes((classifier, bias, class_weights), start, size)
-            raw = raw_logits(hidden, w, b)
-            linear = lambda raw_dot, u_dot, cap_dot: _fields_dot(  # noqa: E731
-                raw, _from(labels, start), u, soft_cap, fields, raw_dot, u_dot, cap_dot
-            )
+            raw = raw_logits(hidden, w, b) if whole_raw is None else whole_raw
+
+            def linear(raw_dot, u_dot, cap_dot):
+                dots = _fields_dot(raw, _from(labels, start), u, soft_cap, fields, raw_dot, u_dot, cap_dot)
+                return [dots[i] for i in used]
+
             raw_ct, u_ct, cap_part = jax.linear_transpose(linear, raw, *zeros((u, soft_cap)))(fields_ct)
             narrow = raw_ct.astype(dtype_of_operands(hidden, classifier))
             if of_hidden:
@@ -117,25 +128,56 @@ def total_with_gradients(losses, args, blocks: Blocks, *, of_hidden: bool, of_cl
                 weights_ct = _add_at(weights_ct, u_ct, start)
             if soft_cap is not None:
                 cap_ct = cap_ct + cap_part
-            return hidden_ct, (classifier_ct, bias_ct, weights_ct, cap_ct)
+            return hidden_ct, classifier_ct, bias_ct, weights_ct, cap_ct
 
-        classifier_sum, bias_sum, weights_sum, cap_sum, options_sum = sums
-        hidden_ct = zeros(hidden) if of_hidden else None
-        hidden_ct, sums = _over_classes(
-            of_classes, (hidden_ct, (classifier_sum, bias_sum, weights_sum, cap_sum)), num_classes, blocks.classes
+        sums = (zeros(hidden) if of_hidden else None, classifier_sum, bias_sum, weights_sum, cap_sum)
+        hidden_ct, classifier_sum, bias_sum, weights_sum, cap_sum = _over_classes(
+            of_classes, sums, num_classes, blocks.classes
         )
-        classifier_sum, bias_sum, weights_sum, cap_sum = sums
         weights_sum, options_sum = jax.tree.map(
             lambda a, b: a + b.astype(dtype), (weights_sum, options_sum), (weights_ct, options_ct)
         )
         return (total + value, (classifier_sum, bias_sum, weights_sum, cap_sum, options_sum)), hidden_ct
 
-    of_tokens = jax.checkpoint(of_tokens, prevent_cse=False)
     sums = (zeros(classifier) if of_classifier else None, *zeros((bias, class_weights, soft_cap, options)))
-    rows = (_rows(hidden, labels, mask), mask)
-    (total, sums), hidden_ct = _over_tokens(of_tokens, (jnp.zeros((), dtype), sums), rows, blocks.tokens)
-    classifier_ct, bias_ct, weights_ct, cap_ct, options_ct = sums
-    return total, (hidden_ct, classifier_ct, bias_ct, None, None, weights_ct, cap_ct, options_ct)
+    carry, rows = (jnp.zeros((), dtype), sums), (_rows(hidden, labels, mask), mask)
+    if blocks.tokens >= tokens:
+        (total, sums), hidden_ct = of_tokens(carry, rows)
+    else:
+        (total, sums), hidden_ct = _over_valid_tokens(of_tokens, carry, rows, mask, blocks.tokens, of_hidden)
+    return total, (hidden_ct, *sums)
+
+
+def _over_valid_tokens(body, carry, rows, mask, block, has_rows):
+    """Folds `body(carry, rows of a block) -> (carry, rows)` over blocks of tokens, valid ones first, while there are any; else 0."""
+    (hidden, labels), _ = rows
+    tokens = hidden.shape[0]
+    padded = -(-tokens // block) * block
+    if mask is None and padded == tokens:
+        count, order = padded // block, None
+    else:
+        valid = jnp.ones(tokens, bool) if mask is None else mask
+        count = (jnp.sum(valid, dtype=jnp.int32) + (block - 1)) // block
+        order = jnp.argsort(~valid, stable=True)
+        padding = (0, padded - tokens)
+        rows = (
+            (jnp.pad(hidden[order], (padding, (0, 0))), jnp.pad(labels[order], padding)),
+            jnp.pad(valid[order], padding),
+        )
+
+    def step(state):
+        i, carry, outs = state
+        start = i * block
+        carry, out = body(carry, jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, block), rows))
+        outs = lax.dynamic_update_slice_in_dim(outs, out, start, 0) if has_rows else None
+        return i + 1, carry, outs
+
+    outs = jnp.zeros((padded, hidden.shape[1]), carry[0].dtype) if has_rows else None
+    # Not `fori_loop` or `scan`: JAX would make loop invariants of what the body compares or selects with, arrays as large as the logits.
+    _, carry, outs = lax.while_loop(lambda state: state[0] < count, step, (jnp.zeros((), jnp.int32), carry, outs))
+    if has_rows and order is not None:
+        outs = jnp.zeros((tokens, hidden.shape[1]), outs.dtype).at[order].set(outs[:tokens], unique_indices=True)
+    return carry, outs
 
 
 def _rows(hidden, labels, mask):
@@ -144,20 +186,24 @@ def _rows(hidden, labels, mask):
 
 
 def _fields(hidden, labels, classifier, bias, class_weights, soft_cap, block):
-    """The fields of `LogitStats` of a block of tokens, merged over blocks of classes."""
-
-    def of_classes(fields, start, size):
-        w, b, u = _classes((classifier, bias, class_weights), start, size)
-        logits = capped(raw_logits(hidden, w, b), soft_cap)
-        part = dense.statistics(1)(logits, _from(labels, start), None, None, u)
-        return part if fields is None else tuple(_merged(fields, part))
-
+    """The fields of `LogitStats` of a block of tokens, merged over blocks of classes; and the logits before their cap, if it is one block."""
     num_classes = classifier.shape[1]
+
+    def of_classes(start, size):
+        w, b, u = _classes((classifier, bias, class_weights), start, size)
+        raw = raw_logits(hidden, w, b)
+        return dense.statistics(1)(capped(raw, soft_cap), _from(labels, start), None, None, u), raw
+
     if block >= num_classes:
-        return of_classes(None, 0, num_classes)
-    dtype = dtype_of_logits(hidden, classifier)
-    none = jnp.zeros(hidden.shape[0], dtype)
-    return _over_classes(of_classes, (jnp.full_like(none, -jnp.inf), *(none,) * 6), num_classes, block)
+        return of_classes(0, num_classes)
+    none = jnp.zeros(hidden.shape[0], dtype_of_logits(hidden, classifier))
+    fields = _over_classes(
+        lambda fields, start, size: tuple(_merged(fields, of_classes(start, size)[0])),
+        (jnp.full_like(none, -jnp.inf), *(none,) * 6),
+        num_classes,
+        block,
+    )
+    return fields, None
 
 
 def _merged(a, b):

@@ -21,7 +21,7 @@ def masked(hidden, mask):
 def raw_logits(hidden, classifier, bias):
     """`hidden @ classifier + bias`, in the dtype to work in."""
     raw = dot(hidden, classifier, (1, 0))
-    return raw if bias is None else raw + bias.astype(raw.dtype)
+    return raw if bias is None else raw + bias.astype(raw.dtype)[None]
 
 
 def dtype_of_logits(hidden, classifier):

@@ -1,0 +1,462 @@
+"""The losses of a linear layer, whatever the blocks: against the oracle, under every option, in any shape, dtype and mode.
+
+`hidden`, `classifier` and `bias` are small multiples of 1/8, so that the logits are exact in float32 however they are summed, and what is
+compared is what the library does with them.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from closeness import assert_within
+from oracle import EXTENDED, Quantity
+
+import jaxce
+from jaxce import (
+    Chunked,
+    LogitStats,
+    linear_logit_stats,
+    linear_softmax_cross_entropy,
+    linear_softmax_cross_entropy_sum,
+)
+from jaxce._kernels import chunked, tiles
+
+TOKENS, FEATURES, CLASSES = 11, 4, 13
+# All at once; blocks of tokens; of classes; of both, of which neither divides; the same with no remainder; one of each.
+IMPLEMENTATIONS = {
+    "None": None,
+    "reference": "reference",
+    "tokens": Chunked(4, None),
+    "classes": Chunked(None, 8),
+    "both": Chunked(6, 7),
+    "single": Chunked(1, 1),
+}
+OPTIONS = {
+    "bias": np.arange(CLASSES, dtype=np.float32) / 8 - 0.5,
+    "mask": np.arange(TOKENS) % 3 != 1,
+    "label_smoothing": np.float32(0.1),
+    "class_weights": np.linspace(0.5, 2, CLASSES, dtype=np.float32),
+    "z_loss": np.float32(0.01),
+    "soft_cap": np.float32(3.0),
+}
+DIFFERENTIABLE = ("bias", "label_smoothing", "class_weights", "z_loss", "soft_cap")
+COMBINATIONS = [c for n in range(7) for c in itertools.combinations(OPTIONS, n)]
+SOME = [(), *((name,) for name in OPTIONS), tuple(OPTIONS)]
+# Of the logits themselves, their cap and the products of the gradients, on top of the loss's own.
+ULPS = 8
+
+
+def make(rng, tokens=TOKENS, features=FEATURES, classes=CLASSES, dtype=np.float32):
+    hidden = (rng.integers(-8, 9, (tokens, features)) / 8).astype(dtype)
+    classifier = (rng.integers(-8, 9, (features, classes)) / 4).astype(dtype)
+    return hidden, classifier, rng.integers(0, classes, tokens).astype(np.int32)
+
+
+def expected(hidden, classifier, labels, cotangent, *, bias=None, soft_cap=None, **options):
+    """The losses, and the gradients of their sum with `cotangent` by name, in extended precision."""
+    h, w = (np.asarray(x).astype(EXTENDED) for x in (hidden, classifier))
+    raw = h @ w if bias is None else h @ w + np.asarray(bias).astype(EXTENDED)
+    slope, by_cap, z = np.ones_like(raw), np.zeros_like(raw), raw
+    if soft_cap is not None:
+        cap = EXTENDED(soft_cap)
+        z = cap * np.tanh(raw / cap)
+        slope = 1 / np.cosh(raw / cap) ** 2
+        by_cap = np.tanh(raw / cap) - raw / cap * slope
+    answer = oracle.integer_softmax(z, labels, cotangent=cotangent, **options)
+    d, size = (np.asarray(x) for x in answer.logits)
+    size = size + abs(d) * (1 + abs(z))
+    spread = Quantity(answer.loss.value, answer.loss.scale + (0 if soft_cap is None else 2 * abs(z).max(-1)))
+    gradients = {
+        "hidden": Quantity((d * slope) @ w.T, (size * slope) @ abs(w).T),
+        "classifier": Quantity(h.T @ (d * slope), abs(h).T @ (size * slope)),
+        "bias": Quantity((d * slope).sum(0), (size * slope).sum(0)),
+        "soft_cap": Quantity((d * by_cap).sum(), (size * (abs(by_cap) + abs(z))).sum()),
+        "label_smoothing": answer.label_smoothing,
+        "class_weights": answer.class_weights,
+        "z_loss": answer.z_loss,
+    }
+    return spread, gradients
+
+
+def answers(hidden, classifier, labels, cotangent, implementation, **options):
+    """Losses with the gradients under a cotangent, then the total with its gradients, each by name."""
+    by_name = {"hidden": hidden, "classifier": classifier, **{n: v for n, v in options.items() if n in DIFFERENTIABLE}}
+    fixed = {n: v for n, v in options.items() if n not in by_name}
+
+    def run(by_name, labels, cotangent, fixed):
+        def losses(function):
+            return lambda x: function(labels=labels, implementation=implementation, **x, **fixed)
+
+        value, pull = jax.vjp(losses(linear_softmax_cross_entropy), by_name)
+        summed, gradients = jax.value_and_grad(lambda x: losses(linear_softmax_cross_entropy_sum)(x).total)(by_name)
+        return (value, pull(cotangent)[0]), (summed, gradients)
+
+    return jax.jit(run)(*jax.tree.map(jnp.asarray, (by_name, labels, cotangent, fixed)))
+
+
+def check(rng, implementation, names, ulps=ULPS):
+    hidden, classifier, labels = make(rng)
+    options = {name: OPTIONS[name] for name in names}
+    cotangent = rng.uniform(-2, 2, TOKENS).astype(np.float32)
+    (value, gradients), (total, of_total) = answers(hidden, classifier, labels, cotangent, implementation, **options)
+    want, want_gradients = expected(hidden, classifier, labels, cotangent, **options)
+    assert_within(value, want, ulps)
+    assert_within(total, Quantity(want.value.sum(), want.scale.sum()), ulps)
+    for name, gradient in gradients.items():
+        assert_within(gradient, want_gradients[name], ulps)
+    _, want_gradients = expected(hidden, classifier, labels, np.ones(TOKENS), **options)
+    for name, gradient in of_total.items():
+        assert_within(gradient, want_gradients[name], ulps)
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: "+".join(names) or "plain")
+def test_every_combination_of_options(rng, names):
+    check(rng, Chunked(6, 7), names)
+
+
+@pytest.mark.parametrize("implementation", [name for name in IMPLEMENTATIONS if name != "both"])
+@pytest.mark.parametrize("names", SOME, ids=lambda names: "+".join(names) or "plain")
+def test_every_implementation(rng, implementation, names):
+    check(rng, IMPLEMENTATIONS[implementation], names)
+
+
+@pytest.mark.parametrize("sizes", [(0, 4, 5), (1, 1, 1), (1, 4, 1), (5, 1, 2), (7, 3, 9), (9, 5, 130)], ids=str)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_any_sizes(rng, sizes, implementation):
+    hidden, classifier, labels = make(rng, *sizes)
+    cotangent = np.ones(sizes[0], np.float32)
+    (value, gradients), (total, of_total) = answers(
+        hidden, classifier, labels, cotangent, IMPLEMENTATIONS[implementation]
+    )
+    want, want_gradients = expected(hidden, classifier, labels, cotangent)
+    assert_within(value, want, ULPS)
+    assert_within(total, Quantity(want.value.sum(), want.scale.sum()), ULPS)
+    for name in ("hidden", "classifier"):
+        assert_within(gradients[name], want_gradients[name], ULPS)
+        assert_within(of_total[name], want_gradients[name], ULPS)
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (2, 3), (3, 1, 2)], ids=str)
+def test_tokens_of_any_rank(rng, shape):
+    hidden, classifier, labels = make(rng, 6 if shape else 1)
+    mask = np.arange(labels.size) != 2
+    want, _ = expected(hidden, classifier, labels, None, mask=mask)
+    shaped = hidden.reshape(*shape, FEATURES), classifier, labels.reshape(shape)
+    loss = linear_softmax_cross_entropy(*shaped, mask=mask.reshape(shape), implementation=Chunked(4, 5))
+    assert loss.shape == shape
+    assert_within(loss, Quantity(*(x.reshape(shape) for x in want)), ULPS)
+    summed = linear_softmax_cross_entropy_sum(*shaped, mask=mask.reshape(shape))
+    assert float(summed.weight) == mask.sum()
+    assert_within(summed.mean(), want.value.sum() / mask.sum(), 4)
+    stats = linear_logit_stats(*shaped)
+    assert all(field.shape == shape for field in jax.tree.leaves(stats))
+
+
+@pytest.mark.parametrize(
+    "blocks", [Chunked(3, 5), Chunked(None, 4), Chunked(5, None), Chunked(2, 12), Chunked(10, 7)], ids=str
+)
+def test_statistics_are_those_of_the_logits(rng, blocks):
+    hidden, classifier, labels = make(rng)
+    weights = OPTIONS["class_weights"]
+    stats = linear_logit_stats(hidden, classifier, labels, class_weights=weights, implementation=blocks)
+    dense = jaxce.logit_stats(jnp.asarray(hidden @ classifier), labels, class_weights=weights)
+    assert isinstance(stats, LogitStats) and stats.integer_labels
+    for got, want in zip(jax.tree.leaves(stats), jax.tree.leaves(dense), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(stats.smooth_nll, dense.smooth_nll, rtol=1e-6)
+    np.testing.assert_array_equal(stats.num_classes, CLASSES)
+
+
+def test_result_does_not_depend_on_the_blocks(rng):
+    hidden, classifier, labels = make(rng, 9, 5, 40)
+    hidden[:4] *= 30  # some tokens are certain
+    run = lambda blocks: linear_softmax_cross_entropy(hidden, classifier, labels, z_loss=1e-3, implementation=blocks)  # noqa: E731
+    want = run("reference")
+    for tokens, classes in itertools.product((1, 2, 5, 8, 9), (1, 3, 20, 21, 39, 40, 64)):
+        np.testing.assert_array_max_ulp(run(Chunked(tokens, classes)), want, 4)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_label_that_is_no_class_is_nan_and_its_hidden_alone(rng, implementation):
+    hidden, classifier, labels = make(rng)
+    bad = [-1, -100, CLASSES, np.iinfo(np.int32).min, np.iinfo(np.int32).max]
+    labels[: len(bad)] = bad
+    function = lambda h: linear_softmax_cross_entropy(  # noqa: E731
+        h, classifier, labels, label_smoothing=0.1, implementation=IMPLEMENTATIONS[implementation]
+    )
+    loss, pull = jax.vjp(function, hidden)
+    (gradient,) = pull(jnp.ones_like(loss))
+    want, _ = expected(hidden[5:], classifier, labels[5:], None, label_smoothing=0.1)
+    assert np.isnan(loss[:5]).all() and np.isnan(gradient[:5]).all()
+    assert_within(loss[5:], want, ULPS)
+    assert np.isfinite(gradient[5:]).all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_masked_token_costs_nothing_and_poisons_nothing(rng, implementation):
+    hidden, classifier, labels = make(rng)
+    mask = np.arange(TOKENS) % 2 == 0
+    poisoned, bad_labels = hidden.copy(), labels.copy()
+    poisoned[~mask] = np.array([np.nan, np.inf, -np.inf, 1e38])
+    bad_labels[~mask] = -100
+    cotangent = np.ones(TOKENS, np.float32)
+    options = {"label_smoothing": OPTIONS["label_smoothing"], "class_weights": OPTIONS["class_weights"]}
+    got = answers(poisoned, classifier, bad_labels, cotangent, IMPLEMENTATIONS[implementation], mask=mask, **options)
+    want, want_gradients = expected(hidden[mask], classifier, labels[mask], np.ones(mask.sum()), **options)
+    for value, gradients in got:
+        if value.ndim:
+            np.testing.assert_array_equal(value[~mask], 0)
+            value = value[mask].sum()
+        np.testing.assert_array_equal(gradients["hidden"][~mask], 0)
+        assert_within(value, Quantity(want.value.sum(), want.scale.sum()), ULPS)
+        assert_within(gradients["hidden"][mask], want_gradients["hidden"], ULPS)
+        assert_within(gradients["classifier"], want_gradients["classifier"], ULPS)
+        assert_within(gradients["class_weights"], want_gradients["class_weights"], ULPS)
+
+
+def test_everything_masked_is_0(rng):
+    hidden, classifier, labels = make(rng)
+    mask = np.zeros(TOKENS, bool)
+    total = lambda h, w: linear_softmax_cross_entropy_sum(h, w, labels, mask=mask, implementation=Chunked(4)).mean()  # noqa: E731
+    value, gradients = jax.value_and_grad(total, (0, 1))(hidden, classifier)
+    assert float(value) == 0
+    jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0), gradients)
+
+
+@pytest.mark.parametrize(("valid", "visited"), [(0, 0), (1, 1), (4, 1), (5, 2), (10, 3), (11, 3)])
+def test_only_blocks_with_valid_tokens_are_visited(rng, valid, visited):
+    mask = jnp.asarray(rng.permutation(TOKENS) < valid)
+    hidden, labels = jnp.asarray(rng.normal(size=(TOKENS, 2)), jnp.float32), jnp.arange(TOKENS)
+
+    def body(visits, rows):
+        (hidden, _), mask = rows
+        return (visits[0] + 1,), jnp.where(mask[:, None], hidden, 0)
+
+    visits, outs = chunked._over_valid_tokens(body, (jnp.zeros(()),), ((hidden, labels), mask), mask, 4, True)
+    assert float(visits[0]) == visited
+    np.testing.assert_array_equal(outs, np.where(mask[:, None], hidden, 0))
+
+
+DTYPES = [
+    (jnp.bfloat16, jnp.bfloat16),
+    (jnp.bfloat16, jnp.float32),
+    (jnp.float32, jnp.bfloat16),
+    (jnp.float16, jnp.float16),
+    (jnp.float16, jnp.bfloat16),
+    (jnp.float32, jnp.float32),
+]
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=lambda d: f"{d[0].__name__}-{d[1].__name__}")
+@pytest.mark.parametrize("implementation", ["None", "both"])
+def test_any_mix_of_dtypes(rng, dtypes, implementation):
+    hidden, classifier, labels = make(rng)
+    arrays = jnp.asarray(hidden, dtypes[0]), jnp.asarray(classifier, dtypes[1])
+    cotangent = np.ones(TOKENS, np.float32)
+    got = answers(*arrays, labels, cotangent, IMPLEMENTATIONS[implementation])
+    want, want_gradients = expected(hidden, classifier, labels, cotangent)
+    for value, gradients in got:
+        assert value.dtype == jnp.float32
+        np.testing.assert_allclose(value.sum(), float(want.value.sum()), rtol=1e-6)
+        for name, array in zip(("hidden", "classifier"), arrays, strict=True):
+            assert gradients[name].dtype == array.dtype
+            # The gradient by narrow logits is rounded to their dtype before it is multiplied.
+            working = jnp.result_type(*dtypes) if dtypes[0] == dtypes[1] else jnp.float32
+            assert_within(gradients[name], want_gradients[name], 8, working=working)
+
+
+def test_float64(rng, x64):
+    hidden, classifier, labels = make(rng, dtype=np.float64)
+    for mixed in (
+        (hidden, classifier),
+        (hidden.astype(np.float32), classifier),
+        (hidden, classifier.astype(np.float32)),
+    ):
+        loss = linear_softmax_cross_entropy(*mixed, labels, implementation=Chunked(4, 5))
+        assert loss.dtype == np.float64
+        assert_within(loss, expected(hidden, classifier, labels, None)[0], ULPS)
+
+
+def test_gradient_of_a_narrow_classifier_is_summed_in_float32(rng):
+    """1,024 blocks, each of which adds less than half an ulp of the sum in bfloat16."""
+    hidden = jnp.ones((1024, 1), jnp.bfloat16)
+    classifier = jnp.zeros((1, 4), jnp.bfloat16)
+    labels = jnp.zeros(1024, jnp.int32)
+    for function in (linear_softmax_cross_entropy, linear_softmax_cross_entropy_sum):
+        for blocks in (Chunked(1, None), Chunked(1, 3)):
+            total = lambda w, f=function, b=blocks: jax.tree.leaves(f(hidden, w, labels, implementation=b))[0].sum()  # noqa: E731
+            np.testing.assert_array_equal(jax.grad(total)(classifier), np.array([[-768, 256, 256, 256]]))
+
+
+def plain(hidden, classifier, labels, *, bias, soft_cap=None, z_loss=0.0):
+    """The textbook formula, which JAX differentiates."""
+    z = hidden @ classifier + bias[None]
+    z = z if soft_cap is None else soft_cap * jnp.tanh(z / soft_cap)
+    picked = jnp.take_along_axis(z, labels[:, None], 1)[:, 0]
+    log_z = jax.nn.logsumexp(z, axis=1)
+    return log_z - picked + z_loss * log_z**2
+
+
+MODES = {
+    "jvp": lambda f, x, t: jax.jvp(f, (x,), (t,)),
+    "linearize": lambda f, x, t: jax.linearize(f, x)[1](t),
+    "grad": lambda f, x, t: jax.grad(lambda x: f(x).sum())(x),
+    "jacfwd": lambda f, x, t: jax.jacfwd(f)(x),
+    "jacrev": lambda f, x, t: jax.jacrev(f)(x),
+    "hvp": lambda f, x, t: jax.jvp(jax.grad(lambda x: (f(x) ** 2).sum()), (x,), (t,))[1],
+    "hvp in reverse": lambda f, x, t: jax.grad(lambda x: _vdot(jax.grad(lambda x: (f(x) ** 2).sum())(x), t))(x),
+    "hessian": lambda f, x, t: jax.hessian(lambda x: f(x).sum())(x),
+    "third": lambda f, x, t: jax.grad(lambda x: _vdot(jax.jvp(jax.grad(lambda x: f(x).sum()), (x,), (t,))[1], t))(x),
+    "checkpoint": lambda f, x, t: jax.grad(jax.checkpoint(lambda x: f(x).sum()))(x),
+    "scan": lambda f, x, t: jax.grad(lambda x: _in_scan(f, x))(x),
+    "hvp of scan": lambda f, x, t: jax.jvp(jax.grad(lambda x: _in_scan(f, x)), (x,), (t,))[1],
+    "vmap": lambda f, x, t: jax.vmap(f)(jax.tree.map(lambda a, b: jnp.stack([a, b]), x, t)),
+    "vmap of grad": lambda f, x, t: jax.vmap(jax.grad(lambda x: f(x).sum()))(
+        jax.tree.map(lambda a, b: jnp.stack([a, b]), x, t)
+    ),
+    "grad of vmap": lambda f, x, t: jax.grad(
+        lambda x: jax.vmap(lambda s: f(jax.tree.map(lambda v: v * s, x)))(jnp.arange(3.0)).sum()
+    )(x),
+}
+
+
+def _in_scan(f, x):
+    return jax.lax.scan(lambda c, s: (c + f(jax.tree.map(lambda v: v * s, x)).sum(), None), 0.0, jnp.arange(3.0))[0]
+
+
+def _vdot(a, b):
+    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("total", "blocks"), [(False, Chunked(4, 5)), (True, Chunked(4, 5)), (True, Chunked(4, None))], ids=str
+)
+def test_every_mode_of_differentiation(rng, mode, total, blocks, x64):
+    hidden, classifier, labels = make(rng, 6, 3, 8, np.float64)
+    x = {"hidden": hidden, "classifier": classifier, "bias": rng.normal(size=8), "soft_cap": np.float64(4)}
+    t = jax.tree.map(lambda v: jnp.asarray(rng.normal(size=np.shape(v))), x)
+    x = jax.tree.map(jnp.asarray, x)
+    x["soft_cap"], t["soft_cap"] = jnp.asarray(4.0), jnp.asarray(0.5)
+    if mode == "vmap" or mode == "vmap of grad":
+        t["soft_cap"] = jnp.asarray(3.0)
+
+    def ours(x):
+        if total:
+            return linear_softmax_cross_entropy_sum(labels=labels, z_loss=0.1, implementation=blocks, **x).total
+        return linear_softmax_cross_entropy(labels=labels, z_loss=0.1, implementation=blocks, **x)
+
+    def theirs(x):
+        losses = plain(labels=labels, z_loss=0.1, **x)
+        return losses.sum() if total else losses
+
+    if mode in ("scan", "hvp of scan", "grad of vmap"):  # a cap of 0 has no derivative
+        cap = x.pop("soft_cap"), t.pop("soft_cap")
+        assert cap
+    got, want = (jax.jit(lambda x, t, f=f: MODES[mode](f, x, t))(x, t) for f in (ours, theirs))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), got, want)
+
+
+def dots(jaxpr):
+    """How many matmuls a program has, inner programs included once."""
+    count = 0
+    for equation in jaxpr.eqns:
+        count += equation.primitive.name == "dot_general"
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                count += dots(inner)
+    return count
+
+
+def test_number_of_matmuls(rng):
+    hidden, classifier, labels = make(rng, 8)
+    of = lambda h, w, b: linear_softmax_cross_entropy_sum(h, w, labels, implementation=b).mean()  # noqa: E731
+    run = lambda h, w: of(h, w, Chunked(4))  # noqa: E731
+    count = lambda f: dots(jax.make_jaxpr(f)(hidden, classifier).jaxpr)  # noqa: E731
+    assert count(run) == 1
+    assert count(jax.value_and_grad(run, (0, 1))) == 3
+    assert count(jax.value_and_grad(run, 0)) == 2 and count(jax.value_and_grad(run, 1)) == 2
+    by_classes = lambda h, w: of(h, w, Chunked(None, 7))  # noqa: E731 - one block, then what is left
+    assert count(jax.value_and_grad(by_classes, (0, 1))) == 2 * 4
+
+
+def test_cotangents_of_total_and_weight_are_exact(rng):
+    hidden, classifier, labels = make(rng)
+    run = lambda h, f: f(linear_softmax_cross_entropy_sum(h, classifier, labels, mask=OPTIONS["mask"]))  # noqa: E731
+    one = jax.grad(run)(hidden, lambda s: s.total)
+    for use, factor in (
+        (lambda s: s.mean(), 1 / OPTIONS["mask"].sum()),
+        (lambda s: -3 * s.total + 5 * s.weight, -3),
+        (lambda s: (s + s).total, 2),
+        (lambda s: s.weight, 0),
+    ):
+        np.testing.assert_allclose(jax.grad(run)(hidden, use), one * np.float32(factor), rtol=1e-6)
+
+
+def test_micro_batches_add_up_to_one_batch(rng):
+    hidden, classifier, labels = make(rng, 12)
+    mask = np.arange(12) % 5 < 2
+    mean = lambda w: linear_softmax_cross_entropy_sum(hidden, w, labels, mask=mask).mean()  # noqa: E731
+    parts = [slice(0, 2), slice(2, 9), slice(9, 12)]
+
+    def accumulated(w):
+        sums = [linear_softmax_cross_entropy_sum(hidden[p], w, labels[p], mask=mask[p]) for p in parts]
+        return sum(sums).mean()
+
+    (value, gradient), (want, want_gradient) = (
+        jax.value_and_grad(f)(jnp.asarray(classifier)) for f in (accumulated, mean)
+    )
+    np.testing.assert_allclose(value, want, rtol=1e-6)
+    np.testing.assert_allclose(gradient, want_gradient, rtol=1e-6, atol=1e-7)
+
+
+def test_what_reverse_mode_keeps_of_the_losses(rng):
+    hidden, classifier, labels = make(rng, 64, 4, 32)
+    _, pull = jax.vjp(
+        lambda h, w: linear_softmax_cross_entropy(h, w, labels, implementation=Chunked(8, 8)), hidden, classifier
+    )
+    sizes = [leaf.size for leaf in jax.tree.leaves(pull) if hasattr(leaf, "size")]
+    assert max(sizes) <= hidden.size and sum(sizes) <= hidden.size + classifier.size + 10 * 64
+
+
+def test_memory_of_a_sum_is_a_block(rng):
+    """By the compiler's own figure: some blocks of 32 x 2,048 float32 logits, where all of them would be 32 blocks."""
+    shapes = [(1024, 16), (16, 2048), (1024,)]
+    args = [jax.ShapeDtypeStruct(s, d) for s, d in zip(shapes, (jnp.bfloat16, jnp.bfloat16, jnp.int32), strict=True)]
+    run = lambda b: jax.value_and_grad(  # noqa: E731
+        lambda h, w, y: linear_softmax_cross_entropy_sum(h, w, y, implementation=b).mean(), (0, 1)
+    )
+    temp = lambda b: jax.jit(run(b)).lower(*args).compile().memory_analysis().temp_size_in_bytes  # noqa: E731
+    logits = 1024 * 2048 * 4
+    assert temp(Chunked(32)) <= logits / 4
+    assert temp(Chunked(None, 64)) <= logits / 4
+    assert temp("reference") >= logits
+
+
+@pytest.mark.parametrize(
+    ("tokens", "num_classes", "total", "statistics"),
+    [
+        (64, 1000, (64, 1000), (64, 1000)),  # small: all at once
+        (2048, 32768, (1024, 32768), (2048, 8192)),
+        (4096, 50257, (512, 50257), (4096, 4096)),
+        (
+            1024,
+            128256,
+            (256, 128256),
+            (1024, 16384),
+        ),  # few tokens: a fourth matmul would cost more than rewriting the sums
+        (8192, 128256, (8192, 2048), (8192, 2048)),
+        (65536, 128256, (16384, 1024), (16384, 1024)),
+        (0, 10, (0, 10), (0, 10)),
+        (1, 10**8, (1, 2**24), (1, 2**24)),
+    ],
+)
+def test_block_sizes(tokens, num_classes, total, statistics):
+    assert tiles.for_total(tokens, num_classes) == chunked.Blocks(*total)
+    assert tiles.for_statistics(tokens, num_classes) == chunked.Blocks(*statistics)
