@@ -82,7 +82,8 @@ def _primal(logits, labels, where, mask, class_weights, *, axis):
         """The sum over the classes of `term(z, z - shift, *numbers)`."""
 
         def one_reading(arrays, shift, numbers):
-            z = _read(*arrays, axis)
+            logits, where, mask = arrays
+            z = _read(logits, where, mask, axis)
             return jnp.sum(term(z, z - per_row(finite(shift), axis), *numbers), axis)
 
         return _alone(one_reading, ((logits, where, mask), shift), tuple(map(z.dtype.type, numbers)), after)

@@ -5,7 +5,7 @@ import operator
 from typing import Literal
 
 from jaxce._kernels import tiles
-from jaxce._kernels.chunked import Blocks
+from jaxce._kernels.blocked import Blocks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -112,6 +112,17 @@ def test_hessian_through_loops_and_checkpoint(way, hard, loss, rng):
         assert_within(jax.jit(outer(jax.jacrev(way(loss, labels, w))))(logits), expected, 16)
 
 
+@pytest.mark.parametrize(("inner", "outer"), ORDERS)
+@pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
+def test_hessian_where_the_maximum_is_the_largest_number(inner, outer, loss, rng):
+    """An infinite logit counts as that number and does not move; a logit that is that number does."""
+    logits = np.zeros(SHAPE, np.float32)
+    logits[0, :2] = logits[1, 3] = logits[2] = np.finfo(np.float32).max
+    # Of the closed form a shift of all the logits changes nothing but its digits.
+    labels, w, expected = hessian_case(loss, logits - logits.max(1, keepdims=True), rng)
+    assert_within(jax.jit(outer(inner(weighted(loss, labels, w))))(logits), expected, 16)
+
+
 @pytest.mark.parametrize("way", [weighted, through_scan, through_map], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("loss", cases.LOSSES)
 def test_hessian_vector_product(way, loss, rng):

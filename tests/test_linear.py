@@ -22,7 +22,7 @@ from jaxce import (
     linear_softmax_cross_entropy,
     linear_softmax_cross_entropy_sum,
 )
-from jaxce._kernels import chunked, tiles
+from jaxce._kernels import blocked, tiles
 
 TOKENS, FEATURES, CLASSES = 11, 4, 13
 # All at once; blocks of tokens; of classes; of both, of which neither divides; the same with no remainder; one of each.
@@ -139,6 +139,24 @@ def test_any_sizes(rng, sizes, implementation):
         assert_within(of_total[name], want_gradients[name], ULPS)
 
 
+def test_rows_so_long_that_they_are_cut(rng):
+    """A label in each cut of a row of 70,001 classes; small logits, so that every class counts."""
+    hidden, classifier, _ = make(rng, 6, 2, 70_001)
+    labels = np.int32([0, 23_551, 23_552, 47_104, 70_000, 35_000])
+    z = hidden.astype(np.float64) @ classifier.astype(np.float64)
+    log_z = np.log(np.exp(z).sum(1))
+    want = log_z - z[np.arange(6), labels]
+    onehot = np.zeros_like(z)
+    onehot[np.arange(6), labels] = 1
+    slopes = np.exp(z - log_z[:, None]) - onehot
+    (value, gradients), (total, of_total) = answers(hidden, classifier, labels, np.ones(6, np.float32), Chunked(4))
+    np.testing.assert_allclose(value, want, rtol=2e-6)
+    np.testing.assert_allclose(total, want.sum(), rtol=2e-6)
+    for found in (gradients, of_total):
+        np.testing.assert_allclose(found["classifier"], hidden.T @ slopes, rtol=2e-5, atol=1e-7)
+        np.testing.assert_allclose(found["hidden"], slopes @ classifier.T, rtol=2e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(), (6,), (2, 3), (3, 1, 2)], ids=str)
 def test_tokens_of_any_rank(rng, shape):
     hidden, classifier, labels = make(rng, 6 if shape else 1)
@@ -235,7 +253,7 @@ def test_only_blocks_with_valid_tokens_are_visited(rng, valid, visited):
         (hidden, _), mask = rows
         return (visits[0] + 1,), jnp.where(mask[:, None], hidden, 0)
 
-    visits, outs = chunked._over_valid_tokens(body, (jnp.zeros(()),), ((hidden, labels), mask), mask, 4, True)
+    visits, outs = blocked.over_valid_tokens(body, (jnp.zeros(()),), ((hidden, labels), mask), mask, 4, True)
     assert float(visits[0]) == visited
     np.testing.assert_array_equal(outs, np.where(mask[:, None], hidden, 0))
 
@@ -443,20 +461,79 @@ def test_memory_of_a_sum_is_a_block(rng):
     ("tokens", "num_classes", "total", "statistics"),
     [
         (64, 1000, (64, 1000), (64, 1000)),  # small: all at once
-        (2048, 32768, (1024, 32768), (2048, 8192)),
-        (4096, 50257, (512, 50257), (4096, 4096)),
+        (600, 1000, (300, 1000), (600, 1000)),
+        (2048, 32768, (512, 32768), (2048, 4096)),
+        (4096, 50257, (512, 50257), (4096, 2048)),
         (
             1024,
             128256,
             (256, 128256),
-            (1024, 16384),
+            (1024, 8192),
         ),  # few tokens: a fourth matmul would cost more than rewriting the sums
-        (8192, 128256, (8192, 2048), (8192, 2048)),
-        (65536, 128256, (16384, 1024), (16384, 1024)),
+        (8192, 128256, (8192, 1024), (8192, 1024)),
+        (65536, 128256, (16384, 512), (16384, 512)),
         (0, 10, (0, 10), (0, 10)),
-        (1, 10**8, (1, 2**24), (1, 2**24)),
+        (1, 10**8, (1, 10**8), (1, 2**23)),
     ],
 )
 def test_block_sizes(tokens, num_classes, total, statistics):
-    assert tiles.for_total(tokens, num_classes) == chunked.Blocks(*total)
-    assert tiles.for_statistics(tokens, num_classes) == chunked.Blocks(*statistics)
+    assert tiles.for_total(tokens, num_classes) == blocked.Blocks(*total)
+    assert tiles.for_statistics(tokens, num_classes) == blocked.Blocks(*statistics)
+
+
+BAD = {
+    "integer hidden": ({"hidden": np.zeros((3, 4), np.int32)}, TypeError, "`hidden` must be floating point; got int32"),
+    "scalar hidden": ({"hidden": np.float32(1)}, ValueError, "`hidden` must have a feature axis, its last; got a scalar"),
+    "no features": ({"hidden": np.zeros((3, 0), np.float32)}, ValueError, r"`hidden` must have at least one feature; got shape \(3, 0\)"),
+    "list as hidden": ({"hidden": [[0.0] * 4] * 3}, TypeError, "`hidden` must be an array; got list"),
+    "integer classifier": ({"classifier": np.zeros((4, 5), np.int32)}, TypeError, "`classifier` must be floating point; got int32"),
+    "classifier of other features": ({"classifier": np.zeros((3, 5), np.float32)}, ValueError, r"the 4 features of `hidden`; got \(3, 5\)\.(\n|$)"),
+    "transposed classifier": ({"classifier": np.zeros((5, 4), np.float32)}, ValueError, r"got \(5, 4\)\. Pass the transpose: classifier\.T\."),
+    "classifier of rank 1": ({"classifier": np.zeros(4, np.float32)}, ValueError, r"shape \(features, num_classes\).*got \(4,\)"),
+    "no classes": ({"classifier": np.zeros((4, 0), np.float32)}, ValueError, r"at least one class; got shape \(4, 0\)"),
+    "float labels": ({"labels": np.zeros(3, np.float32)}, TypeError, "`labels` must be integers; got float32"),
+    "labels of another shape": ({"labels": np.zeros(4, np.int32)}, ValueError, r"shape of `hidden` without axis 1, \(3,\); got \(4,\)"),
+    "labels with an axis more": ({"labels": np.zeros((3, 1), np.int32)}, ValueError, r"got \(3, 1\)\. Reshape them: labels\.reshape\(\(3,\)\)"),
+    "bias of another length": ({"bias": np.zeros(4, np.float32)}, ValueError, r"each of the 5 classes, shape \(5,\); got \(4,\)"),
+    "integer bias": ({"bias": np.zeros(5, np.int32)}, TypeError, "`bias` must be floating point; got int32"),
+    "class_weights of another length": ({"class_weights": np.zeros(4, np.float32)}, ValueError, r"5 classes, shape \(5,\); got \(4,\)"),
+    "soft_cap of 0": ({"soft_cap": 0.0}, ValueError, r"`soft_cap` must be positive and finite; got 0\.0\. For no cap pass None"),
+    "negative soft_cap": ({"soft_cap": -1}, ValueError, r"`soft_cap` must be positive and finite; got -1\.0"),
+    "infinite soft_cap": ({"soft_cap": np.inf}, ValueError, "`soft_cap` must be positive and finite; got inf"),
+    "soft_cap of another type": ({"soft_cap": "30"}, TypeError, "`soft_cap` must be a number; got '30'"),
+    "boolean soft_cap": ({"soft_cap": True}, TypeError, "`soft_cap` must be a number; got True"),
+    "soft_cap of shape": ({"soft_cap": np.ones(2, np.float32)}, ValueError, r"`soft_cap` must be a scalar; got shape \(2,\)"),
+    "unknown implementation": ({"implementation": "pallas"}, ValueError, "`implementation` must be None.*got 'pallas'"),
+    "implementation of another type": ({"implementation": 8}, TypeError, "`implementation` must be None.*got int"),
+}  # fmt: skip
+OF_LOSSES = {
+    "integer mask": ({"mask": np.ones(3, np.int32)}, TypeError, "`mask` must be boolean; got int32"),
+    "mask of another shape": ({"mask": np.ones(4, bool)}, ValueError, r"shape of the loss, \(3,\); got \(4,\)"),
+    "smoothing above 1": ({"label_smoothing": 1.5}, ValueError, r"`label_smoothing` must be from 0 to 1; got 1\.5"),
+    "negative z_loss": ({"z_loss": -1.0}, ValueError, r"`z_loss` must be finite and not negative; got -1\.0"),
+}
+FUNCTIONS = [linear_logit_stats, linear_softmax_cross_entropy, linear_softmax_cross_entropy_sum]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("case", [*BAD, *OF_LOSSES])
+def test_bad_input_is_refused_while_tracing(function, case):
+    if case in OF_LOSSES and function is linear_logit_stats:
+        return
+    arguments, error, message = {**BAD, **OF_LOSSES}[case]
+    good = {
+        "hidden": np.zeros((3, 4), np.float32),
+        "classifier": np.zeros((4, 5), np.float32),
+        "labels": np.zeros(3, np.int32),
+    }
+    with pytest.raises(error, match=message):
+        jax.eval_shape(lambda: function(**{**good, **arguments}))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "error"),
+    [((0, None), ValueError), ((None, -1), ValueError), ((2.0, None), TypeError), ((True, None), ValueError)],
+)
+def test_block_sizes_are_positive_integers(sizes, error):
+    with pytest.raises(error, match=r"`block_(tokens|classes)` must be"):
+        Chunked(*sizes)

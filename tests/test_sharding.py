@@ -54,6 +54,32 @@ def test_values_and_gradients_under_jit(loss, spec, mode, rng):
     assert gradient.sharding.is_equivalent_to(z.sharding, 3)
 
 
+@pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit], ids=lambda m: m.name)
+@pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
+def test_every_option_where_classes_are_split(loss, mode, rng):
+    """With classes at -inf, rows of NaN that are masked, and a true class that is left out."""
+    mesh, spec = mesh_of(mode), P("data", None, "model")
+    logits, labels = cases.make_logits(rng, SHAPE), loss.make_labels(rng, SHAPE, -1)
+    options = cases.make_options(rng, cases.SOFTMAX_OPTIONS, loss, SHAPE, labels)
+    if loss is cases.INTEGER and mode == AxisType.Explicit:
+        del options["class_weights"]  # jax refuses to look up the weights of labels on explicit axes
+    where, mask = options["where"], options["mask"]
+    logits[~where & (rng.random(SHAPE) < 0.5)] = -np.inf
+    logits[~mask] = np.nan
+    row = tuple(np.argwhere(mask)[0])
+    where[row] = (np.arange(SHAPE[-1]) != labels[row]) if loss is cases.INTEGER else labels[row] == 0
+    where[row][-2:] = True
+    answer = loss.oracle(logits, labels, **options)
+    z, y, options["where"], options["mask"] = (
+        jax.device_put(x, NamedSharding(mesh, spec if np.ndim(x) == 3 else P("data", None)))
+        for x in (logits, labels, where, mask)
+    )
+    with jax.set_mesh(mesh):
+        (_, losses), gradient = total_and_losses(loss, **options)(z, y)
+    assert_within(losses, answer.loss, 6)
+    assert_within(gradient, answer.logits, 8)
+
+
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 0.1}], ids=["plain", "options"])
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 def test_sharded_classes_are_not_gathered(loss, options, rng):

@@ -95,6 +95,18 @@ def test_hard_logits(loss, hard, rng):
         assert_within(gradient, answer.logits, ULPS)
 
 
+@pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
+def test_small_probability_keeps_its_digits_even_as_the_largest(loss):
+    """Of 1000 classes alike each is a maximal one, and p - q is 1 / 1000 for all that the label does not ask for."""
+    logits, labels = np.zeros((1, 1000), np.float32), np.int32([7])
+    if loss is SOFT:
+        labels = np.eye(1000, dtype=np.float32)[labels]
+    gradient = jax.grad(lambda z: loss.function(z, labels).sum())(logits)
+    expected = np.full((1, 1000), 1 / 1000)
+    expected[0, 7] -= 1
+    assert_within(gradient, expected, 2)
+
+
 @pytest.mark.parametrize("dtype", cases.INTEGER_DTYPES)
 @pytest.mark.parametrize("names", [(), ("class_weights",), ("mask", "label_smoothing")], ids=cases.name_of)
 def test_labels_of_any_integer_dtype(dtype, names, rng, x64):

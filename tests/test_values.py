@@ -200,6 +200,38 @@ def test_infinite_logit_alone_as_the_true_class_costs_nothing(way, loss, rest):
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
+def test_infinite_logit_of_the_only_class_costs_nothing_smoothed_either(way, loss):
+    logits = np.full((1, C), -INF, np.float32)
+    logits[0, 2] = INF
+    values, gradient = value_and_gradient(way, loss, logits, targets(loss, np.int32([2])), label_smoothing=0.1)
+    assert values[0] == 0
+    np.testing.assert_array_equal(gradient, np.zeros((1, C)))
+
+
+@pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
+def test_infinite_logit_as_the_true_class_is_no_loss_when_smoothing_asks_for_others(loss):
+    logits, labels = LOGITS.copy(), targets(loss, LABELS)
+    logits[1, 0] = INF
+    values = loss.function(logits, labels, label_smoothing=0.1)
+    np.testing.assert_array_equal(np.isnan(values), [False, True, False])
+    assert_within(values, loss.oracle(logits, labels, label_smoothing=np.float32(0.1)).loss, 6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
+@pytest.mark.parametrize("extra", EXTRAS, ids=EXTRA_IDS)
+def test_lowest_finite_logit_is_a_class_like_any_other(way, loss, extra):
+    """Many a model excludes a class by that number; here only -inf and `where` do."""
+    logits, labels = LOGITS.copy(), targets(loss, LABELS)
+    logits[0, 0] = logits[1, 3] = np.finfo(np.float32).min
+    values, gradient = value_and_gradient(way, loss, logits, labels, **extra)
+    answer = loss.oracle(logits, labels, **{k: np.float32(v) for k, v in extra.items()})
+    assert_within(values, answer.loss, 6)
+    assert_within(gradient, answer.logits, 8)
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_sigmoid_at_infinity_is_its_limit(way):
     logits = np.float32([INF, INF, -INF, -INF, INF, -INF, NAN])
     labels = np.float32([1, 0, 0, 1, 0.5, 0.5, 1])

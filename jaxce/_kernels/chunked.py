@@ -14,17 +14,11 @@ from jax import lax
 
 from jaxce import _dense as dense
 from jaxce._dense import label_indices
+from jaxce._kernels import blocked
+from jaxce._kernels.blocked import Blocks
 from jaxce._kernels.reference import capped, dot, dtype_of_logits, dtype_of_operands, masked, raw_logits
 from jaxce._rule import with_rule
 from jaxce._stats import LogitStats
-
-
-@dataclasses.dataclass(frozen=True)
-class Blocks:
-    """How many tokens, and how many of their classes, are worked on at a time."""
-
-    tokens: int
-    classes: int
 
 
 @functools.cache
@@ -33,9 +27,10 @@ def statistics(blocks: Blocks):
 
     def primal(hidden, classifier, bias, labels, mask, class_weights, soft_cap):
         def of_tokens(_, rows):
-            return None, _fields(*rows, classifier, bias, class_weights, soft_cap, blocks.classes)[0]
+            hidden, labels = rows
+            return None, _fields(hidden, labels, classifier, bias, class_weights, soft_cap, blocks.classes)[0]
 
-        return _over_tokens(of_tokens, None, _rows(hidden, labels, mask), blocks.tokens)[1]
+        return blocked.over_tokens(of_tokens, None, _rows(hidden, labels, mask), blocks.tokens)[1]
 
     def tangent(args, outs, tangents):
         hidden, classifier, bias, labels, mask, class_weights, soft_cap = args
@@ -49,7 +44,7 @@ def statistics(blocks: Blocks):
             (hidden, labels), hidden_dot, fields = rows
 
             def of_classes(total, start, size):
-                w, b, u, w_dot, b_dot, u_dot = _classes(
+                w, b, u, w_dot, b_dot, u_dot = blocked.classes(
                     (classifier, bias, class_weights, classifier_dot, bias_dot, class_weights_dot), start, size
                 )
                 terms = [] if hidden_dot is None else [dot(hidden_dot, w, (1, 0))]
@@ -63,10 +58,10 @@ def statistics(blocks: Blocks):
             zeros = tuple(map(jnp.zeros_like, fields))
             # What reverse mode would keep of every block is made again instead.
             again = jax.checkpoint(of_classes, prevent_cse=False, static_argnums=2)
-            return None, _over_classes(again, zeros, classifier.shape[1], blocks.classes)
+            return None, blocked.over_classes(again, zeros, classifier.shape[1], blocks.classes)
 
         rows = (_rows(hidden, labels, mask), hidden_dot, outs)
-        return _over_tokens(of_tokens, None, rows, blocks.tokens)[1]
+        return blocked.over_tokens(of_tokens, None, rows, blocks.tokens)[1]
 
     return with_rule(primal, tangent)
 
@@ -109,7 +104,7 @@ def total_with_gradients(losses, used, args, blocks: Blocks, *, of_hidden: bool,
 
         def of_classes(carry, start, size):
             hidden_ct, classifier_ct, bias_ct, weights_ct, cap_ct = carry
-            w, b, u = _classes((classifier, bias, class_weights), start, size)
+            w, b, u = blocked.classes((classifier, bias, class_weights), start, size)
             raw = raw_logits(hidden, w, b) if whole_raw is None else whole_raw
 
             def linear(raw_dot, u_dot, cap_dot):
@@ -121,19 +116,18 @@ def total_with_gradients(losses, used, args, blocks: Blocks, *, of_hidden: bool,
             if of_hidden:
                 hidden_ct = hidden_ct + dot(narrow, w, (1, 1))
             if of_classifier:
-                classifier_ct = _add_matmul(classifier_ct, transposed, narrow, start)
+                classifier_ct = blocked.add_matmul(classifier_ct, transposed, narrow, start)
             if bias is not None:
-                bias_ct = _add_at(bias_ct, jnp.sum(raw_ct, 0), start)
+                bias_ct = blocked.add_at(bias_ct, jnp.sum(raw_ct, 0), start)
             if u is not None:
-                weights_ct = _add_at(weights_ct, u_ct, start)
+                weights_ct = blocked.add_at(weights_ct, u_ct, start)
             if soft_cap is not None:
                 cap_ct = cap_ct + cap_part
             return hidden_ct, classifier_ct, bias_ct, weights_ct, cap_ct
 
         sums = (zeros(hidden) if of_hidden else None, classifier_sum, bias_sum, weights_sum, cap_sum)
-        hidden_ct, classifier_sum, bias_sum, weights_sum, cap_sum = _over_classes(
-            of_classes, sums, num_classes, blocks.classes
-        )
+        sums = blocked.over_classes(of_classes, sums, num_classes, blocks.classes)
+        hidden_ct, classifier_sum, bias_sum, weights_sum, cap_sum = sums
         weights_sum, options_sum = jax.tree.map(
             lambda a, b: a + b.astype(dtype), (weights_sum, options_sum), (weights_ct, options_ct)
         )
@@ -144,40 +138,8 @@ def total_with_gradients(losses, used, args, blocks: Blocks, *, of_hidden: bool,
     if blocks.tokens >= tokens:
         (total, sums), hidden_ct = of_tokens(carry, rows)
     else:
-        (total, sums), hidden_ct = _over_valid_tokens(of_tokens, carry, rows, mask, blocks.tokens, of_hidden)
+        (total, sums), hidden_ct = blocked.over_valid_tokens(of_tokens, carry, rows, mask, blocks.tokens, of_hidden)
     return total, (hidden_ct, *sums)
-
-
-def _over_valid_tokens(body, carry, rows, mask, block, has_rows):
-    """Folds `body(carry, rows of a block) -> (carry, rows)` over blocks of tokens, valid ones first, while there are any; else 0."""
-    (hidden, labels), _ = rows
-    tokens = hidden.shape[0]
-    padded = -(-tokens // block) * block
-    if mask is None and padded == tokens:
-        count, order = padded // block, None
-    else:
-        valid = jnp.ones(tokens, bool) if mask is None else mask
-        count = (jnp.sum(valid, dtype=jnp.int32) + (block - 1)) // block
-        order = jnp.argsort(~valid, stable=True)
-        padding = (0, padded - tokens)
-        rows = (
-            (jnp.pad(hidden[order], (padding, (0, 0))), jnp.pad(labels[order], padding)),
-            jnp.pad(valid[order], padding),
-        )
-
-    def step(state):
-        i, carry, outs = state
-        start = i * block
-        carry, out = body(carry, jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, block), rows))
-        outs = lax.dynamic_update_slice_in_dim(outs, out, start, 0) if has_rows else None
-        return i + 1, carry, outs
-
-    outs = jnp.zeros((padded, hidden.shape[1]), carry[0].dtype) if has_rows else None
-    # Not `fori_loop` or `scan`: JAX would make loop invariants of what the body compares or selects with, arrays as large as the logits.
-    _, carry, outs = lax.while_loop(lambda state: state[0] < count, step, (jnp.zeros((), jnp.int32), carry, outs))
-    if has_rows and order is not None:
-        outs = jnp.zeros((tokens, hidden.shape[1]), outs.dtype).at[order].set(outs[:tokens], unique_indices=True)
-    return carry, outs
 
 
 def _rows(hidden, labels, mask):
@@ -185,30 +147,46 @@ def _rows(hidden, labels, mask):
     return masked(hidden, mask), label_indices(labels, mask)
 
 
+# Rows longer than this are cut: XLA for CPU writes the exponentials out before it sums them where there are more.
+_LONGEST = 2**15
+
+
+def _cuts(num_classes):
+    """(start, size) of the parts of a row that is as long as it gets."""
+    if num_classes <= _LONGEST:
+        return [(0, num_classes)]
+    size = -(-num_classes // -(-num_classes // _LONGEST) // 1024) * 1024  # whole lanes and tiles, all but the last
+    return [(start, min(size, num_classes - start)) for start in range(0, num_classes, size)]
+
+
 def _fields(hidden, labels, classifier, bias, class_weights, soft_cap, block):
-    """The fields of `LogitStats` of a block of tokens, merged over blocks of classes; and the logits before their cap, if it is one block."""
+    """The fields of `LogitStats` of a block of tokens, merged over blocks of classes.
+
+    And the logits before their cap, if one block has all the classes.
+    """
     num_classes = classifier.shape[1]
 
-    def of_classes(start, size):
-        w, b, u = _classes((classifier, bias, class_weights), start, size)
-        raw = raw_logits(hidden, w, b)
-        return dense.statistics(1)(capped(raw, soft_cap), _from(labels, start), None, None, u), raw
+    def of_raw(raw, start, class_weights):
+        return dense.statistics(1)(capped(raw, soft_cap), _from(labels, start), None, None, class_weights)
+
+    def of_classes(fields, start, size):
+        w, b, u = blocked.classes((classifier, bias, class_weights), start, size)
+        return _merged(fields, of_raw(raw_logits(hidden, w, b), start, u))
 
     if block >= num_classes:
-        return of_classes(0, num_classes)
+        raw = raw_logits(hidden, classifier, bias)
+        parts = []
+        for cut in _cuts(num_classes):
+            part, u = blocked.classes((raw, class_weights), *cut)
+            parts.append(of_raw(part, cut[0], u))
+        return functools.reduce(_merged, parts), raw
     none = jnp.zeros(hidden.shape[0], dtype_of_logits(hidden, classifier))
-    fields = _over_classes(
-        lambda fields, start, size: tuple(_merged(fields, of_classes(start, size)[0])),
-        (jnp.full_like(none, -jnp.inf), *(none,) * 6),
-        num_classes,
-        block,
-    )
-    return fields, None
+    return blocked.over_classes(of_classes, (jnp.full_like(none, -jnp.inf), *(none,) * 6), num_classes, block), None
 
 
 def _merged(a, b):
     merged = LogitStats.merge(LogitStats(*a, integer_labels=True), LogitStats(*b, integer_labels=True))
-    return (getattr(merged, field.name) for field in dataclasses.fields(merged)[:-1])
+    return tuple(getattr(merged, field.name) for field in dataclasses.fields(merged)[:-1])
 
 
 def _fields_dot(raw, labels, class_weights, soft_cap, fields, raw_dot, class_weights_dot, soft_cap_dot):
@@ -223,59 +201,6 @@ def _fields_dot(raw, labels, class_weights, soft_cap, fields, raw_dot, class_wei
     )
 
 
-def _over_tokens(body, carry, rows, block):
-    """Folds `body(carry, rows of a block) -> (carry, rows)` over blocks of tokens; the last one may be smaller."""
-    tokens = jax.tree.leaves(rows)[0].shape[0]
-    if block >= tokens:
-        return body(carry, rows)
-    whole = tokens - tokens % block
-    stacked = jax.tree.map(lambda x: x[:whole].reshape(-1, block, *x.shape[1:]), rows)
-    carry, outs = lax.scan(body, carry, stacked)
-    outs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outs)
-    if whole < tokens:
-        carry, last = body(carry, jax.tree.map(lambda x: x[whole:], rows))
-        outs = jax.tree.map(lambda *parts: jnp.concatenate(parts), outs, last)
-    return carry, outs
-
-
-def _over_classes(body, carry, num_classes, block):
-    """Folds `body(carry, start, size) -> carry` over blocks of classes; the last one may be smaller, none is padded or overlaps."""
-    if block >= num_classes:
-        return body(carry, 0, num_classes)
-    whole = num_classes - num_classes % block
-    carry, _ = lax.scan(
-        lambda c, start: (body(c, start, block), None), carry, jnp.arange(0, whole, block, dtype=jnp.int32)
-    )
-    return carry if whole == num_classes else body(carry, whole, num_classes - whole)
-
-
-def _classes(arrays, start, size):
-    """Some of the classes, the last axis, of each array."""
-    return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size, x.ndim - 1), arrays)
-
-
 def _from(labels, start):
     """Labels counted from a class on."""
     return labels - jnp.asarray(start).astype(labels.dtype)
-
-
-def _add_at(total, part, start):
-    """`total` with `part` added to its classes from `start` on."""
-    if part.shape == total.shape:
-        return total + part
-    old = lax.dynamic_slice_in_dim(total, start, part.shape[-1], total.ndim - 1)
-    return lax.dynamic_update_slice_in_dim(total, old + part, start, total.ndim - 1)
-
-
-# The product that a block adds to the gradient of the classifier is made for so many classes at a time, as it is held until it is added.
-_PRODUCT = 2**22
-
-
-def _add_matmul(total, a, b, start):
-    """`total` with `a @ b` added to its classes from `start` on."""
-
-    def of_classes(total, offset, size):
-        (part,) = _classes((b,), offset, size)
-        return _add_at(total, dot(a, part, (1, 0)), start + offset)
-
-    return _over_classes(of_classes, total, b.shape[1], max(128, _PRODUCT // a.shape[0]))

@@ -5,37 +5,37 @@ of the classifier. Blocks of classes cost a fourth matmul, which makes the logit
 are whole where the blocks of tokens that fit are few or large; otherwise all tokens are taken at once, some classes at a time.
 """
 
-from jaxce._kernels.chunked import Blocks
+from jaxce._kernels.blocked import Blocks
 
-# Logits held at a time: 128 MiB of float32. Of whole rows; blocks of classes share the room with the gradient by `hidden`.
+# Logits held at a time, of whole rows: 128 MiB of float32. Blocks of classes share their room with the gradient by `hidden`.
 _ROOM = 2**25
-# Blocks of tokens as small as this keep a matmul busy for longer than it takes to read and write the gradient that it adds to.
+_ROOM_OF_CLASSES = 2**23
+# Blocks of so many tokens keep a matmul busy for longer than it takes to read and write the gradient that it adds to; more gain nothing.
 _LARGE = 512
-# So few blocks are better than a fourth matmul, however small.
+# So few blocks are better than a fourth matmul, however small they are.
 _FEW = 4
 
 
 def whole_rows(tokens: int, num_classes: int) -> Blocks | None:
     """Blocks of tokens with all their classes; None where they would be too many and too small."""
-    most = _ROOM // num_classes
+    most = max(1, min(_LARGE, _ROOM // num_classes // 128 * 128))
     if tokens <= most:
         return Blocks(tokens, num_classes)
     if most < _LARGE and most * _FEW < tokens:
         return None
-    most = max(1, most - most % 128) if most >= 128 else most
     return Blocks(_even(tokens, most), num_classes)
 
 
 def blocks_of_classes(tokens: int, num_classes: int) -> Blocks:
-    """All tokens, or as many as leave blocks of 1,024 classes their room, with some classes at a time."""
+    """All tokens, but no more than 16,384, with as many classes at a time as there is room for."""
     tokens = min(tokens, 2**14)
-    room = _ROOM // 2 // max(tokens, 1)
+    room = _ROOM_OF_CLASSES // max(tokens, 1)
     return Blocks(tokens, min(num_classes, max(256, room - room % 256)))
 
 
 def for_statistics(tokens: int, num_classes: int) -> Blocks:
     """For statistics of each token, whose derivatives make the logits again in any case."""
-    if tokens * num_classes <= _ROOM // 2:
+    if tokens * num_classes <= _ROOM_OF_CLASSES:
         return Blocks(tokens, num_classes)
     return blocks_of_classes(tokens, num_classes)
 

@@ -1,0 +1,150 @@
+"""Trains a small causal language model on the standard library's own sources (no download): a softmax over some 50,000 words.
+
+python examples/language_model.py                   # with each loss in turn (or with one: --loss), whose curves must agree
+python examples/language_model.py --preset gpu      # 12 layers of 768 features in bfloat16: a load for one accelerator
+"""
+
+import argparse
+import resource
+import sys
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from corpus import IGNORED, OUTPUT, UNKNOWN, count_words, standard_library, unequal_batches
+from flax import nnx
+from matplotlib import pyplot as plt
+from tqdm import tqdm
+from transformer import LanguageModel
+
+import jaxce
+
+SIZES = ("layers", "features", "heads", "sequence", "batch", "steps", "learning_rate", "least_count", "files", "dtype")
+PRESETS = {
+    "short": (1, 64, 2, 64, 8, 8, 1e-2, 2, 100, "float32"),
+    "cpu": (4, 64, 4, 128, 8, 20, 1e-2, 3, None, "float32"),
+    "gpu": (12, 768, 12, 1024, 16, 500, 6e-4, 2, None, "bfloat16"),
+}
+LOSSES = ("linear", "dense")  # the smaller first, as a process's peak of memory never falls
+SEED, MICRO_BATCHES, MICRO_ROWS, GRADIENT_RTOL, CURVES_RTOL = 0, 3, 4, 1e-6, {"float32": 1e-4, "bfloat16": 5e-2}
+
+
+def loss_of_rows(name: str, graph, params, rows) -> jaxce.LossSum:
+    """The sum of the losses of the words that count, and their number: without ever holding all logits, or from all of them."""
+    hidden, classifier = nnx.merge(graph, params)(jnp.maximum(rows[:, :-1], UNKNOWN))
+    labels, mask = rows[:, 1:], rows[:, 1:] != IGNORED
+    if name == "linear":
+        return jaxce.linear_softmax_cross_entropy_sum(hidden, classifier, labels, mask=mask)
+    losses = jaxce.softmax_cross_entropy_with_integer_labels(hidden @ classifier, labels, mask=mask)
+    return jaxce.LossSum.of(losses, mask=mask)
+
+
+def mean_and_gradient(loss, params, micro_batches):
+    """The mean loss over all words of `[micro_batches, rows, sequence + 1]`, and its gradient, a micro-batch at a time."""
+
+    def add(sums, rows):
+        loss_sum, pull_back = jax.vjp(lambda params: loss(params, rows), params)
+        (gradient_of_total,) = pull_back(jaxce.LossSum(jnp.ones(()), jnp.zeros(())))  # not of the weight
+        return jax.tree.map(jnp.add, sums, (loss_sum, gradient_of_total)), None
+
+    nothing = jaxce.LossSum(jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params)
+    (loss_sum, gradient), _ = jax.lax.scan(add, nothing, micro_batches)
+    # Totals and weights add up, means do not: so the one division comes after the last micro-batch.
+    return loss_sum.mean(), jax.tree.map(lambda g: g / jnp.maximum(loss_sum.weight, 1), gradient)
+
+
+@partial(jax.jit, static_argnums=0)
+def gradient_errors(loss, params, micro_batches):
+    """Of `LossSum`, and of `optax.MultiSteps` over means: relative to the gradient of all micro-batches as one batch."""
+    gradient_of_mean = jax.grad(lambda params, rows: loss(params, rows).mean())
+    whole = gradient_of_mean(params, jnp.concatenate(micro_batches))
+    _, of_sums = mean_and_gradient(loss, params, micro_batches)
+    multi_steps = optax.MultiSteps(optax.identity(), len(micro_batches))
+    of_means, state = params, multi_steps.init(params)
+    for rows in micro_batches:
+        of_means, state = multi_steps.update(gradient_of_mean(params, rows), state, params)
+    differences = [jax.tree.map(jnp.subtract, gradient, whole) for gradient in (of_sums, of_means)]
+    return [optax.tree.norm(difference) / optax.tree.norm(whole) for difference in differences]
+
+
+def show_gradient_errors(rows: np.ndarray, sizes: argparse.Namespace) -> None:
+    micro_batches = unequal_batches(rows, MICRO_BATCHES, MICRO_ROWS, SEED)
+    small = argparse.Namespace(**vars(sizes) | {"layers": 1, "features": 64, "heads": 2, "dtype": "float32"})
+    graph, params = nnx.split(LanguageModel(int(rows.max()) + 1, small, nnx.Rngs(SEED)))  # bfloat16 rounds more
+    of_sums, of_means = gradient_errors(partial(loss_of_rows, "linear", graph), params, micro_batches)
+    print(f"gradient of micro-batches of {count_words(micro_batches, (1, 2))} words, relative to that of all at once:")
+    print(f"  through jaxce.LossSum {of_sums:.1e} off, means through optax.MultiSteps {of_means:.1e} off")
+    if not of_sums <= GRADIENT_RTOL:
+        raise SystemExit(f"the gradient through jaxce.LossSum is more than {GRADIENT_RTOL:.0e} off")
+
+
+def train(name: str, rows: np.ndarray, sizes: argparse.Namespace) -> np.ndarray:
+    """The loss of each step."""
+    graph, params = nnx.split(LanguageModel(int(rows.max()) + 1, sizes, nnx.Rngs(SEED)))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, sizes.learning_rate, 1 + sizes.steps // 20, sizes.steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
+
+    def step(params, opt_state, micro_batches):
+        value, gradient = mean_and_gradient(partial(loss_of_rows, name, graph), params, micro_batches)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, value
+
+    opt_state = optimizer.init(params)
+    batches = np.random.default_rng(SEED).integers(len(rows), size=(sizes.steps, 1, sizes.batch))
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, opt_state, rows[batches[0]]).compile()
+    losses, times = [], []
+    for batch in (progress := tqdm(batches, name, unit="step")):
+        params, opt_state, value = compiled(params, opt_state, rows[batch])
+        losses.append(float(value))
+        times.append(time.perf_counter())
+        progress.set_postfix(loss=f"{losses[-1]:.4f}")
+    speed = count_words(rows[batches[1:]]) / (times[-1] - times[0])
+    use = compiled.memory_analysis()  # what is donated is argument and output in one place, the alias
+    assert use is not None
+    held = use.argument_size_in_bytes + use.output_size_in_bytes - use.alias_size_in_bytes + use.temp_size_in_bytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(f"{name}: loss {losses[0]:.4f} -> {losses[-1]:.4f}, {speed:,.0f} tokens/s")
+    print(f"  memory: a step {held / 2**20:,.0f} MiB by the compiler, the process {peak / 2**20:,.0f} MiB so far")
+    return np.asarray(losses)
+
+
+def draw(curves: dict[str, np.ndarray]) -> None:
+    plt.switch_backend("agg")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.locator_params(axis="x", integer=True)
+    for (name, losses), width, color in zip(curves.items(), (7, 1.5), ("#9ecae1", "#d94801"), strict=False):
+        axes.plot(np.arange(1, len(losses) + 1), losses, label=name, linewidth=width, color=color)
+    axes.set(title="Cross-entropy of the next word", xlabel="step", ylabel="nats")
+    axes.legend(frameon=False)
+    figure.savefig(OUTPUT / "language_model.png", dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--loss", choices=[*LOSSES, "both"], default="both", help="what to train with")
+    parser.add_argument("--preset", choices=["cpu", "gpu"], default="cpu", help="the size of everything")
+    parser.add_argument("--short", action="store_true", help="a few steps, of a smaller model on fewer words")
+    options = parser.parse_args()
+    # The bfloat16 products of some devices would set the two curves apart.
+    jax.config.update("jax_default_matmul_precision", "highest")
+    started = time.perf_counter()
+    print(f"device: {jax.devices()[0].device_kind} ({jax.default_backend()})")
+    sizes = argparse.Namespace(**dict(zip(SIZES, PRESETS["short" if options.short else options.preset], strict=True)))
+    rows = standard_library(sizes.least_count, sizes.sequence, sizes.files)
+    print(f"corpus: {count_words(rows):,} words, {rows.max() + 1:,} ids")
+    curves = {name: train(name, rows, sizes) for name in LOSSES if options.loss in (name, "both")}
+    draw(curves)
+    if options.loss == "both":
+        apart, allowed = np.max(np.abs(curves["linear"] / curves["dense"] - 1)), CURVES_RTOL[sizes.dtype]
+        print(f"the two curves are {apart:.1e} apart; allowed {allowed:.0e}")
+        if not apart <= allowed:
+            raise SystemExit("the two curves disagree")
+    show_gradient_errors(rows, sizes)
+    print(f"picture: {OUTPUT / 'language_model.png'}   wall time: {time.perf_counter() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Blocks of tokens and of classes: folding over them, cutting arrays along them, adding to what they are parts of."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxce._kernels.reference import dot
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """How many tokens, and how many of their classes, are worked on at a time."""
+
+    tokens: int
+    classes: int
+
+
+def over_tokens(body, carry, rows, block):
+    """Folds `body(carry, rows of a block) -> (carry, rows)` over blocks of tokens; the last one may be smaller."""
+    tokens = jax.tree.leaves(rows)[0].shape[0]
+    if block >= tokens:
+        return body(carry, rows)
+    whole = tokens - tokens % block
+    stacked = jax.tree.map(lambda x: x[:whole].reshape(-1, block, *x.shape[1:]), rows)
+    carry, outs = lax.scan(body, carry, stacked)
+    outs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outs)
+    if whole < tokens:
+        carry, last = body(carry, jax.tree.map(lambda x: x[whole:], rows))
+        outs = jax.tree.map(lambda *parts: jnp.concatenate(parts), outs, last)
+    return carry, outs
+
+
+def over_classes(body, carry, num_classes, block):
+    """Folds `body(carry, start, size) -> carry` over blocks of classes; the last one may be smaller, none is padded or overlaps."""
+    if block >= num_classes:
+        return body(carry, 0, num_classes)
+    whole = num_classes - num_classes % block
+    carry, _ = lax.scan(
+        lambda c, start: (body(c, start, block), None), carry, jnp.arange(0, whole, block, dtype=jnp.int32)
+    )
+    return carry if whole == num_classes else body(carry, whole, num_classes - whole)
+
+
+def classes(arrays, start, size):
+    """Some of the classes, the last axis, of each array."""
+    return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size, x.ndim - 1), arrays)
+
+
+def over_valid_tokens(body, carry, rows, mask, block, has_rows):
+    """Folds `body(carry, rows of a block) -> (carry, rows)` over blocks of tokens, valid ones first, while there are any; else 0."""
+    (hidden, labels), _ = rows
+    tokens = hidden.shape[0]
+    padded = -(-tokens // block) * block
+    if mask is None and padded == tokens:
+        count, order = padded // block, None
+    else:
+        valid = jnp.ones(tokens, bool) if mask is None else mask
+        count = (jnp.sum(valid, dtype=jnp.int32) + (block - 1)) // block
+        order = jnp.argsort(~valid, stable=True)
+        padding = (0, padded - tokens)
+        rows = (
+            (jnp.pad(hidden[order], (padding, (0, 0))), jnp.pad(labels[order], padding)),
+            jnp.pad(valid[order], padding),
+        )
+
+    def step(state):
+        i, carry, outs = state
+        start = i * block
+        carry, out = body(carry, jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, block), rows))
+        outs = lax.dynamic_update_slice_in_dim(outs, out, start, 0) if has_rows else None
+        return i + 1, carry, outs
+
+    dtype = carry[0].dtype
+    outs = jnp.zeros((padded, hidden.shape[1]), dtype) if has_rows else None
+    # Not `fori_loop` or `scan`: JAX would make loop invariants of what the body compares or selects with, arrays as large as the logits.
+    _, carry, outs = lax.while_loop(lambda state: state[0] < count, step, (jnp.zeros((), jnp.int32), carry, outs))
+    if outs is not None and order is not None:
+        outs = jnp.zeros((tokens, hidden.shape[1]), dtype).at[order].set(outs[:tokens], unique_indices=True)
+    return carry, outs
+
+
+def add_at(total, part, start):
+    """`total` with `part` added to its classes from `start` on."""
+    if part.shape == total.shape:
+        return total + part
+    old = lax.dynamic_slice_in_dim(total, start, part.shape[-1], total.ndim - 1)
+    return lax.dynamic_update_slice_in_dim(total, old + part, start, total.ndim - 1)
+
+
+# The product that a block adds to the gradient of the classifier is made for so many classes at a time, as it is held until it is added.
+_PRODUCT = 2**22
+
+
+def add_matmul(total, a, b, start):
+    """`total` with `a @ b` added to its classes from `start` on."""
+
+    def of_classes(total, offset, size):
+        (part,) = classes((b,), offset, size)
+        return add_at(total, dot(a, part, (1, 0)), start + offset)
+
+    return over_classes(of_classes, total, b.shape[1], max(128, _PRODUCT // a.shape[0]))
