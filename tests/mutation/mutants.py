@@ -136,7 +136,9 @@ MUTANTS = [
             "values::test_excluded_true_class_makes_the_loss_infinite",
             "values::test_class_probability_0_on_minus_infinity_is_0_in_value_vjp_and_jvp",
             "values::test_excluded_class_takes_no_part_and_has_zero_gradient",
+            "values::test_lowest_finite_logit_is_a_class_like_any_other",
             "softmax::test_options_and_their_combinations",
+            "rule::test_second_derivatives_of_every_input_in_every_mode",
         ],
         ("masked rows are read", "z = jnp.where(per_row(mask, axis), z, 0)", "z = z"),
         (
@@ -196,6 +198,10 @@ MUTANTS = [
             "values::test_infinite_logit_alone_as_the_true_class_costs_nothing",
             "stats::test_two_blocks_of_minus_infinity_are_still_none",
             "softmax::test_class_probabilities_need_not_sum_to_one",
+            "values::test_infinite_logit_of_the_only_class_costs_nothing_smoothed_either",
+            "values::test_infinite_logit_as_the_true_class_is_no_loss_when_smoothing_asks_for_others",
+            "softmax::test_small_probability_keeps_its_digits_even_as_the_largest",
+            "softmax::test_any_shape_and_class_axis",
             "accuracy::test_softmax_values_and_gradients",
         ],
         (
@@ -256,6 +262,7 @@ MUTANTS = [
         "_dense",
         [
             "hessians::test_hessian_in_four_orders",
+            "hessians::test_hessian_where_the_maximum_is_the_largest_number",
             "hessians::test_hessian_through_loops_and_checkpoint",
             "rule::test_second_derivatives_of_every_input_in_every_mode",
         ],
