@@ -5,6 +5,7 @@ Nothing is transposed. Every reduction over classes takes the axis itself, so ch
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxce._types import Array
 
@@ -27,3 +28,14 @@ def per_class(classes: Array, axis: int, ndim: int) -> Array:
 def is_split(logits: Array, axis: int) -> bool:
     """Whether the type of the logits says that their classes lie on several devices (a mesh of explicit axes)."""
     return jax.typeof(logits).sharding.spec[axis] is not None
+
+
+def varying_like(arrays, others):
+    """`arrays`, what a loop starts from, made to vary over every axis of `jax.shard_map` over which the `others` vary, as its results do."""
+    axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(others)))
+
+    def vary(x):
+        missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
+        return lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(vary, arrays)

@@ -12,6 +12,8 @@ import numpy as np
 import oracle
 import pytest
 from closeness import assert_within
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 from oracle import EXTENDED, Quantity
 
 import jaxce
@@ -432,6 +434,30 @@ def test_micro_batches_add_up_to_one_batch(rng):
     )
     np.testing.assert_allclose(value, want, rtol=1e-6)
     np.testing.assert_allclose(gradient, want_gradient, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("blocks", [None, Chunked(1, None), Chunked(None, 5), Chunked(2, 5)], ids=str)
+def test_tokens_on_several_devices(rng, blocks, check_vma):
+    """Inside `jax.shard_map`, whose gradients are those of one batch."""
+    hidden, classifier, labels = make(rng, 12)
+    mask = np.arange(12) % 5 != 2
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Auto,))
+
+    def mean(hidden, classifier, labels, mask):
+        options = {"mask": mask, "label_smoothing": 0.1, "implementation": blocks}
+        losses = linear_softmax_cross_entropy(hidden, classifier, labels, **options)
+        total = linear_softmax_cross_entropy_sum(hidden, classifier, labels, **options)
+        return total.psum("rows").mean() + jaxce.LossSum.of(losses, mask=mask).psum("rows").mean()
+
+    specs = P("rows"), P(), P("rows"), P("rows")
+    sharded = jax.shard_map(mean, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)
+    value, gradients = jax.jit(jax.value_and_grad(sharded, (0, 1)))(hidden, classifier, labels, mask)
+    cotangent = 2 * mask / mask.sum()
+    want, want_gradients = expected(hidden, classifier, labels, cotangent, mask=mask, label_smoothing=0.1)
+    np.testing.assert_allclose(value, float((want.value * cotangent).sum()), rtol=1e-6)
+    assert_within(gradients[0], want_gradients["hidden"], 2 * ULPS)
+    assert_within(gradients[1], want_gradients["classifier"], 2 * ULPS)
 
 
 def test_what_reverse_mode_keeps_of_the_losses(rng):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxce._axes import varying_like
 from jaxce._kernels.reference import dot
 
 
@@ -73,7 +74,7 @@ def over_valid_tokens(body, carry, rows, mask, block, has_rows):
         return i + 1, carry, outs
 
     dtype = carry[0].dtype
-    outs = jnp.zeros((padded, hidden.shape[1]), dtype) if has_rows else None
+    outs = varying_like(jnp.zeros((padded, hidden.shape[1]), dtype), carry) if has_rows else None
     # Not `fori_loop` or `scan`: JAX would make loop invariants of what the body compares or selects with, arrays as large as the logits.
     _, carry, outs = lax.while_loop(lambda state: state[0] < count, step, (jnp.zeros((), jnp.int32), carry, outs))
     if outs is not None and order is not None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce import _dense as dense
+from jaxce._axes import varying_like
 from jaxce._dense import label_indices
 from jaxce._kernels import blocked
 from jaxce._kernels.blocked import Blocks
@@ -55,7 +56,7 @@ def statistics(blocks: Blocks):
                 part = _fields_dot(raw, _from(labels, start), u, soft_cap, fields, raw_dot, u_dot, soft_cap_dot)
                 return tuple(map(jnp.add, total, part))
 
-            zeros = tuple(map(jnp.zeros_like, fields))
+            zeros = varying_like(tuple(map(jnp.zeros_like, fields)), (args, tangents))
             # What reverse mode would keep of every block is made again instead.
             again = jax.checkpoint(of_classes, prevent_cse=False, static_argnums=2)
             return None, blocked.over_classes(again, zeros, classifier.shape[1], blocks.classes)
@@ -85,7 +86,9 @@ def total_with_gradients(losses, used, args, blocks: Blocks, *, of_hidden: bool,
     hidden, classifier, bias, labels, mask, class_weights, soft_cap, options = args
     dtype = dtype_of_logits(hidden, classifier)
     tokens, num_classes = hidden.shape[0], classifier.shape[1]
-    zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, dtype))
+
+    def zeros(tree):
+        return varying_like(jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), tree), args)
 
     def of_tokens(carry, rows):
         total, (classifier_sum, bias_sum, weights_sum, cap_sum, options_sum) = carry
@@ -134,7 +137,7 @@ def total_with_gradients(losses, used, args, blocks: Blocks, *, of_hidden: bool,
         return (total + value, (classifier_sum, bias_sum, weights_sum, cap_sum, options_sum)), hidden_ct
 
     sums = (zeros(classifier) if of_classifier else None, *zeros((bias, class_weights, soft_cap, options)))
-    carry, rows = (jnp.zeros((), dtype), sums), (_rows(hidden, labels, mask), mask)
+    carry, rows = (zeros(jnp.zeros(())), sums), (_rows(hidden, labels, mask), mask)
     if blocks.tokens >= tokens:
         (total, sums), hidden_ct = of_tokens(carry, rows)
     else:
@@ -181,7 +184,10 @@ def _fields(hidden, labels, classifier, bias, class_weights, soft_cap, block):
             parts.append(of_raw(part, cut[0], u))
         return functools.reduce(_merged, parts), raw
     none = jnp.zeros(hidden.shape[0], dtype_of_logits(hidden, classifier))
-    return blocked.over_classes(of_classes, (jnp.full_like(none, -jnp.inf), *(none,) * 6), num_classes, block), None
+    start = varying_like(
+        (jnp.full_like(none, -jnp.inf), *(none,) * 6), (hidden, labels, classifier, bias, class_weights, soft_cap)
+    )
+    return blocked.over_classes(of_classes, start, num_classes, block), None
 
 
 def _merged(a, b):
