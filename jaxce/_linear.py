@@ -48,6 +48,9 @@ def linear_logit_stats(
       >>> hidden, classifier = jax.numpy.ones((2, 3)), jax.numpy.eye(3)
       >>> print(linear_logit_stats(hidden, classifier, jax.numpy.array([0, 2])).nll.round(4))
       [1.0986 1.0986]
+
+    References:
+      As for `logit_stats`. Soft caps: Gemma 2, 2024.
     """
     cap, implementation = linear_checks.soft_cap(soft_cap), dispatch.checked(implementation)
     return linear_losses.stats(hidden, classifier, labels, bias, class_weights, cap, implementation=implementation)

@@ -24,3 +24,10 @@ def x64():
 def rng():
     """The same numbers for every test, whichever tests run."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_of_other_modules():
+    """Thousands of compiled programs in one process are more than some machines let it map into memory."""
+    yield
+    jax.clear_caches()
