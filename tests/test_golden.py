@@ -13,22 +13,8 @@ def _reasons(name, got):
     return {x: comparison.difference(name, got, comparison.recorded(name, x))[0] for x in references}
 
 
-# XLA's CPU compiler in jax 0.10 aborts, with the process, on the gradient of this one program; without its fusion emitters
-# (XLA_FLAGS=--xla_cpu_use_fusion_emitters=false) it compiles, and the answer is right. To be avoided in the library.
-ABORTS = {("lscce-probs-label-int16", True)}
-RUNS = [
-    pytest.param(
-        n,
-        j,
-        id=f"{n}-{'jit' if j else 'eager'}",
-        marks=[pytest.mark.xfail(run=False, reason="aborts")] if (n, j) in ABORTS else [],
-    )
-    for n in comparison.CASES
-    for j in (False, True)
-]
-
-
-@pytest.mark.parametrize(("name", "jit"), RUNS)
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("name", comparison.CASES)
 def test_meets_the_recorded_answer(name, jit):
     got = comparison.evaluate(name, jit=jit)
     reasons = _reasons(name, got)

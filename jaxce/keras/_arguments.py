@@ -58,6 +58,4 @@ def class_indices(name: str, value: Array, of: Array, of_name: str, axis: int) -
     if jnp.issubdtype(value.dtype, jnp.floating):
         # A cast would make class 0 of a NaN. Otherwise it drops the fraction, as Keras does, and saturates.
         return jnp.where(jnp.isnan(value), -1, value).astype(jnp.int32)
-    if value.dtype == jnp.bool_ or value.dtype.itemsize < 4:
-        return value.astype(jnp.int32)
-    return value
+    return value.astype(jnp.uint8) if value.dtype == jnp.bool_ else value
