@@ -4,13 +4,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce import _dense as dense
+from jaxce._sharded import AxisName
 from jaxce._types import working_dtype
 
 
-def statistics(hidden, classifier, bias, labels, mask, class_weights, soft_cap):
-    """The fields of `LogitStats` for each token."""
-    logits = capped(raw_logits(masked(hidden, mask), classifier, bias), soft_cap)
-    return dense.statistics(1)(logits, labels, None, mask, class_weights)
+def statistics(axis_name: AxisName = None):
+    """The fields of `LogitStats` for each token as a function of the arguments of the contract."""
+
+    def of(hidden, classifier, bias, labels, mask, class_weights, soft_cap):
+        logits = capped(raw_logits(masked(hidden, mask), classifier, bias), soft_cap)
+        return dense.statistics(1, axis_name)(logits, labels, None, mask, class_weights)
+
+    return of
 
 
 def masked(hidden, mask):
