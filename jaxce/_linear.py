@@ -4,6 +4,7 @@ from jaxce import _checks as checks
 from jaxce import _dispatch as dispatch
 from jaxce import _linear_checks as linear_checks
 from jaxce import _linear_losses as linear_losses
+from jaxce import _sharded_checks as sharded_checks
 from jaxce._dispatch import Implementation
 from jaxce._loss_sum import LossSum
 from jaxce._stats import LogitStats
@@ -56,7 +57,7 @@ def linear_logit_stats(
       As for `logit_stats`. Soft caps: Gemma 2, 2024.
     """
     cap = linear_checks.soft_cap(soft_cap)
-    static = {"axis_name": checks.axis_name(axis_name), "implementation": dispatch.checked(implementation)}
+    static = {"axis_name": sharded_checks.axis_name(axis_name), "implementation": dispatch.checked(implementation)}
     return linear_losses.stats(hidden, classifier, labels, bias, class_weights, cap, **static)
 
 
@@ -113,7 +114,7 @@ def linear_softmax_cross_entropy(
       Wijmans et al., Cut your losses in large-vocabulary language models, 2024. Soft caps: Gemma 2, 2024.
     """
     options, cap = (checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)), linear_checks.soft_cap(soft_cap)
-    static = {"axis_name": checks.axis_name(axis_name), "implementation": dispatch.checked(implementation)}
+    static = {"axis_name": sharded_checks.axis_name(axis_name), "implementation": dispatch.checked(implementation)}
     return linear_losses.losses(hidden, classifier, bias, labels, mask, class_weights, cap, options, **static)
 
 
@@ -170,5 +171,5 @@ def linear_softmax_cross_entropy_sum(
       As for `linear_softmax_cross_entropy`. Gradients in the forward pass: Hsu et al., Liger kernel, 2024.
     """
     options, cap = (checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)), linear_checks.soft_cap(soft_cap)
-    static = {"axis_name": checks.axis_name(axis_name), "implementation": dispatch.checked(implementation)}
+    static = {"axis_name": sharded_checks.axis_name(axis_name), "implementation": dispatch.checked(implementation)}
     return linear_losses.loss_sum(hidden, classifier, bias, labels, mask, class_weights, cap, options, **static)

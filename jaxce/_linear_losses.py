@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxce import _checks as checks
 from jaxce import _dispatch as dispatch
 from jaxce import _linear_checks as linear_checks
+from jaxce import _sharded_checks as sharded_checks
 from jaxce._axes import varying_like
 from jaxce._dense import label_indices
 from jaxce._kernels import chunked, reference
@@ -70,7 +71,7 @@ def _checked(hidden, classifier, bias, labels, mask, class_weights, soft_cap, ax
     mask = checks.mask(mask, hidden.shape[:-1], hidden)
     class_weights = checks.class_weights(class_weights, classifier, 1)
     if axis_name is not None:
-        checks.split_classes("classifier", classifier, axis_name)
+        sharded_checks.split_classes("classifier", classifier, axis_name)
     if class_weights is not None:
         class_weights = class_weights.astype(reference.dtype_of_logits(hidden, classifier))
     return hidden, classifier, bias, labels, mask, class_weights, soft_cap

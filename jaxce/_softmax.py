@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxce import _checks as checks
+from jaxce import _sharded_checks as sharded_checks
 from jaxce._axes import per_class, per_row, row_shape
 from jaxce._dense import label_indices
 from jaxce._rule import keep_statistics
@@ -67,7 +68,7 @@ def softmax_cross_entropy(
       smoothing as in `torch.nn.functional.cross_entropy`.
     """
     smoothing, z_weight = checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)
-    static = {"axis": checks.static_int("axis", axis), "axis_name": checks.axis_name(axis_name)}
+    static = {"axis": checks.static_int("axis", axis), "axis_name": sharded_checks.axis_name(axis_name)}
     return _dense_loss(logits, labels, where, mask, smoothing, class_weights, z_weight, integer_labels=False, **static)
 
 
@@ -123,7 +124,7 @@ def softmax_cross_entropy_with_integer_labels(
       As for `softmax_cross_entropy`.
     """
     smoothing, z_weight = checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)
-    static = {"axis": checks.static_int("axis", axis), "axis_name": checks.axis_name(axis_name)}
+    static = {"axis": checks.static_int("axis", axis), "axis_name": sharded_checks.axis_name(axis_name)}
     return _dense_loss(logits, labels, where, mask, smoothing, class_weights, z_weight, integer_labels=True, **static)
 
 
@@ -141,7 +142,7 @@ def _dense_loss(
     mask = checks.mask(mask, row_shape(logits.shape, axis), logits)
     class_weights = checks.class_weights(class_weights, logits, axis)
     if axis_name is not None:
-        checks.split_classes("logits", logits, axis_name)
+        sharded_checks.split_classes("logits", logits, axis_name)
     if integer_labels:
         labels = local_indices(labels, logits.shape[axis], axis_name)
 

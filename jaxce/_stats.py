@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxce import _checks as checks
+from jaxce import _sharded_checks as sharded_checks
 from jaxce._dense import finite, statistics
 from jaxce._rule import keep_statistics
 from jaxce._sharded import AxisName, local_indices
@@ -142,7 +143,7 @@ def logit_stats(
     References:
       Blanchard, Higham and Higham, Accurately computing the log-sum-exp and softmax functions, IMA J. Numer. Anal. 41 (2021).
     """
-    static = {"axis": checks.static_int("axis", axis), "axis_name": checks.axis_name(axis_name)}
+    static = {"axis": checks.static_int("axis", axis), "axis_name": sharded_checks.axis_name(axis_name)}
     return _logit_stats(logits, labels, where, class_weights, **static)
 
 
@@ -154,7 +155,7 @@ def _logit_stats(logits, labels, where, class_weights, *, axis, axis_name):
     where = checks.where(where, logits, axis)
     class_weights = checks.class_weights(class_weights, logits, axis)
     if axis_name is not None:
-        checks.split_classes("logits", logits, axis_name)
+        sharded_checks.split_classes("logits", logits, axis_name)
     if labels.ndim < logits.ndim:
         labels = local_indices(labels, logits.shape[axis], axis_name)
     stats = functools.partial(dense_stats, axis=axis, axis_name=axis_name)
