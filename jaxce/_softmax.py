@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxce import _checks as checks
 from jaxce import _sharded_checks as sharded_checks
-from jaxce._axes import per_class, per_row, row_shape
+from jaxce._axes import per_class, per_row, row_shape, varying_like
 from jaxce._dense import label_indices
 from jaxce._rule import keep_statistics
 from jaxce._sharded import local_indices, over_all, weight_of_label
@@ -145,6 +145,7 @@ def _dense_loss(
         sharded_checks.split_classes("logits", logits, axis_name)
     if integer_labels:
         labels = local_indices(labels, logits.shape[axis], axis_name)
+        logits = varying_like(logits, labels)
 
     def losses(logits, labels, where, mask, label_smoothing, class_weights, z_loss):
         label_weight = None

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from jaxce import _checks as checks
 from jaxce import _sharded_checks as sharded_checks
+from jaxce._axes import varying_like
 from jaxce._dense import finite, statistics
 from jaxce._rule import keep_statistics
 from jaxce._sharded import AxisName, local_indices
@@ -158,6 +159,7 @@ def _logit_stats(logits, labels, where, class_weights, *, axis, axis_name):
         sharded_checks.split_classes("logits", logits, axis_name)
     if labels.ndim < logits.ndim:
         labels = local_indices(labels, logits.shape[axis], axis_name)
+        logits = varying_like(logits, labels)
     stats = functools.partial(dense_stats, axis=axis, axis_name=axis_name)
     return keep_statistics(stats)(logits, labels, where, None, class_weights)
 

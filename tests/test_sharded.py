@@ -1,8 +1,11 @@
 """Three modes, one answer: examples and classes split over meshes, under jit in Auto and Explicit mode and inside shard_map with `axis_name`."""
 
+import collections
 import functools
+import itertools
 
 import cases
+import communication
 import jax
 import linear_cases
 import numpy as np
@@ -121,3 +124,61 @@ def test_every_mode_gives_the_oracles_values_and_gradients(row):
             assert_within(gradient, of_loss[argument], ULPS)
             if blocks in (None, "reference") and gradient.ndim == 2:
                 assert gradient.sharding.is_equivalent_to(NamedSharding(mesh, sharded.spec(argument)), 2)
+
+
+# What a device sends of one row, in float32 numbers: the maximum, the sum of the rest with the number of ties, the label's loss, and whether
+# the label is a class. Smoothing asks for two more, class weights for one, and class probabilities have as many.
+NUMBERS = {"plain": 5, "label_smoothing": 7, "z_loss": 5, "class_weights": 6}
+SENT_ROWS, SENT_FEATURES, SENT_CLASSES = 64, 12, 208  # no two of the sizes on a device are the same
+
+
+def programs(mesh, mode):
+    """(name, option, with gradients) -> a compiled program's collective operations."""
+    shapes = {
+        "logits": (SENT_ROWS, SENT_CLASSES),
+        "hidden": (SENT_ROWS, SENT_FEATURES),
+        "classifier": (SENT_FEATURES, SENT_CLASSES),
+    }
+    shapes |= {"labels": (SENT_ROWS,), "probabilities": shapes["logits"], "class_weights": (SENT_CLASSES,)}
+    arguments = {
+        name: jax.ShapeDtypeStruct(
+            shape, np.int32 if name == "labels" else np.float32, sharding=NamedSharding(mesh, sharded.spec(name))
+        )
+        for name, shape in shapes.items()
+    }
+    of = {"integer": ("logits", "labels"), "soft": ("logits", "probabilities")}
+    for name, option in itertools.product(sharded.LOSSES, NUMBERS):
+        names = of.get(name, ("hidden", "classifier", "labels"))
+        chosen = {n: arguments[n] for n in names}
+        if option == "class_weights":
+            chosen[option] = arguments[option]
+        static = {option: 0.1} if option in ("label_smoothing", "z_loss") else {}
+        loss = sharded.spread(name, mesh, mode, **static)
+        total = lambda x, y, f=loss: jax.tree.leaves(f({**x, **y}))[0].sum()  # noqa: E731
+        x = {n: chosen.pop(n) for n in names if n in ("logits", "hidden", "classifier")}
+        for gradients, run in ((False, total), (True, jax.value_and_grad(total))):
+            if not gradients and option != "plain":
+                continue
+            yield (name, option, gradients), communication.sent(jax.jit(run).lower(x, chosen).compile().as_text())
+
+
+@pytest.mark.parametrize("mode", sharded.MODES)
+def test_what_is_sent_between_devices(mode):
+    """A few numbers per row; of class size nothing; and for a linear layer the sums of its gradients, as of any linear layer."""
+    data, model = 2, 4
+    rows, classes = SENT_ROWS // data, SENT_CLASSES // model
+    mesh = sharded.mesh_of((data, model), mode)
+    for (name, option, gradients), operations in programs(mesh, mode):
+        case = f"{name}, {option}, {'gradients' if gradients else 'value'}: {operations}"
+        assert {s.operation for s in operations} == {"all-reduce"}, case
+        sizes = collections.Counter(s.size for s in operations)
+        per_row = sizes.pop(rows)
+        if name.startswith("linear") and gradients:
+            assert sizes.pop(rows * SENT_FEATURES) == sizes.pop(SENT_FEATURES * classes) == 1, case
+        assert all(s <= 2 for s in sizes), case  # what is left are sums over the rows
+        backward = 0
+        if mode == "shard_map unchecked" and gradients and name != "linear sum":
+            backward = (
+                5  # JAX sums cotangents that it does not know to be the same: one for each statistic that is used
+            )
+        assert per_row <= NUMBERS[option] + backward, case

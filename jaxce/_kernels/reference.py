@@ -35,11 +35,11 @@ def dtype_of_logits(hidden, classifier):
 
 
 def capped(raw, soft_cap):
-    """`soft_cap * tanh(raw / soft_cap)`: the logits."""
+    """`soft_cap * tanh(raw / soft_cap)`: the logits. A class whose bias is -inf takes no part, with a cap as without."""
     if soft_cap is None:
         return raw
-    cap = soft_cap.astype(raw.dtype)
-    return cap * jnp.tanh(raw / cap)
+    cap, left_out = soft_cap.astype(raw.dtype), raw == -jnp.inf
+    return jnp.where(left_out, -jnp.inf, cap * jnp.tanh(jnp.where(left_out, 0, raw) / cap))
 
 
 def dot(a, b, contracting):
