@@ -7,16 +7,20 @@ import itertools
 import cases
 import communication
 import jax
+import jax.numpy as jnp
 import linear_cases
 import numpy as np
+import optax
 import oracle
 import pytest
 import sharded
 from cases import INTEGER, SOFT
 from closeness import assert_within
 from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from oracle import Quantity
 
+import jaxce
 from jaxce import Chunked
 
 ROWS, CLASSES, FEATURES, ULPS = 16, 24, 4, 8
@@ -178,7 +182,66 @@ def test_what_is_sent_between_devices(mode):
         assert all(s <= 2 for s in sizes), case  # what is left are sums over the rows
         backward = 0
         if mode == "shard_map unchecked" and gradients and name != "linear sum":
-            backward = (
-                5  # JAX sums cotangents that it does not know to be the same: one for each statistic that is used
-            )
+            backward = 3  # JAX sums what it does not know to be the same everywhere: cotangents of statistics
         assert per_row <= NUMBERS[option] + backward, case
+
+
+LAYOUTS = {
+    "tokens over both axes, classes over one of them": (P(("data", "model")), P(None, "model")),
+    "sequences over the axis of the classes": (P("data", "model"), P(None, "model")),
+    "sequences alone": (P(None, "data"), P(None, "model")),
+    "features of the classifier too": (P("data"), P("data", "model")),
+    "features of both": (P("data", None, "model"), P("model", None)),
+    "classes over both axes": (P(), P(None, ("data", "model"))),
+    "tokens alone": (P("data"), P()),
+    "classes alone": (P(), P(None, "model")),
+}
+
+
+@pytest.mark.parametrize(
+    ("layout", "mode"),
+    [*((layout, "explicit") for layout in LAYOUTS), ("features of both", "auto"), ("classes alone", "auto")],
+)
+def test_linear_losses_wherever_the_arrays_lie(layout, mode):
+    """Sequences of tokens; labels, mask and bias on one device of the mesh or on all."""
+    mesh = sharded.mesh_of((2, 4), mode)
+    arguments, options = problem("linear")
+    hidden, classifier, labels = arguments.values()
+    of_hidden, of_classifier = (NamedSharding(mesh, spec) for spec in LAYOUTS[layout])
+    placed = (
+        jax.device_put(np.tile(hidden.reshape(2, 8, FEATURES), (4, 1, 1)), of_hidden),
+        jax.device_put(classifier, of_classifier),
+    )
+    y, mask = (np.tile(x.reshape(2, 8), (4, 1)) for x in (labels, options["mask"]))
+    chosen = {"mask": mask, **{n: options[n] for n in ("bias", "class_weights", "label_smoothing")}}
+    cotangent = np.linspace(-1, 2, y.size, dtype=np.float32).reshape(y.shape)
+
+    def run(hidden, classifier):
+        losses = jaxce.linear_softmax_cross_entropy(hidden, classifier, y, **chosen)
+        total = jaxce.linear_softmax_cross_entropy_sum(hidden, classifier, y, implementation=Chunked(2, 3), **chosen)
+        return jnp.sum(losses * cotangent) + total.total, (losses, total.weight)
+
+    (_, (losses, weight)), gradients = jax.jit(jax.value_and_grad(run, (0, 1), has_aux=True))(*placed)
+    flat = {**chosen, "mask": mask.reshape(-1)}
+    want, of_loss = linear_cases.expected(
+        np.tile(hidden, (4, 1)), classifier, y.reshape(-1), cotangent.reshape(-1) + 1, **flat
+    )
+    _, scale = linear_cases.expected(
+        np.tile(hidden, (4, 1)), classifier, y.reshape(-1), abs(cotangent.reshape(-1)) + 1, **flat
+    )
+    assert losses.shape == y.shape and float(weight) == mask.sum()
+    assert_within(np.asarray(losses).reshape(-1), want, ULPS)
+    for name, gradient in zip(("hidden", "classifier"), gradients, strict=True):
+        wanted = Quantity(*(x.reshape(gradient.shape) for x in (of_loss[name].value, scale[name].scale)))
+        assert_within(gradient, wanted, ULPS)
+
+
+def test_optax_refuses_split_classes_that_explicit_mode_allows_here():
+    mesh = sharded.mesh_of((2, 4), "explicit")
+    arguments, _ = problem("integer")
+    placed = sharded.put(arguments, mesh)
+    with pytest.raises(Exception, match=r"sharding") as raised:
+        optax.softmax_cross_entropy_with_integer_labels(*placed.values())
+    assert type(raised.value).__name__ == "ShardingTypeError"
+    losses = jaxce.softmax_cross_entropy_with_integer_labels(*placed.values())
+    assert_within(losses, oracle.integer_softmax(*arguments.values()).loss, ULPS)
