@@ -6,6 +6,7 @@ Nothing is transposed. Every reduction over classes takes the axis itself, so ch
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 
 from jaxce._types import Array
 
@@ -25,14 +26,34 @@ def per_class(classes: Array, axis: int, ndim: int) -> Array:
     return jnp.expand_dims(classes, tuple(i for i in range(ndim) if i != axis))
 
 
+def is_tracked(axis_name: tuple[str, ...]) -> bool:
+    """Whether `jax.shard_map` keeps track of what varies over these mesh axes; with check_vma=False it does not."""
+    return set(axis_name) <= jax.typeof(lax.axis_index(axis_name)).manual_axis_type.varying
+
+
+def is_on_auto_mesh(array: Array) -> bool:
+    """Whether the array may lie on several devices in a way that its type does not say."""
+    mesh = jax.typeof(array).sharding.mesh
+    return any(n > 1 and kind == AxisType.Auto for n, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True))
+
+
+def is_explicit(array: Array) -> bool:
+    """Whether the type of the array says that it lies on several devices (a mesh of explicit axes)."""
+    return any(part is not None for part in jax.typeof(array).sharding.spec)
+
+
 def is_split(logits: Array, axis: int) -> bool:
     """Whether the type of the logits says that their classes lie on several devices (a mesh of explicit axes)."""
     return jax.typeof(logits).sharding.spec[axis] is not None
 
 
-def varying_like(arrays, others):
-    """`arrays`, what a loop starts from, made to vary over every axis of `jax.shard_map` over which the `others` vary, as its results do."""
-    axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(others)))
+def varying_like(arrays, others, *, but: tuple[str, ...] = ()):
+    """`arrays` made to vary over every axis of `jax.shard_map`, `but` some, over which one of the `others` varies.
+
+    As what a loop starts from must, if its results do. And what varies only from here on has the sum over devices that its gradient needs
+    here, once, instead of in a loop.
+    """
+    axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(others))).difference(but)
 
     def vary(x):
         missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)

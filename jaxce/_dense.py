@@ -16,17 +16,19 @@ from jax import lax
 
 from jaxce._axes import is_split, per_class, per_row
 from jaxce._rule import with_rule
+from jaxce._sharded import AxisName, across
 from jaxce._types import working_dtype
 
 
 @functools.cache
-def statistics(axis: int):
+def statistics(axis: int, axis_name: AxisName = None):
     """The fields of `LogitStats` as a function of `(logits, labels, where, mask, class_weights)`, with their rule.
 
     An argument that is None is not used. A row whose `mask` is false is read as one of zeros with label 0, whatever it holds: so its
-    statistics are ordinary numbers, and whoever gives the mask makes them, and with them their derivatives, 0.
+    statistics are ordinary numbers, and whoever gives the mask makes them, and with them their derivatives, 0. With an `axis_name` the
+    arguments are those of some of the classes, the labels counted from the first of them, and the statistics those of all.
     """
-    return with_rule(functools.partial(_primal, axis=axis), functools.partial(tangent, axis=axis))
+    return with_rule(*across(axis_name, functools.partial(_primal, axis=axis), functools.partial(tangent, axis=axis)))
 
 
 def tangent(args, outs, tangents, *, axis):

@@ -4,8 +4,10 @@ import dataclasses
 import operator
 from typing import Literal
 
+from jaxce._axes import is_on_auto_mesh
 from jaxce._kernels import tiles
 from jaxce._kernels.blocked import Blocks
+from jaxce._types import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +57,14 @@ def checked(implementation: Implementation) -> Implementation:
     return implementation
 
 
-def blocks(implementation: Implementation, tokens: int, num_classes: int, *, total: bool) -> Blocks | None:
+def blocks(implementation: Implementation, hidden: Array, classifier: Array, *, total: bool) -> Blocks | None:
     """The blocks for statistics of each token, or for a `total` with its gradients; None for the reference, which has none."""
+    tokens, num_classes = hidden.shape[0], classifier.shape[1]
     if implementation == "reference":
         return None
     if isinstance(implementation, Chunked):
         return Blocks(implementation.block_tokens or max(tokens, 1), implementation.block_classes or num_classes)
+    if implementation is None and (is_on_auto_mesh(hidden) or is_on_auto_mesh(classifier)):
+        # XLA decides later which device has which tokens and classes; cut into blocks, they would have to be sent around.
+        return None
     return (tiles.for_total if total else tiles.for_statistics)(tokens, num_classes)

@@ -4,6 +4,7 @@ from jaxce import _checks as checks
 from jaxce import _dispatch as dispatch
 from jaxce import _linear_checks as linear_checks
 from jaxce import _linear_losses as linear_losses
+from jaxce import _sharded_checks as sharded_checks
 from jaxce._dispatch import Implementation
 from jaxce._loss_sum import LossSum
 from jaxce._stats import LogitStats
@@ -18,6 +19,7 @@ def linear_logit_stats(
     bias: ArrayLike | None = None,
     class_weights: ArrayLike | None = None,
     soft_cap: ArrayLike | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
     implementation: Implementation = None,
 ) -> LogitStats:
     r"""`logit_stats` of the logits of a linear layer.
@@ -31,6 +33,8 @@ def linear_logit_stats(
       bias: `[num_classes]`, floating: :math:`b`.
       class_weights: `[num_classes]`, real. The weight of each class in `smooth_nll`; `nll` is not weighted.
       soft_cap: Scalar, positive: :math:`c`; None for no cap.
+      axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device then gives its own classes of
+        `classifier`, `bias` and `class_weights`, and the same `hidden` and `labels`, which count the classes of all devices.
       implementation: None lets jaxce choose; "chunked" or a `Chunked` takes blocks of logits; "reference" holds all logits.
 
     Returns:
@@ -52,8 +56,9 @@ def linear_logit_stats(
     References:
       As for `logit_stats`. Soft caps: Gemma 2, 2024.
     """
-    cap, implementation = linear_checks.soft_cap(soft_cap), dispatch.checked(implementation)
-    return linear_losses.stats(hidden, classifier, labels, bias, class_weights, cap, implementation=implementation)
+    cap = linear_checks.soft_cap(soft_cap)
+    static = {"axis_name": sharded_checks.axis_name(axis_name), "implementation": dispatch.checked(implementation)}
+    return linear_losses.stats(hidden, classifier, labels, bias, class_weights, cap, **static)
 
 
 def linear_softmax_cross_entropy(
@@ -67,6 +72,7 @@ def linear_softmax_cross_entropy(
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
     soft_cap: ArrayLike | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
     implementation: Implementation = None,
 ) -> Array:
     r"""Softmax cross-entropy of a linear layer against integer labels, one loss per token.
@@ -83,6 +89,8 @@ def linear_softmax_cross_entropy(
       class_weights: `[num_classes]`, real: ones by default.
       z_loss: Scalar, not negative. Keeps :math:`\log \sum_k e^{z_k}` near 0.
       soft_cap: Scalar, positive: :math:`c`; None for no cap.
+      axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device then gives its own classes of
+        `classifier`, `bias` and `class_weights`, and the same `hidden` and `labels`, which count the classes of all devices.
       implementation: None lets jaxce choose; "chunked" or a `Chunked` takes blocks of logits; "reference" holds all logits.
 
     Returns:
@@ -105,11 +113,9 @@ def linear_softmax_cross_entropy(
     References:
       Wijmans et al., Cut your losses in large-vocabulary language models, 2024. Soft caps: Gemma 2, 2024.
     """
-    options = checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)
-    cap, implementation = linear_checks.soft_cap(soft_cap), dispatch.checked(implementation)
-    return linear_losses.losses(
-        hidden, classifier, bias, labels, mask, class_weights, cap, options, implementation=implementation
-    )
+    options, cap = (checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)), linear_checks.soft_cap(soft_cap)
+    static = {"axis_name": sharded_checks.axis_name(axis_name), "implementation": dispatch.checked(implementation)}
+    return linear_losses.losses(hidden, classifier, bias, labels, mask, class_weights, cap, options, **static)
 
 
 def linear_softmax_cross_entropy_sum(
@@ -123,6 +129,7 @@ def linear_softmax_cross_entropy_sum(
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
     soft_cap: ArrayLike | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
     implementation: Implementation = None,
 ) -> LossSum:
     r"""The sum of `linear_softmax_cross_entropy` over all tokens, which makes its gradients while it makes the loss.
@@ -139,6 +146,7 @@ def linear_softmax_cross_entropy_sum(
       class_weights: `[num_classes]`, real.
       z_loss: Scalar, not negative.
       soft_cap: Scalar, positive; None for no cap.
+      axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Over the tokens use `LossSum.psum`.
       implementation: None, "chunked", "reference" or a `Chunked`.
 
     Returns:
@@ -151,7 +159,8 @@ def linear_softmax_cross_entropy_sum(
     Numerics:
       The value alone costs one matmul. Under differentiation the gradients are made in the same pass, three matmuls in all where rows of
       logits are whole (four where they are not), summed in float32, and kept until they are multiplied by the cotangent of `total`. Every
-      mode of differentiation works, and of any order.
+      mode of differentiation works, and of any order. Of split classes that pass sends a few numbers per token and no gradient between
+      devices; that by `hidden` is summed over them once.
 
     Example:
       >>> hidden, classifier, labels = jax.numpy.ones((2, 3)), jax.numpy.eye(3), jax.numpy.array([0, 2])
@@ -161,8 +170,6 @@ def linear_softmax_cross_entropy_sum(
     References:
       As for `linear_softmax_cross_entropy`. Gradients in the forward pass: Hsu et al., Liger kernel, 2024.
     """
-    options = checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)
-    cap, implementation = linear_checks.soft_cap(soft_cap), dispatch.checked(implementation)
-    return linear_losses.loss_sum(
-        hidden, classifier, bias, labels, mask, class_weights, cap, options, implementation=implementation
-    )
+    options, cap = (checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)), linear_checks.soft_cap(soft_cap)
+    static = {"axis_name": sharded_checks.axis_name(axis_name), "implementation": dispatch.checked(implementation)}
+    return linear_losses.loss_sum(hidden, classifier, bias, labels, mask, class_weights, cap, options, **static)

@@ -9,112 +9,137 @@ import jax.numpy as jnp
 from jaxce import _checks as checks
 from jaxce import _dispatch as dispatch
 from jaxce import _linear_checks as linear_checks
+from jaxce import _sharded_checks as sharded_checks
+from jaxce._axes import varying_like
 from jaxce._dense import label_indices
 from jaxce._kernels import chunked, reference
+from jaxce._linear_mesh import by_type
 from jaxce._loss_sum import LossSum
 from jaxce._rule import keep_statistics, none_if_absent
+from jaxce._sharded import local_indices, over_all, share_of_cotangent, weight_of_label
 from jaxce._softmax import cross_entropy
 from jaxce._stats import LogitStats
 
 
-@functools.partial(jax.jit, static_argnames="implementation")
-def stats(hidden, classifier, labels, bias, class_weights, soft_cap, *, implementation):
-    args, shape = _checked(hidden, classifier, bias, labels, None, class_weights, soft_cap)
-    fields = keep_statistics(_kernel(args, implementation))(*args)
-    return LogitStats(*(field.reshape(shape) for field in fields), integer_labels=True)
+@functools.partial(jax.jit, static_argnames=("axis_name", "implementation"))
+def stats(hidden, classifier, labels, bias, class_weights, soft_cap, *, axis_name, implementation):
+    def of_shard(args, _, axis_name):
+        flat, shape = _flat(args, axis_name)
+        fields = keep_statistics(_kernel(flat, axis_name, implementation))(*flat)
+        return LogitStats(*(field.reshape(shape) for field in fields), integer_labels=True)
+
+    args = _checked(hidden, classifier, bias, labels, None, class_weights, soft_cap, axis_name)
+    return by_type(of_shard, args, None, axis_name)
 
 
-@functools.partial(jax.jit, static_argnames="implementation")
-def losses(hidden, classifier, bias, labels, mask, class_weights, soft_cap, options, *, implementation):
-    args, shape = _checked(hidden, classifier, bias, labels, mask, class_weights, soft_cap)
-    kernel = _kernel(args, implementation)
-    return keep_statistics(functools.partial(_of_tokens, kernel))(args, options).reshape(shape)
+@functools.partial(jax.jit, static_argnames=("axis_name", "implementation"))
+def losses(hidden, classifier, bias, labels, mask, class_weights, soft_cap, options, *, axis_name, implementation):
+    def of_shard(args, options, axis_name):
+        flat, shape = _flat(args, axis_name)
+        kernel = _kernel(flat, axis_name, implementation)
+        return keep_statistics(functools.partial(_of_tokens, kernel, axis_name))(flat, options).reshape(shape)
+
+    args = _checked(hidden, classifier, bias, labels, mask, class_weights, soft_cap, axis_name)
+    return by_type(of_shard, args, options, axis_name)
 
 
-@functools.partial(jax.jit, static_argnames="implementation")
-def loss_sum(hidden, classifier, bias, labels, mask, class_weights, soft_cap, options, *, implementation):
-    args, _ = _checked(hidden, classifier, bias, labels, mask, class_weights, soft_cap)
-    hidden, classifier, _, _, mask, _, _ = args
-    blocks = dispatch.blocks(implementation, hidden.shape[0], classifier.shape[1], total=True)
-    if blocks is None:
-        total = jnp.sum(keep_statistics(functools.partial(_of_tokens, reference.statistics))(args, options))
-    else:
-        total = _total(blocks)(args, options)
-    weight = jnp.asarray(hidden.shape[0], total.dtype) if mask is None else jnp.sum(mask, dtype=total.dtype)
-    return LossSum(total, weight)
+@functools.partial(jax.jit, static_argnames=("axis_name", "implementation"))
+def loss_sum(hidden, classifier, bias, labels, mask, class_weights, soft_cap, options, *, axis_name, implementation):
+    def of_shard(args, options, axis_name):
+        args, _ = _flat(args, axis_name)
+        hidden, classifier, _, _, mask, _, _ = args
+        options = varying_like(options, (args, options), but=axis_name or ())
+        blocks = dispatch.blocks(implementation, hidden, classifier, total=True)
+        if blocks is None:
+            of_tokens = functools.partial(_of_tokens, reference.statistics(axis_name), axis_name)
+            total = jnp.sum(keep_statistics(of_tokens)(args, options))
+        else:
+            total = _total(blocks, axis_name)(args, options)
+        weight = jnp.asarray(hidden.shape[0], total.dtype) if mask is None else jnp.sum(mask, dtype=total.dtype)
+        return LossSum(total, weight)
+
+    args = _checked(hidden, classifier, bias, labels, mask, class_weights, soft_cap, axis_name)
+    return by_type(of_shard, args, options, axis_name, total=True)
 
 
-def _checked(hidden, classifier, bias, labels, mask, class_weights, soft_cap):
-    """The arguments of the kernels' contract, and the shape of the tokens."""
+def _checked(hidden, classifier, bias, labels, mask, class_weights, soft_cap, axis_name):
+    """The arguments, converted; tokens of any shape."""
     hidden = linear_checks.hidden(hidden)
-    shape = hidden.shape[:-1]
     classifier = linear_checks.classifier(classifier, hidden)
     bias = linear_checks.bias(bias, classifier)
-    labels = checks.class_indices(labels, hidden, hidden.ndim - 1, "hidden").reshape(-1)
-    mask = checks.mask(mask, shape, hidden)
+    labels = checks.class_indices(labels, hidden, hidden.ndim - 1, "hidden")
+    mask = checks.mask(mask, hidden.shape[:-1], hidden)
     class_weights = checks.class_weights(class_weights, classifier, 1)
-    hidden = hidden.reshape(-1, hidden.shape[-1])
+    if axis_name is not None:
+        sharded_checks.split_classes("classifier", classifier, axis_name)
     if class_weights is not None:
         class_weights = class_weights.astype(reference.dtype_of_logits(hidden, classifier))
-    return (
-        hidden,
-        classifier,
-        bias,
-        labels,
-        None if mask is None else mask.reshape(-1),
-        class_weights,
-        soft_cap,
-    ), shape
+    return hidden, classifier, bias, labels, mask, class_weights, soft_cap
 
 
-def _kernel(args, implementation):
-    hidden, classifier = args[:2]
-    blocks = dispatch.blocks(implementation, hidden.shape[0], classifier.shape[1], total=False)
-    return reference.statistics if blocks is None else chunked.statistics(blocks)
+def _flat(args, axis_name):
+    """The arguments of the kernels' contract, and the shape of the tokens."""
+    hidden, classifier, bias, labels, mask, class_weights, soft_cap = args
+    shape = hidden.shape[:-1]
+    labels = local_indices(labels.reshape(-1), classifier.shape[1], axis_name)
+    # Gradients of what is the same on several devices are summed over them once, not in every block.
+    hidden, classifier, bias, class_weights, soft_cap = varying_like(
+        (hidden.reshape(-1, hidden.shape[-1]), classifier, bias, class_weights, soft_cap), (args, labels)
+    )
+    mask = None if mask is None else varying_like(mask.reshape(-1), args, but=axis_name or ())
+    return (hidden, classifier, bias, labels, mask, class_weights, soft_cap), shape
 
 
-def _of_tokens(kernel, args, options):
+def _kernel(args, axis_name, implementation):
+    blocks = dispatch.blocks(implementation, *args[:2], total=False)
+    return reference.statistics(axis_name) if blocks is None else chunked.statistics(blocks, axis_name)
+
+
+def _of_tokens(kernel, axis_name, args, options):
     _, _, _, labels, mask, class_weights, _ = args
-    return _formula(kernel(*args), labels, mask, class_weights, options)
+    label_weight = over_all(weight_of_label(class_weights, label_indices(labels, mask)), axis_name)
+    return _formula(kernel(*args), label_weight, mask, options)
 
 
-def _formula(fields, labels, mask, class_weights, options):
+def _formula(fields, label_weight, mask, options):
     """The loss of each token from the fields of its `LogitStats`."""
     label_smoothing, z_loss = options
-    label_weight = None
-    if class_weights is not None:
-        # Of a label that is no class the weight may be any, as its loss is NaN.
-        label_weight = class_weights.at[label_indices(labels, mask)].get(mode="clip")
     return cross_entropy(LogitStats(*fields, integer_labels=True), mask, label_smoothing, label_weight, z_loss)
 
 
 @functools.cache
-def _total(blocks):
+def _total(blocks, axis_name):
     """The sum of the losses as a function of `(args, options)`, with the rule that makes the gradients along with the value."""
 
     @jax.custom_jvp
     def total(args, options):
-        return _plain_total(args, options, blocks)
+        return _plain_total(args, options, blocks, axis_name)
 
     def rule(primals, tangents):
         args, options = primals
         tangents = _differentiable(*jax.tree.map(none_if_absent, tangents, is_leaf=lambda x: x is None))
-        value, gradients = _with_gradients(blocks, tangents[0] is not None, tangents[1] is not None)(args, options)
-        terms = jax.tree.map(
+        wanted = (tangents[0] is not None, tangents[1] is not None)
+        value, gradients = _with_gradients(blocks, axis_name, *wanted)(args, options)
+        *of_args, of_options = jax.tree.map(
             lambda g, t: None if t is None else jnp.sum(g * t.astype(g.dtype)),
             gradients,
             tangents,
             is_leaf=lambda x: x is None,
         )
-        return value, sum(jax.tree.leaves(terms), jnp.zeros_like(value))
+        zero = jnp.zeros_like(value)
+        contributed = sum(jax.tree.leaves(of_args), zero)
+        return value, over_all(contributed, axis_name) + sum(jax.tree.leaves(of_options), zero)
 
     total.defjvp(rule, symbolic_zeros=True)
     return total
 
 
 @functools.cache
-def _with_gradients(blocks, of_hidden, of_classifier):
-    """The sum with its gradients as a function of `(args, options)`; its own derivatives are those of the losses of each token."""
+def _with_gradients(blocks, axis_name, of_hidden, of_classifier):
+    """The sum with its gradients as a function of `(args, options)`; its own derivatives are those of the losses of each token.
+
+    The gradients by `args` are what the classes of this device contribute.
+    """
 
     @jax.custom_jvp
     def function(args, options):
@@ -122,16 +147,20 @@ def _with_gradients(blocks, of_hidden, of_classifier):
         uses = {"rest": z_loss is not None, "label_nll": True, "total_nll": label_smoothing is not None}
         used = tuple(i for i, field in enumerate(dataclasses.fields(LogitStats)) if uses.get(field.name))
         value, gradients = chunked.total_with_gradients(
-            _formula, used, (*args, options), blocks, of_hidden=of_hidden, of_classifier=of_classifier
+            _formula, used, (*args, options), blocks, axis_name, of_hidden=of_hidden, of_classifier=of_classifier
         )
         return value, gradients
 
     def again(args, options):
         def of(differentiable):
             hidden, classifier, bias, class_weights, soft_cap, options = differentiable
-            return _plain_total((hidden, classifier, bias, *args[3:5], class_weights, soft_cap), options, blocks)
+            args_ = (hidden, classifier, bias, *args[3:5], class_weights, soft_cap)
+            return _plain_total(args_, options, blocks, axis_name)
 
-        value, gradients = jax.value_and_grad(of)(_differentiable(args, options))
+        value, pull = jax.vjp(of, _differentiable(args, options))
+        share, whole = share_of_cotangent(axis_name)
+        (gradients,) = pull(jnp.ones_like(value) * share)
+        gradients = *gradients[:-1], jax.tree.map(whole, gradients[-1])
         hidden, classifier, *rest = jax.tree.map(lambda g: g.astype(value.dtype), gradients)
         return value, (hidden if of_hidden else None, classifier if of_classifier else None, *rest)
 
@@ -142,8 +171,9 @@ def _with_gradients(blocks, of_hidden, of_classifier):
     return function
 
 
-def _plain_total(args, options, blocks):
-    return jnp.sum(keep_statistics(functools.partial(_of_tokens, chunked.statistics(blocks)))(args, options))
+def _plain_total(args, options, blocks, axis_name):
+    of_tokens = functools.partial(_of_tokens, chunked.statistics(blocks, axis_name), axis_name)
+    return jnp.sum(keep_statistics(of_tokens)(args, options))
 
 
 def _differentiable(args, options):

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxce import _checks as checks
-from jaxce._axes import per_class, per_row, row_shape
+from jaxce import _sharded_checks as sharded_checks
+from jaxce._axes import per_class, per_row, row_shape, varying_like
 from jaxce._dense import label_indices
 from jaxce._rule import keep_statistics
+from jaxce._sharded import local_indices, over_all, weight_of_label
 from jaxce._stats import LogitStats, dense_stats
 from jaxce._types import Array, ArrayLike, working_dtype
 
@@ -23,6 +25,7 @@ def softmax_cross_entropy(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> Array:
     r"""Softmax cross-entropy against class probabilities, one loss per example.
 
@@ -39,6 +42,8 @@ def softmax_cross_entropy(
       label_smoothing: Scalar in [0, 1]: :math:`s`, the share of the label spread evenly over the :math:`K` classes that take part.
       class_weights: `[num_classes]`, real: :math:`w`, ones by default.
       z_loss: Scalar, not negative: :math:`\zeta`. Keeps :math:`\log Z` near 0.
+      axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device then gives its own classes of
+        `logits`, `labels`, `where` and `class_weights`, and gets the loss over all of them.
 
     Returns:
       `[...]`: the loss of each example, float32 for logits of 32 bits or fewer. Its gradient has the dtype of what it is taken of.
@@ -63,8 +68,8 @@ def softmax_cross_entropy(
       smoothing as in `torch.nn.functional.cross_entropy`.
     """
     smoothing, z_weight = checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)
-    axis = checks.static_int("axis", axis)
-    return _dense_loss(logits, labels, where, mask, smoothing, class_weights, z_weight, axis=axis, integer_labels=False)
+    static = {"axis": checks.static_int("axis", axis), "axis_name": sharded_checks.axis_name(axis_name)}
+    return _dense_loss(logits, labels, where, mask, smoothing, class_weights, z_weight, integer_labels=False, **static)
 
 
 def softmax_cross_entropy_with_integer_labels(
@@ -77,6 +82,7 @@ def softmax_cross_entropy_with_integer_labels(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> Array:
     r"""Softmax cross-entropy against integer class labels, one loss per example.
 
@@ -94,6 +100,8 @@ def softmax_cross_entropy_with_integer_labels(
       label_smoothing: Scalar in [0, 1]: :math:`s`, the share of the label spread evenly over the :math:`K` classes that take part.
       class_weights: `[num_classes]`, real: :math:`w`, ones by default.
       z_loss: Scalar, not negative: :math:`\zeta`. Keeps :math:`\log Z` near 0.
+      axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device then gives its own classes of
+        `logits`, `where` and `class_weights`, the same `labels`, which count the classes of all devices, and gets the loss over all of them.
 
     Returns:
       `[...]`: the loss of each example, float32 for logits of 32 bits or fewer. Its gradient has the dtype of what it is taken of.
@@ -116,12 +124,14 @@ def softmax_cross_entropy_with_integer_labels(
       As for `softmax_cross_entropy`.
     """
     smoothing, z_weight = checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)
-    axis = checks.static_int("axis", axis)
-    return _dense_loss(logits, labels, where, mask, smoothing, class_weights, z_weight, axis=axis, integer_labels=True)
+    static = {"axis": checks.static_int("axis", axis), "axis_name": sharded_checks.axis_name(axis_name)}
+    return _dense_loss(logits, labels, where, mask, smoothing, class_weights, z_weight, integer_labels=True, **static)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "integer_labels"))
-def _dense_loss(logits, labels, where, mask, label_smoothing, class_weights, z_loss, *, axis, integer_labels):
+@functools.partial(jax.jit, static_argnames=("axis", "integer_labels", "axis_name"))
+def _dense_loss(
+    logits, labels, where, mask, label_smoothing, class_weights, z_loss, *, axis, integer_labels, axis_name
+):
     logits = checks.logits(logits)
     axis = checks.axis(axis, logits, "logits")
     if integer_labels:
@@ -131,12 +141,16 @@ def _dense_loss(logits, labels, where, mask, label_smoothing, class_weights, z_l
     where = checks.where(where, logits, axis)
     mask = checks.mask(mask, row_shape(logits.shape, axis), logits)
     class_weights = checks.class_weights(class_weights, logits, axis)
+    if axis_name is not None:
+        sharded_checks.split_classes("logits", logits, axis_name)
+    if integer_labels:
+        labels = local_indices(labels, logits.shape[axis], axis_name)
+        logits = varying_like(logits, labels)
 
     def losses(logits, labels, where, mask, label_smoothing, class_weights, z_loss):
         label_weight = None
         if class_weights is not None and integer_labels:
-            # Of a label that is no class the weight may be any, as its loss is NaN.
-            label_weight = class_weights.at[label_indices(labels, mask)].get(mode="clip")
+            label_weight = over_all(weight_of_label(class_weights, label_indices(labels, mask)), axis_name)
         elif class_weights is not None:
             dtype = working_dtype(logits)
             if mask is not None:
@@ -144,7 +158,7 @@ def _dense_loss(logits, labels, where, mask, label_smoothing, class_weights, z_l
                     per_row(mask, axis), labels, 0
                 )  # a NaN there must not reach the gradient of the weights
             labels = labels.astype(dtype) * per_class(class_weights.astype(dtype), axis, logits.ndim)
-        stats = dense_stats(logits, labels, where, mask, class_weights, axis=axis)
+        stats = dense_stats(logits, labels, where, mask, class_weights, axis=axis, axis_name=axis_name)
         return cross_entropy(stats, mask, label_smoothing, label_weight, z_loss)
 
     return keep_statistics(losses)(logits, labels, where, mask, label_smoothing, class_weights, z_loss)

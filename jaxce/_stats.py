@@ -21,8 +21,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxce import _checks as checks
+from jaxce import _sharded_checks as sharded_checks
+from jaxce._axes import varying_like
 from jaxce._dense import finite, statistics
 from jaxce._rule import keep_statistics
+from jaxce._sharded import AxisName, local_indices
 from jaxce._types import Array, ArrayLike
 
 
@@ -108,6 +111,7 @@ def logit_stats(
     axis: int = -1,
     where: ArrayLike | None = None,
     class_weights: ArrayLike | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> LogitStats:
     r"""The statistics of each row of logits, from which every softmax cross-entropy follows in a line.
 
@@ -119,6 +123,8 @@ def logit_stats(
       axis: The class axis of `logits`.
       where: Boolean, broadcasts to `logits`: the classes that take part.
       class_weights: `[num_classes]`, real. The weight of each class in `smooth_nll`; `nll` is not weighted.
+      axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device then gives its own classes of
+        `logits`, `where` and `class_weights`, and labels that count the classes of all devices, and gets the statistics of all of them.
 
     Returns:
       `LogitStats` of arrays `[...]`, float32 for logits of 32 bits or fewer.
@@ -138,23 +144,30 @@ def logit_stats(
     References:
       Blanchard, Higham and Higham, Accurately computing the log-sum-exp and softmax functions, IMA J. Numer. Anal. 41 (2021).
     """
-    return _logit_stats(logits, labels, where, class_weights, axis=checks.static_int("axis", axis))
+    static = {"axis": checks.static_int("axis", axis), "axis_name": sharded_checks.axis_name(axis_name)}
+    return _logit_stats(logits, labels, where, class_weights, **static)
 
 
-@functools.partial(jax.jit, static_argnames="axis")
-def _logit_stats(logits, labels, where, class_weights, *, axis):
+@functools.partial(jax.jit, static_argnames=("axis", "axis_name"))
+def _logit_stats(logits, labels, where, class_weights, *, axis, axis_name):
     logits = checks.logits(logits)
     axis = checks.axis(axis, logits, "logits")
     labels = checks.labels(labels, logits, axis)
     where = checks.where(where, logits, axis)
     class_weights = checks.class_weights(class_weights, logits, axis)
-    return keep_statistics(functools.partial(dense_stats, axis=axis))(logits, labels, where, None, class_weights)
+    if axis_name is not None:
+        sharded_checks.split_classes("logits", logits, axis_name)
+    if labels.ndim < logits.ndim:
+        labels = local_indices(labels, logits.shape[axis], axis_name)
+        logits = varying_like(logits, labels)
+    stats = functools.partial(dense_stats, axis=axis, axis_name=axis_name)
+    return keep_statistics(stats)(logits, labels, where, None, class_weights)
 
 
-def dense_stats(logits, labels, where, mask, class_weights, *, axis: int) -> LogitStats:
-    """`logit_stats` of checked arguments; a row whose `mask` is false is read as one of zeros, whatever it holds."""
+def dense_stats(logits, labels, where, mask, class_weights, *, axis: int, axis_name: AxisName = None) -> LogitStats:
+    """`logit_stats` of checked arguments, the labels being local; a row whose `mask` is false is read as one of zeros, whatever it holds."""
     integer_labels = labels.ndim < logits.ndim
-    fields = statistics(axis)(logits, labels, where, mask, class_weights)
+    fields = statistics(axis, axis_name)(logits, labels, where, mask, class_weights)
     return LogitStats(*fields, integer_labels=integer_labels)
 
 

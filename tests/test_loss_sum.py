@@ -1,5 +1,7 @@
 """`LossSum`: the mean that is exact over micro-batches and devices, where the mean of means is not."""
 
+import functools
+
 import cases
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,8 @@ import oracle
 import pytest
 from cases import INTEGER
 from closeness import assert_within
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -193,3 +197,51 @@ def test_psum_over_devices_gives_every_device_the_same_mean(axes, mode, rng):
     actual, actual_gradient = mean(*jax.device_put((logits, labels, mask), NamedSharding(mesh, P(axes))))
     assert_within(actual, value, 8)
     assert_within(actual_gradient, gradient, 8)
+
+
+MICRO, ROWS, CLASSES = 4, 16, 6
+
+
+@functools.cache
+def accumulated(devices, inside):
+    """Value and gradient by a bias, of micro-batches in a scan, each spread over devices: inside `shard_map`, or under jit alone."""
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+    def of_micro_batches(bias, logits, labels, mask):
+        def add(loss_sum, micro):
+            logits, labels, mask = micro
+            return loss_sum + loss_sum_of(logits + bias[None], labels, mask), None
+
+        zero = LossSum(jnp.float32(0), jnp.float32(0))
+        if inside:
+            zero = jax.tree.map(lambda x: jax.lax.pcast(x, "data", to="varying"), zero)
+        loss_sum = jax.lax.scan(add, zero, (logits, labels, mask))[0]
+        return (loss_sum.psum("data") if inside else loss_sum).mean()
+
+    spec = P(None, "data")
+    mean = of_micro_batches
+    if inside:
+        mean = jax.shard_map(mean, mesh=mesh, in_specs=(P(), spec, spec, spec), out_specs=P())
+    run = jax.jit(jax.value_and_grad(mean))
+    return lambda bias, *arrays: run(bias, *jax.device_put(arrays, NamedSharding(mesh, spec)))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    masks=st.lists(st.sampled_from(["none", "all", "one", "some"]), min_size=MICRO, max_size=MICRO),
+    seed=st.integers(0, 2**32 - 1),
+    devices=st.sampled_from([1, 2, 4, 8]),
+    inside=st.booleans(),
+)
+def test_micro_batches_on_devices_add_up_to_one_batch(masks, seed, devices, inside):
+    rng = np.random.default_rng(seed)
+    shape = (MICRO, ROWS, CLASSES)
+    logits, labels = cases.make_logits(rng, shape), INTEGER.make_labels(rng, shape, -1)
+    kinds = {"none": np.zeros(ROWS, bool), "all": np.ones(ROWS, bool), "one": np.arange(ROWS) == seed % ROWS}
+    mask = np.stack([kinds.get(kind, rng.random(ROWS) < 0.5) for kind in masks])
+    labels[~mask] = -100
+    value, gradient = accumulated(devices, inside)(np.zeros(CLASSES, np.float32), logits, labels, mask)
+    n = max(mask.sum(), 1)
+    answer = oracle.integer_softmax(logits, labels, mask=mask)
+    assert_within(value, tuple(x.sum() / n for x in answer.loss), 8)
+    assert_within(gradient, tuple(x.sum((0, 1)) / n for x in answer.logits), 8)

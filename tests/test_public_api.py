@@ -12,17 +12,17 @@ import pytest
 import jaxce
 
 SIGNATURES = {
-    "softmax_cross_entropy": "(logits, labels, *, axis=-1, where=None, mask=None, label_smoothing=0.0, class_weights=None, z_loss=0.0)",
-    "softmax_cross_entropy_with_integer_labels": (
-        "(logits, labels, *, axis=-1, where=None, mask=None, label_smoothing=0.0, class_weights=None, z_loss=0.0)"
+    **dict.fromkeys(
+        ("softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels"),
+        "(logits, labels, *, axis=-1, where=None, mask=None, label_smoothing=0.0, class_weights=None, z_loss=0.0, axis_name=None)",
     ),
     "sigmoid_binary_cross_entropy": "(logits, labels, *, mask=None, label_smoothing=0.0, pos_weight=None)",
-    "logit_stats": "(logits, labels, *, axis=-1, where=None, class_weights=None)",
-    "linear_logit_stats": "(hidden, classifier, labels, *, bias=None, class_weights=None, soft_cap=None, implementation=None)",
+    "logit_stats": "(logits, labels, *, axis=-1, where=None, class_weights=None, axis_name=None)",
+    "linear_logit_stats": "(hidden, classifier, labels, *, bias=None, class_weights=None, soft_cap=None, axis_name=None, implementation=None)",
     **dict.fromkeys(
         ("linear_softmax_cross_entropy", "linear_softmax_cross_entropy_sum"),
         "(hidden, classifier, labels, *, bias=None, mask=None, label_smoothing=0.0, class_weights=None, z_loss=0.0, soft_cap=None, "
-        "implementation=None)",
+        "axis_name=None, implementation=None)",
     ),
     "Chunked": "(block_tokens=None, block_classes=None)",
     "LogitStats": "(shift, rest, label_nll, label_mass, total_nll, total_mass, num_classes, integer_labels)",

@@ -61,8 +61,6 @@ def test_every_option_where_classes_are_split(loss, mode, rng):
     mesh, spec = mesh_of(mode), P("data", None, "model")
     logits, labels = cases.make_logits(rng, SHAPE), loss.make_labels(rng, SHAPE, -1)
     options = cases.make_options(rng, cases.SOFTMAX_OPTIONS, loss, SHAPE, labels)
-    if loss is cases.INTEGER and mode == AxisType.Explicit:
-        del options["class_weights"]  # jax refuses to look up the weights of labels on explicit axes
     where, mask = options["where"], options["mask"]
     logits[~where & (rng.random(SHAPE) < 0.5)] = -np.inf
     logits[~mask] = np.nan

@@ -49,8 +49,11 @@ def classes(arrays, start, size):
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size, x.ndim - 1), arrays)
 
 
-def over_valid_tokens(body, carry, rows, mask, block, has_rows):
-    """Folds `body(carry, rows of a block) -> (carry, rows)` over blocks of tokens, valid ones first, while there are any; else 0."""
+def over_valid_tokens(body, carry, rows, mask, block, has_rows, skips=True):
+    """Folds `body(carry, rows of a block) -> (carry, rows)` over blocks of tokens, valid ones first.
+
+    If it `skips`, only while there are any: the rows of the rest are 0.
+    """
     (hidden, labels), _ = rows
     tokens = hidden.shape[0]
     padded = -(-tokens // block) * block
@@ -58,7 +61,7 @@ def over_valid_tokens(body, carry, rows, mask, block, has_rows):
         count, order = padded // block, None
     else:
         valid = jnp.ones(tokens, bool) if mask is None else mask
-        count = (jnp.sum(valid, dtype=jnp.int32) + (block - 1)) // block
+        count = (jnp.sum(valid, dtype=jnp.int32) + (block - 1)) // block if skips else padded // block
         order = jnp.argsort(~valid, stable=True)
         padding = (0, padded - tokens)
         rows = (

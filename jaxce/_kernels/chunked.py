@@ -19,11 +19,12 @@ from jaxce._kernels import blocked
 from jaxce._kernels.blocked import Blocks
 from jaxce._kernels.reference import capped, dot, dtype_of_logits, dtype_of_operands, masked, raw_logits
 from jaxce._rule import with_rule
+from jaxce._sharded import AxisName, across, merged, over_all, weight_of_label
 from jaxce._stats import LogitStats
 
 
 @functools.cache
-def statistics(blocks: Blocks):
+def statistics(blocks: Blocks, axis_name: AxisName = None):
     """The fields of `LogitStats` as a function of the arguments of the contract, with their rule."""
 
     def primal(hidden, classifier, bias, labels, mask, class_weights, soft_cap):
@@ -64,45 +65,53 @@ def statistics(blocks: Blocks):
         rows = (_rows(hidden, labels, mask), hidden_dot, outs)
         return blocked.over_tokens(of_tokens, None, rows, blocks.tokens)[1]
 
-    return with_rule(primal, tangent)
+    return with_rule(*across(axis_name, primal, tangent))
 
 
-def total_with_gradients(losses, used, args, blocks: Blocks, *, of_hidden: bool, of_classifier: bool):
+def total_with_gradients(
+    losses, used, args, blocks: Blocks, axis_name: AxisName = None, *, of_hidden: bool, of_classifier: bool
+):
     """The sum of the losses of all tokens, and its gradients, made in the same pass over the tokens.
 
     Masked tokens come last, and blocks of nothing else are not visited. JAX is not to differentiate this: the number of blocks is dynamic.
 
     Args:
-      losses: `losses(fields, labels, mask, class_weights, options)` gives the losses of a block of tokens from the fields of their `LogitStats`.
+      losses: `losses(fields, label_weight, mask, options)` gives the losses of a block of tokens from the fields of their `LogitStats`.
       used: The indices of the fields by which `losses` is to be differentiated: those that it makes use of.
       args: The arguments of the contract, then `options`, a pytree of scalars that only `losses` sees.
       blocks: Where a block has all classes, gradients take three matmuls in all, otherwise four.
       of_hidden: Whether the gradient by `hidden` is wanted, which takes one of them.
       of_classifier: The same for `classifier`.
+      axis_name: Merging the statistics of a block of tokens is all that is communicated: no gradient is summed over devices.
 
     Returns:
-      The sum, and in the dtype of the statistics the gradients by hidden, classifier, bias, class_weights, soft_cap and options.
+      The sum, and in the dtype of the statistics the gradients by hidden, classifier, bias, class_weights, soft_cap and options: but for the
+      last, which are whole, of what the classes given contribute.
     """
     hidden, classifier, bias, labels, mask, class_weights, soft_cap, options = args
     dtype = dtype_of_logits(hidden, classifier)
     tokens, num_classes = hidden.shape[0], classifier.shape[1]
 
-    def zeros(tree):
-        return varying_like(jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), tree), args)
+    def zeros(tree, but=()):
+        return varying_like(jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), tree), args, but=but)
 
     def of_tokens(carry, rows):
         total, (classifier_sum, bias_sum, weights_sum, cap_sum, options_sum) = carry
         (hidden, labels), mask = rows
-        fields, whole_raw = _fields(hidden, labels, classifier, bias, class_weights, soft_cap, blocks.classes)
+        own_fields, whole_raw = _fields(hidden, labels, classifier, bias, class_weights, soft_cap, blocks.classes)
+        fields = merged(own_fields, axis_name)
+        own_weight, pull_weight = jax.vjp(lambda u: weight_of_label(u, labels), class_weights)
 
-        def of_losses(some, class_weights, options):
+        def of_losses(some, label_weight, options):
             whole = list(fields)
             for i, field in zip(used, some, strict=True):
                 whole[i] = field
-            return jnp.sum(losses(whole, labels, mask, class_weights, options))
+            return jnp.sum(losses(whole, label_weight, mask, options))
 
-        value, pull = jax.vjp(of_losses, [fields[i] for i in used], class_weights, options)
-        fields_ct, weights_ct, options_ct = pull(jnp.ones_like(value))
+        value, pull = jax.vjp(of_losses, [fields[i] for i in used], over_all(own_weight, axis_name), options)
+        fields_ct, weight_ct, options_ct = pull(jnp.ones_like(value))
+        fields_ct, weight_ct = varying_like((fields_ct, weight_ct), args)
+        (weights_ct,) = pull_weight(weight_ct)
         transposed = lax.optimization_barrier(hidden.T)  # once: a matmul by a transposed operand is slower on a CPU
 
         def of_classes(carry, start, size):
@@ -136,12 +145,17 @@ def total_with_gradients(losses, used, args, blocks: Blocks, *, of_hidden: bool,
         )
         return (total + value, (classifier_sum, bias_sum, weights_sum, cap_sum, options_sum)), hidden_ct
 
-    sums = (zeros(classifier) if of_classifier else None, *zeros((bias, class_weights, soft_cap, options)))
-    carry, rows = (zeros(jnp.zeros(())), sums), (_rows(hidden, labels, mask), mask)
+    sums = (zeros(classifier) if of_classifier else None, *zeros((bias, class_weights, soft_cap)))
+    total, of_options = zeros((jnp.zeros(()), options), but=axis_name or ())
+    carry, rows = (total, (*sums, of_options)), (_rows(hidden, labels, mask), mask)
     if blocks.tokens >= tokens:
         (total, sums), hidden_ct = of_tokens(carry, rows)
     else:
-        (total, sums), hidden_ct = blocked.over_valid_tokens(of_tokens, carry, rows, mask, blocks.tokens, of_hidden)
+        # Where blocks communicate, every device visits all of them: each takes part in as many merges as any other.
+        skips = axis_name is None
+        (total, sums), hidden_ct = blocked.over_valid_tokens(
+            of_tokens, carry, rows, mask, blocks.tokens, of_hidden, skips
+        )
     return total, (hidden_ct, *sums)
 
 

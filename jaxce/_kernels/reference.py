@@ -4,13 +4,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce import _dense as dense
+from jaxce._sharded import AxisName
 from jaxce._types import working_dtype
 
 
-def statistics(hidden, classifier, bias, labels, mask, class_weights, soft_cap):
-    """The fields of `LogitStats` for each token."""
-    logits = capped(raw_logits(masked(hidden, mask), classifier, bias), soft_cap)
-    return dense.statistics(1)(logits, labels, None, mask, class_weights)
+def statistics(axis_name: AxisName = None):
+    """The fields of `LogitStats` for each token as a function of the arguments of the contract."""
+
+    def of(hidden, classifier, bias, labels, mask, class_weights, soft_cap):
+        logits = capped(raw_logits(masked(hidden, mask), classifier, bias), soft_cap)
+        return dense.statistics(1, axis_name)(logits, labels, None, mask, class_weights)
+
+    return of
 
 
 def masked(hidden, mask):
@@ -30,11 +35,11 @@ def dtype_of_logits(hidden, classifier):
 
 
 def capped(raw, soft_cap):
-    """`soft_cap * tanh(raw / soft_cap)`: the logits."""
+    """`soft_cap * tanh(raw / soft_cap)`: the logits. A class whose bias is -inf takes no part, with a cap as without."""
     if soft_cap is None:
         return raw
-    cap = soft_cap.astype(raw.dtype)
-    return cap * jnp.tanh(raw / cap)
+    cap, left_out = soft_cap.astype(raw.dtype), raw == -jnp.inf
+    return jnp.where(left_out, -jnp.inf, cap * jnp.tanh(jnp.where(left_out, 0, raw) / cap))
 
 
 def dot(a, b, contracting):

@@ -1,0 +1,50 @@
+"""A linear layer on a mesh of explicit axes, whose arrays say by their types how they lie on it: inside `jax.shard_map` of our own."""
+
+import jax
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxce._axes import is_explicit
+from jaxce._sharded import AxisName
+
+
+def by_type(function, args, options, axis_name: AxisName, *, total: bool = False):
+    """`function(args, options, axis_name)`, each device with its own tokens and classes where the types of `args` say which.
+
+    Args:
+      function: It gives a pytree of what is per token, or of a `total`.
+      args: The arguments of the kernels' contract, but with tokens of any shape.
+      options: Scalars.
+      axis_name: That of the caller, who then is inside `jax.shard_map` already.
+      total: Whether the results are sums over the tokens.
+    """
+    hidden, classifier, *_ = args
+    if not (is_explicit(hidden) or is_explicit(classifier)):
+        return function(args, options, axis_name)
+    mesh = jax.typeof(hidden if is_explicit(hidden) else classifier).sharding.mesh
+    of_classes = _axes(jax.typeof(classifier).sharding.spec[1])
+    # A device needs the tokens whole whose classes it has: over the mesh axes of the classes, tokens are not split.
+    tokens = [tuple(a for a in _axes(part) if a not in of_classes) for part in jax.typeof(hidden).sharding.spec[:-1]]
+    over = tuple(axis for part in tokens for axis in part)
+    token, by_class = P(*(part or None for part in tokens)), P(of_classes or None)
+    # Of hidden, classifier, bias, labels, mask, class_weights, soft_cap.
+    specs = P(*token, None), P(None, *by_class), by_class, token, token, by_class, P()
+
+    def of_shard(args, options):
+        result = function(args, options, of_classes or None)
+        return jax.tree.map(lambda x: lax.psum(x, over), result) if total and over else result
+
+    args = tuple(
+        None if x is None else jax.sharding.reshard(x, NamedSharding(mesh, spec))
+        for x, spec in zip(args, specs, strict=True)
+    )
+    explicit = {n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit}
+    out = P() if total else token
+    local = jax.shard_map(of_shard, mesh=mesh, in_specs=(specs, P()), out_specs=out, axis_names=explicit)
+    return local(args, options)
+
+
+def _axes(part):
+    """The mesh axes over which a part of a `PartitionSpec` splits an axis of an array."""
+    return () if part is None else (part,) if isinstance(part, str) else tuple(part)

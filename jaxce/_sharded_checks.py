@@ -1,0 +1,36 @@
+"""The checks of `_checks` for classes that are split over an axis of the mesh."""
+
+import jax
+from jax import lax
+
+from jaxce._axes import is_tracked
+from jaxce._types import Array
+
+
+def axis_name(value):
+    """The mesh axis, or axes, over which the classes are split: one that is in scope."""
+    if value is None:
+        return None
+    names = (value,) if isinstance(value, str) else value
+    if not (isinstance(names, tuple) and names and all(isinstance(name, str) for name in names)):
+        raise TypeError(f"`axis_name` must be the name of a mesh axis, or a tuple of names; got {value!r}.")
+    for name in names:
+        try:
+            lax.axis_size(name)
+        except NameError:
+            raise ValueError(
+                f"`axis_name` must name an axis of the mesh of the `jax.shard_map` around this call; got {name!r}, which is none here. "
+                "Under plain jit leave `axis_name` out: sharded arrays need nothing."
+            ) from None
+    return names
+
+
+def split_classes(name: str, value: Array, axis_name) -> None:
+    """An array of which each device along `axis_name` holds its own classes."""
+    # Where shard_map does not keep track of what varies, as with check_vma=False, nothing can be said.
+    missing = [n for n in axis_name if lax.axis_size(n) > 1 and n not in jax.typeof(value).manual_axis_type.varying]
+    if missing and is_tracked(axis_name):
+        raise ValueError(
+            f"`{name}` must have its classes split over `axis_name` {missing[0]!r}; got the same {value.shape} on every device along it. "
+            "Split its class axis in `in_specs`, or leave `axis_name` out."
+        )

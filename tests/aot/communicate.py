@@ -1,0 +1,59 @@
+"""Compiles the losses for eight accelerators that are not here, in the shape of a language model, and prints as JSON what they send and hold.
+
+python communicate.py v5e h100
+"""
+
+import json
+import pathlib
+import sys
+
+from measure import H100  # sets up the compilers
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import communication
+import jax
+import jax.numpy as jnp
+import sharded
+from jax.experimental import topologies
+from jax.sharding import NamedSharding
+
+TOPOLOGIES = {
+    "v5e": {"platform": "tpu", "topology_name": "v5e:2x4"},
+    "h100": {"platform": "cuda", "target_config": H100, "topology": "1x1x8"},
+}
+ROWS, FEATURES, CLASSES = 8192, 1024, 131072
+SHAPES = {
+    "logits": ((ROWS, CLASSES), jnp.bfloat16),
+    "hidden": ((ROWS, FEATURES), jnp.bfloat16),
+    "classifier": ((FEATURES, CLASSES), jnp.bfloat16),
+    "labels": ((ROWS,), jnp.int32),
+}
+
+
+def compiled(target, name, mode):
+    """Value and gradients of a sum, on a mesh of 2 x 4."""
+    devices = topologies.get_topology_desc(**TOPOLOGIES[target]).devices
+    mesh = sharded.mesh_of((2, 4), mode, devices)
+    names = ("hidden", "classifier") if name.startswith("linear") else ("logits",)
+    arguments = {
+        n: jax.ShapeDtypeStruct(*SHAPES[n], sharding=NamedSharding(mesh, sharded.spec(n))) for n in (*names, "labels")
+    }
+    labels = arguments.pop("labels")
+    loss = sharded.spread(name, mesh, mode)
+
+    def total(arguments, labels):
+        return jax.tree.leaves(loss({**arguments, "labels": labels}))[0].sum()
+
+    with jax.set_mesh(mesh):
+        return jax.jit(jax.value_and_grad(total)).lower(arguments, labels).compile()
+
+
+if __name__ == "__main__":
+    for target in sys.argv[1:]:
+        for name in ("integer", "linear", "linear sum"):
+            for mode in sharded.MODES:
+                program = compiled(target, name, mode)
+                operations = communication.sent(program.as_text())
+                temporary = program.memory_analysis().temp_size_in_bytes
+                print(json.dumps([target, name, mode, temporary, operations]), flush=True)
