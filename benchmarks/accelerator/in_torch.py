@@ -98,4 +98,7 @@ def _loss(kind, name):
         return of_logits(hidden @ weight.T, labels)
 
     plain = of_logits if kind == DENSE else of_layer
-    return torch.compile(plain) if name == "torch compile" else plain
+    if name != "torch compile":
+        return plain
+    torch._dynamo.reset()  # it keeps few versions of a function, then runs it eagerly
+    return torch.compile(plain, dynamic=False)

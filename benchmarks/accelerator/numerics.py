@@ -80,8 +80,7 @@ def _dense(dtype, shape):
     }
     for subject, (loss, truth) in cases.items():
         cotangent = rng.uniform(0.5, 2, z.shape if subject == "sigmoid" else shape[:1]).astype(np.float32)
-        value, pull = jax.vjp(loss, jnp.asarray(z))
-        (gradient,) = pull(jnp.asarray(cotangent, value.dtype))
+        value, gradient = _value_and_gradient(loss, z, cotangent)
         answer = truth(cotangent)
         yield _check(subject, dtype, shape, "value", value, answer.loss)
         yield _check(subject, dtype, shape, "gradient", gradient, answer.logits)
@@ -97,8 +96,9 @@ def _wide(dtype, shape):
     rng = np.random.default_rng(1)
     z = _rounded(3 * rng.standard_normal(shape), dtype)
     y = rng.integers(0, shape[1], shape[0]).astype(np.int32)
-    value, pull = jax.vjp(lambda z: jaxce.softmax_cross_entropy_with_integer_labels(z, y), jnp.asarray(z))
-    (gradient,) = pull(jnp.ones_like(value))
+    value, gradient = _value_and_gradient(
+        lambda z: jaxce.softmax_cross_entropy_with_integer_labels(z, y), z, np.ones(shape[0], np.float32)
+    )
     wide = z.astype(np.float64)
     below = wide - wide.max(1, keepdims=True)
     e = np.exp(below)
@@ -136,11 +136,21 @@ def _linear(dtype, shape, precision):
     working = "bfloat16" if precision == "default" or dtype in ("bfloat16", "float16") else dtype
     for subject, loss in losses.items():
         with jax.default_matmul_precision(precision):
-            value, gradients = jax.value_and_grad(loss, (0, 1))(jnp.asarray(h), jnp.asarray(w))
+            value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(h, w)
         subject = f"{subject}, matmuls {precision}"
         yield _check(subject, dtype, shape, "value", value, total)
         for (quantity, truth), gradient in zip(truths.items(), gradients, strict=True):
             yield _check(subject, dtype, shape, quantity, gradient.astype(value.dtype), truth, working)
+
+
+def _value_and_gradient(loss, z, cotangent):
+    """The losses and the gradient of their sum with `cotangent`, in one program."""
+
+    def both(z, cotangent):
+        value, pull = jax.vjp(loss, z)
+        return value, pull(cotangent.astype(value.dtype))[0]
+
+    return jax.jit(both)(z, cotangent)
 
 
 def _check(subject, dtype, shape, quantity, actual, expected, working=None):

@@ -131,7 +131,8 @@ def _times_the_floor(row, found):
 def _numerics(rows):
     if not rows:
         return "Numerics: not run."
-    worst = {}
+    worst, cut = {}, [row for row in rows if row.status == "out of time"]
+    rows = [row for row in rows if row not in cut]
     for row in rows:
         key = (row.subject, row.dtype)
         worst[key] = max(worst.get(key, 0.0), float(row.ulps) if row.ulps != "nan" else float("inf"))
@@ -146,7 +147,9 @@ def _numerics(rows):
     for subject in dict.fromkeys(row.subject for row in rows):
         cells = [f"{worst[subject, dtype]:.2g}" if (subject, dtype) in worst else "" for dtype in dtypes]
         lines.append(f"| {subject} | {' | '.join(cells)} |")
-    lines += [f"- beyond the limit: {r.subject}, {r.what}, {r.dtype}, {r.shape}: {r.ulps} ulps" for r in failed]
+    if cut:
+        lines.append("\nThere was no time for the rest of the checks.")
+    lines += [f"\nBeyond the limit: {r.subject}, {r.what}, {r.dtype}, {r.shape}: {r.ulps} ulps." for r in failed]
     return "\n".join(lines)
 
 
