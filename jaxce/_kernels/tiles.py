@@ -29,8 +29,10 @@ def whole_rows(tokens: int, num_classes: int) -> Blocks | None:
 def blocks_of_classes(tokens: int, num_classes: int) -> Blocks:
     """All tokens, but no more than 16,384, with as many classes at a time as there is room for."""
     tokens = min(tokens, 2**14)
-    room = _ROOM_OF_CLASSES // max(tokens, 1)
-    return Blocks(tokens, min(num_classes, max(256, room - room % 256)))
+    room = max(256, _ROOM_OF_CLASSES // max(tokens, 1) // 256 * 256)
+    # Whole tiles, and none left over where that can be had: of a smaller last block XLA for TPU lays the gradient out anew.
+    whole = (block for block in range(room, room // 2, -128) if num_classes % block == 0)
+    return Blocks(tokens, min(num_classes, next(whole, room)))
 
 
 def for_statistics(tokens: int, num_classes: int) -> Blocks:

@@ -1,0 +1,167 @@
+"""What a compiled program does with arrays as large as the logits, read off its optimised HLO: each read and write of one in memory is a pass.
+
+A fusion reads each of its operands once, whatever it makes of it, so what counts are the instructions outside of fusions.
+"""
+
+import dataclasses
+import math
+import re
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^{}]*\})?")
+_CALLED = re.compile(
+    r"(calls|to_apply|body|condition|called_computations|branch_computations)=\{?([^}\s]+(?:, [^}\s]+)*)\}?"
+)
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+
+# They name what exists already.
+_FREE = {
+    "parameter",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "constant",
+    "opt-barrier",
+    "optimization-barrier",
+    "after-all",
+}
+_CONTROL = {"while", "conditional", "call"}
+_PICKING = {"gather", "dynamic-slice", "scatter", "dynamic-update-slice"}  # of their first operand they touch little
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    name: str
+    opcode: str
+    arrays: tuple[tuple[str, int, bool], ...]  # dtype, size, whether it is in main memory
+    operands: tuple[str, ...]
+    called: dict[str, tuple[str, ...]]
+    is_root: bool
+    trips: float  # of a loop; infinite where the compiler does not say
+    position: int  # of a parameter
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """How often an array of at least a given size is read from memory and written to it; the dtypes of those that are made."""
+
+    reads: dict[str, float]  # by the number of the program's parameter; "made" for what the program has made itself
+    writes: float
+    made: tuple[str, ...]  # wherever: an accelerator may have a large array in memory of its own
+
+
+def passes(text: str, size: int) -> Passes:
+    """The passes of a program over arrays of at least `size` elements."""
+    computations, entry = _parse(text)
+    reads: dict[str, float] = {}
+    writes, made = 0.0, []
+    for computation, times in _run(computations, entry):
+        by_name = {i.name: i for i in computations[computation]}
+        origins = {}  # the parameter of the program that a name stands for
+        for i in computations[computation]:
+            if i.opcode in _FREE:
+                if i.opcode == "parameter" and computation == entry and _is_large(i, size):
+                    origins[i.name] = str(i.position)
+                elif _is_large(i, size):
+                    # A tuple of one of them and of small arrays stands for it.
+                    sources = {origins[o] for o in i.operands if o in origins}
+                    origins |= {i.name: sources.pop()} if len(sources) == 1 else {}
+            elif _is_work(i):
+                body = computations.get(i.called.get("calls", ("",))[0])
+                for name in dict.fromkeys(i.operands):
+                    if _is_large(by_name[name], size, memory=True) and not _only_picked(i, body, name):
+                        origin = origins.get(name, "made")
+                        reads[origin] = reads.get(origin, 0) + times
+                if not _updates_in_place(i, body):
+                    results = i.arrays[:1] if i.opcode.endswith("-start") else i.arrays
+                    large = [(dtype, in_memory) for dtype, elements, in_memory in results if elements >= size]
+                    made.extend(dtype for dtype, _ in large)
+                    if written := sum(in_memory for _, in_memory in large):
+                        writes += times * written
+    return Passes(reads, writes, tuple(made))
+
+
+def largest(text: str) -> int:
+    """The size of the largest array that the program makes, its results included."""
+    computations, entry = _parse(text)
+    made = (i for name, _ in _run(computations, entry) for i in computations[name] if _is_work(i))
+    return max(elements for i in made for _, elements, _ in i.arrays)
+
+
+def _run(computations, name, times=1.0):
+    """The computations that are run as they stand, not as parts of a fusion, and how often."""
+    yield name, times
+    for i in computations[name]:
+        if i.opcode in _CONTROL or (i.opcode.endswith("-start") and i.called):
+            for kind, called in i.called.items():
+                if kind != "to_apply" or i.opcode == "call":
+                    for other in called:
+                        yield from _run(computations, other, times * (i.trips if i.opcode == "while" else 1))
+
+
+def _is_work(instruction):
+    """Whether it reads and writes; of an asynchronous pair that is the start, unless it runs a computation that does."""
+    opcode = instruction.opcode
+    runs = opcode in _CONTROL or (opcode.endswith("-start") and instruction.called)
+    return not (opcode in _FREE or runs or opcode.endswith(("-done", "-update")))
+
+
+def _is_large(instruction, size, *, memory=False):
+    return any(elements >= size and (in_memory or not memory) for _, elements, in_memory in instruction.arrays)
+
+
+def _only_picked(instruction, body, operand):
+    """Whether of this operand the instruction touches a few elements only."""
+    positions = [n for n, name in enumerate(instruction.operands) if name == operand]
+    if body is None:
+        return instruction.opcode in _PICKING and positions == [0]
+    names = {i.name for i in body if i.opcode == "parameter" and i.position in positions}
+    uses = [(i, o) for i in body for o in i.operands if o in names]
+    return bool(uses) and all(i.opcode in _PICKING and i.operands[0] == o for i, o in uses)
+
+
+def _updates_in_place(instruction, body):
+    roots = [i for i in body if i.is_root] if body is not None else [instruction]
+    return all(i.opcode in ("scatter", "dynamic-update-slice") for i in roots)
+
+
+def _parse(text):
+    computations, entry, current = {}, None, None
+    for line in text.splitlines():
+        if found := _COMPUTATION.match(line):
+            current = computations.setdefault(found[2], [])
+            entry = found[2] if found[1] else entry
+        elif current is not None and (found := _INSTRUCTION.match(line)):
+            current.append(_instruction(line, found))
+    return computations, entry
+
+
+def _instruction(line, found):
+    root, name, type_, opcode = found.groups()
+    depth, end = 1, found.end()
+    while depth:
+        depth += {"(": 1, ")": -1}.get(line[end], 0)
+        end += 1
+    inside, attributes = line[found.end() : end - 1], line[end:]
+    operands = () if opcode in ("parameter", "constant") else tuple(re.findall(r"%([\w.\-]+)", inside))
+    called = {
+        m[1]: tuple(n.strip().lstrip("%").rstrip(",") for n in m[2].split(",") if n.strip())
+        for m in _CALLED.finditer(attributes)
+    }
+    trips = _TRIPS.search(attributes)
+    return Instruction(
+        name,
+        opcode,
+        tuple(map(_array, _ARRAY.finditer(type_))),
+        operands,
+        called,
+        is_root=bool(root),
+        trips=float(trips[1]) if trips else math.inf,
+        position=int(inside) if opcode == "parameter" else -1,
+    )
+
+
+def _array(found):
+    dtype, dimensions, layout = found.groups()
+    return dtype, math.prod(int(n) for n in dimensions.split(",") if n), "S(" not in (layout or "")

@@ -1,0 +1,120 @@
+"""Every public loss and its gradients, as the programs that are compiled ahead of time: over which shapes, dtypes and arguments."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import jaxce
+from jaxce import keras
+
+# (rows, classes), or (tokens, features, classes) of a linear layer.
+DENSE_SHAPES = {"small": (8, 10), "real": (4096, 131072), "odd": (1023, 50257)}
+LINEAR_SHAPES = {"small": (8, 16, 10), "real": (8192, 2048, 128256), "odd": (1023, 64, 5003)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A loss of arrays; `labels` says what the last of them holds: class indices, or a number per logit."""
+
+    of: Callable[..., Any]
+    labels: str
+    linear: bool = False
+    brief: bool = False  # not the odd shape, nor the large one in float32: another loss stands for it there
+
+    @property
+    def shapes(self):
+        return LINEAR_SHAPES if self.linear else DENSE_SHAPES
+
+    def cells(self):
+        """(what, shape, dtype) of each program. The forward pass alone where it says more than its gradients do."""
+        if not (self.linear and self.brief):
+            yield "forward", "real", "bfloat16"
+        for shape in self.shapes:
+            for dtype in ("bfloat16", "float32"):
+                if not self.brief or shape == "small" or (shape == "real" and dtype == "bfloat16"):
+                    yield "value and gradients", shape, dtype
+
+    def program(self, what):
+        """The losses, or their mean with its gradients by the logits or by both factors of a linear layer."""
+        if what == "forward":
+            return self.of
+        return jax.value_and_grad(lambda *arguments: _mean(self.of(*arguments)), tuple(range(1 + self.linear)))
+
+    def arguments(self, shape, dtype):
+        """(shape, dtype) of each argument."""
+        *rows, classes = shape
+        floating = (
+            [((rows[0], rows[1]), dtype), ((rows[1], classes), dtype)] if self.linear else [(tuple(shape), dtype)]
+        )
+        labels = ((rows[0],), "int32") if self.labels == "integer" else (tuple(shape), dtype)
+        return [*floating, labels]
+
+
+def _mean(losses):
+    if isinstance(losses, jaxce.LossSum):
+        return losses.mean()
+    return jnp.mean(losses.astype(jnp.float32))
+
+
+def _from_stats(stats):
+    """A loss of one's own over every field that has a derivative."""
+    return stats.nll + 1e-4 * jnp.square(stats.log_z) + 0.1 * stats.smooth_nll
+
+
+def _every_option(logits, labels):
+    mask, weights = labels != -100, jnp.arange(1.0, logits.shape[1] + 1) / logits.shape[1]
+    return jaxce.softmax_cross_entropy_with_integer_labels(
+        logits, labels, mask=mask, label_smoothing=0.1, class_weights=weights, z_loss=1e-4
+    )
+
+
+LOSSES = {
+    "integer": Loss(jaxce.softmax_cross_entropy_with_integer_labels, "integer"),
+    "integer, every option": Loss(_every_option, "integer", brief=True),
+    "soft": Loss(jaxce.softmax_cross_entropy, "soft"),
+    "sigmoid": Loss(jaxce.sigmoid_binary_cross_entropy, "soft"),
+    "logit_stats": Loss(lambda z, y: _from_stats(jaxce.logit_stats(z, y)), "integer"),
+    "keras sparse": Loss(
+        lambda z, y: keras.losses.sparse_categorical_crossentropy(y, z, from_logits=True), "integer", brief=True
+    ),
+    "keras categorical": Loss(
+        lambda z, y: keras.losses.categorical_crossentropy(y, z, from_logits=True), "soft", brief=True
+    ),
+    "keras binary": Loss(lambda z, y: keras.losses.binary_crossentropy(y, z, from_logits=True), "soft", brief=True),
+    "linear": Loss(jaxce.linear_softmax_cross_entropy, "integer", linear=True, brief=True),
+    "linear sum": Loss(jaxce.linear_softmax_cross_entropy_sum, "integer", linear=True),
+    "linear sum, whole rows": Loss(
+        lambda *x: jaxce.linear_softmax_cross_entropy_sum(*x, implementation=jaxce.Chunked(block_tokens=256)),
+        "integer",
+        linear=True,
+        brief=True,
+    ),
+    "linear_logit_stats": Loss(
+        lambda *x: _from_stats(jaxce.linear_logit_stats(*x)), "integer", linear=True, brief=True
+    ),
+}
+
+# What they are compared with, and what the assertions must refuse. Of bfloat16 optax gives losses in bfloat16, unless it is asked for ours.
+_optax_integer = optax.softmax_cross_entropy_with_integer_labels
+OTHERS = {
+    "optax integer": Loss(lambda z, y: _optax_integer(z.astype(jnp.float32), y), "integer", brief=True),
+    "optax integer, its loss in the logits' dtype": Loss(_optax_integer, "integer", brief=True),
+    "optax soft": Loss(
+        lambda z, q: optax.softmax_cross_entropy(z.astype(jnp.float32), q.astype(jnp.float32)), "soft", brief=True
+    ),
+    "optax sigmoid": Loss(
+        lambda z, y: optax.sigmoid_binary_cross_entropy(z.astype(jnp.float32), y.astype(jnp.float32)),
+        "soft",
+        brief=True,
+    ),
+    "matmul, then optax integer": Loss(
+        lambda h, w, y: _optax_integer((h @ w).astype(jnp.float32), y), "integer", linear=True, brief=True
+    ),
+    "what no compiler knows": Loss(
+        lambda z, _: jax.ffi.ffi_call("absent", jax.ShapeDtypeStruct(z.shape, z.dtype))(z), "integer", brief=True
+    ),
+}
