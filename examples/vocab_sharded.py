@@ -137,7 +137,7 @@ def main() -> int:
     to_devices = functools.partial(put, spec=BY_EXAMPLE)
     split = train(mean, optimizer, placed, put(bias, BY_CLASS), batches, to_devices, report)
     on_one = functools.partial(jax.device_put, device=jax.local_devices()[0])
-    alone = train(lambda *a: loss(*a).mean(), optimizer, *map(on_one, (params, bias)), batches, on_one)
+    alone = train(lambda *a: loss(*a).mean(), optimizer, on_one(params), on_one(bias), batches, on_one)
     apart = np.max(np.abs(split / alone - 1))
     if jax.process_index() == 0:
         print(f"loss {split[0]:.4f} -> {split[-1]:.4f}; that of one device is {apart:.1e} apart, allowed {ALLOWED:.0e}")

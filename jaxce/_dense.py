@@ -52,7 +52,8 @@ def tangent(args, outs, tangents, *, axis):
     below = _capped(z) - per_row(shift, axis)
     e = jnp.exp(below)
     zero = jnp.zeros_like(shift)
-    rest_dot = label_nll_dot = label_mass_dot = total_nll_dot = total_mass_dot = zero
+    rest_dot = label_nll_dot = total_nll_dot = total_mass_dot = zero
+    label_mass_dot = jnp.zeros_like(label_mass)  # it lies where the labels do, which may not be where the logits do
     rest_, label_mass_, inverse_ = (per_row(x, axis) for x in (rest, label_mass, inverse))
     if logits_dot is not None:
         z_dot = logits_dot.astype(z.dtype)

@@ -2,7 +2,7 @@
 
 import jax
 from jax import lax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxce._axes import is_explicit
@@ -20,7 +20,7 @@ def by_type(function, args, options, axis_name: AxisName, *, total: bool = False
       total: Whether the results are sums over the tokens.
     """
     hidden, classifier, *_ = args
-    if not (is_explicit(hidden) or is_explicit(classifier)):
+    if axis_name is not None or not (is_explicit(hidden) or is_explicit(classifier)):
         return function(args, options, axis_name)
     mesh = jax.typeof(hidden if is_explicit(hidden) else classifier).sharding.mesh
     of_classes = _axes(jax.typeof(classifier).sharding.spec[1])
@@ -39,9 +39,9 @@ def by_type(function, args, options, axis_name: AxisName, *, total: bool = False
         None if x is None else jax.sharding.reshard(x, NamedSharding(mesh, spec))
         for x, spec in zip(args, specs, strict=True)
     )
-    explicit = {n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit}
-    out = P() if total else token
-    local = jax.shard_map(of_shard, mesh=mesh, in_specs=(specs, P()), out_specs=out, axis_names=explicit)
+    # Over these axes alone: another may belong to a `jax.vmap` around this.
+    names, out = {*over, *of_classes}, P() if total else token
+    local = jax.shard_map(of_shard, mesh=mesh, in_specs=(specs, P()), out_specs=out, axis_names=names)
     return local(args, options)
 
 

@@ -245,3 +245,57 @@ def test_optax_refuses_split_classes_that_explicit_mode_allows_here():
     assert type(raised.value).__name__ == "ShardingTypeError"
     losses = jaxce.softmax_cross_entropy_with_integer_labels(*placed.values())
     assert_within(losses, oracle.integer_softmax(*arguments.values()).loss, ULPS)
+
+
+def over_part_of_the_mesh(mesh):
+    """Only the axis of the classes belongs to `shard_map`; that of the examples stays what it is."""
+
+    def total(hidden, classifier, labels):
+        def local(hidden, classifier, labels):
+            losses = jaxce.linear_softmax_cross_entropy(hidden, classifier, labels, axis_name="model")
+            logits = jnp.dot(hidden, classifier)
+            return losses + jaxce.softmax_cross_entropy_with_integer_labels(logits, labels, axis_name="model")
+
+        specs = P(), P(None, "model"), P()
+        losses = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(), axis_names={"model"})
+        return losses(hidden, classifier, labels).sum()
+
+    return total
+
+
+def linear_sum(hidden, classifier, labels):
+    return 2 * jaxce.linear_softmax_cross_entropy_sum(hidden, classifier, labels, implementation=Chunked(2)).total
+
+
+def in_vmap(_):
+    return lambda hidden, classifier, labels: jax.vmap(linear_sum, (0, None, 0))(hidden, classifier, labels).sum()
+
+
+def in_scan(_):
+    def total(hidden, classifier, labels):
+        return jax.lax.scan(lambda s, x: (s + linear_sum(x[0], classifier, x[1]), None), 0.0, (hidden, labels))[0]
+
+    return total
+
+
+PARTS = over_part_of_the_mesh, P("data"), (ROWS,)
+VMAP, SCAN = (in_vmap, P("data"), (4, 4)), (in_scan, P(None, "data"), (4, 4))
+
+
+# Not the gradient of a vmap over an axis that is split on an explicit mesh, for which JAX refuses `shard_map`.
+@pytest.mark.parametrize(
+    ("way", "spec", "shape", "mode"),
+    [(*PARTS, "auto"), (*PARTS, "explicit"), (*VMAP, "auto"), (*SCAN, "auto"), (*SCAN, "explicit")],
+)
+def test_compositions(way, spec, shape, mode):
+    mesh = sharded.mesh_of((2, 4), mode)
+    arguments, _ = problem("linear")
+    arrays = arguments["hidden"].reshape(*shape, FEATURES), arguments["classifier"], arguments["labels"].reshape(shape)
+    placed = [
+        jax.device_put(x, NamedSharding(mesh, s)) for x, s in zip(arrays, (spec, P(None, "model"), spec), strict=True)
+    ]
+    value, gradients = jax.jit(jax.value_and_grad(way(mesh), (0, 1)))(*placed)
+    want, of_loss = linear_cases.expected(*arguments.values(), np.full(ROWS, 2))
+    assert_within(value, Quantity(2 * want.value.sum(), 2 * want.scale.sum()), ULPS)
+    for name, gradient in zip(("hidden", "classifier"), gradients, strict=True):
+        assert_within(gradient, Quantity(*(x.reshape(gradient.shape) for x in of_loss[name])), ULPS)

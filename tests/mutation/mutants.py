@@ -436,8 +436,8 @@ MUTANTS = [
         ("class probabilities are not weighed", "* per_class(class_weights.astype(dtype), axis, logits.ndim)", "* 1"),
         (
             "weights are lost to smoothing",
-            "dense_stats(logits, labels, where, mask, class_weights, axis=axis)",
-            "dense_stats(logits, labels, where, mask, None, axis=axis)",
+            "dense_stats(logits, labels, where, mask, class_weights, axis=axis, axis_name=axis_name)",
+            "dense_stats(logits, labels, where, mask, None, axis=axis, axis_name=axis_name)",
         ),
         ("where is lost", "dense_stats(logits, labels, where, mask,", "dense_stats(logits, labels, None, mask,"),
     ),
@@ -687,5 +687,31 @@ MUTANTS = [
             "    if not (_is(value, jnp.integer) or _is(value, jnp.bool_)):",
         ),
         ("statistics of any rows merge", "if a.shift.shape != b.shift.shape:", "if False:"),
+    ),
+    # Devices
+    *_of(
+        "_sharded",
+        [
+            "axis_name::test_any_number_of_devices",
+            "axis_name::test_labels_of_any_dtype_count_the_classes_of_all_devices",
+        ],
+        (
+            "the maxima of all devices count as left out",
+            "rest + (lax.psum(has_top.astype(rest.dtype), axis_name) - 1)",
+            "rest",
+        ),
+        (
+            "no device leaves its maximum out",
+            "jnp.where(has_top, own_rest, (1 + own_rest)",
+            "jnp.where(has_top, 1 + own_rest, (1 + own_rest)",
+        ),
+        ("the loss of a device is that of all", "nll + mass * jnp.where", "nll + 0 * jnp.where"),
+        ("devices merge at their own maxima", "* jnp.exp(below)), axis_name)", "), axis_name)"),
+        ("every device counts labels from its first class", "    return labels - (lax", "    return labels - 0 * (lax"),
+        (
+            "tangents of one device stand for all",
+            "(lax.psum(part, axis_name) for part in parts)",
+            "(part for part in parts)",
+        ),
     ),
 ]
