@@ -18,7 +18,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 # What XLA has to know of an H100 of 80 GB, in its own text format.
-_H100 = """
+H100 = """
 gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
 block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98 device_memory_size: 84929347584
@@ -30,7 +30,7 @@ _TOPOLOGIES = {
     "v5e": {"platform": "tpu", "topology_name": "v5e:2x2"},
     "v5p": {"platform": "tpu", "topology_name": "v5p:2x2x1"},
     "v6e": {"platform": "tpu", "topology_name": "v6e:2x2"},
-    "h100": {"platform": "cuda", "target_config": _H100, "topology": "1x1x1"},
+    "h100": {"platform": "cuda", "target_config": H100, "topology": "1x1x1"},
 }
 TARGETS = tuple(_TOPOLOGIES)
 

@@ -7,7 +7,7 @@ import json
 import pathlib
 import sys
 
-from measure import H100  # sets up the compilers
+from ahead import H100  # sets up the compilers
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 

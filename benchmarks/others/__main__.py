@@ -1,0 +1,80 @@
+"""Prints what each library gives, and writes it to `benchmarks/results/others.md` and `.json`.
+
+python -m benchmarks.others
+
+The columns of libraries that are not installed here are kept from the last run that had them, if the questions are the same. Each library
+is called as its documentation says. An answer is right if it is the number beside it up to rounding, worked out by hand or in float64 NumPy,
+never by jaxce; where no number is right, if the library says so, by NaN or by raising.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import jax
+from tqdm import tqdm
+
+from benchmarks.others import dense, linear
+from benchmarks.others.answers import Case
+from benchmarks.scoreboard import libraries
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def column(cases: list[Case], asked, version: str) -> dict:
+    """The answers of one library; None where it has no such function."""
+    return {"version": version, "answers": [case.ask(asked) for case in cases]}
+
+
+def kept(path: Path, asked: dict[str, list[Case]]) -> dict[str, dict]:
+    """The columns of the last run, where its questions are those of today."""
+    last = json.loads(path.read_text()) if path.exists() else {}
+    same = {name: last.get(name, {}).get("questions") == [[c.question, c.right] for c in asked[name]] for name in asked}
+    return {name: last[name]["columns"] if same[name] else {} for name in asked}
+
+
+def table(cases: list[Case], columns: dict[str, dict]) -> str:
+    """In markdown; what is wrong stands out."""
+    rows = [["", "right", *columns], ["---"] * (2 + len(columns))]
+    for place, case in enumerate(cases):
+        answers = (column["answers"][place] for column in columns.values())
+        cells = (
+            "" if answer is None else f"**{answer[0]}**" if answer[1] is False else answer[0] for answer in answers
+        )
+        rows.append([case.question, case.right, *cells])
+    of = [[answer for answer in column["answers"] if answer and answer[1] is not None] for column in columns.values()]
+    rows.append(["right", "", *(f"{sum(right for _, right in answers)} of {len(answers)}" for answers in of)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    cases = {"dense": dense.CASES, "linear": linear.CASES}
+    on_jax = f" (jax {jax.__version__})"
+    record = kept(RESULTS / "others.json", cases)
+    for library in tqdm(list(libraries.installed()), desc="dense", leave=False):
+        record["dense"][library.name] = column(
+            dense.CASES, library, library.version + on_jax * (library.name != "PyTorch")
+        )
+    for name, version, loss in tqdm(list(linear.libraries()), desc="linear", leave=False):
+        record["linear"][name] = column(linear.CASES, loss, version + on_jax)
+    parts = []
+    for name, columns in record.items():
+        versions = (f"{library} {x['version']}" for library, x in columns.items())
+        parts.append(
+            f"{', '.join(versions)}; CPU, {platform.machine()}. Wrong answers are bold.\n\n{table(cases[name], columns)}\n"
+        )
+    text = "\n".join(parts)
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "others.md").write_text(text)
+    stored = {
+        name: {"questions": [[case.question, case.right] for case in cases[name]], "columns": columns}
+        for name, columns in record.items()
+    }
+    (RESULTS / "others.json").write_text(json.dumps(stored, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""What a case is, and when an answer is right."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+RTOL = 1e-5
+
+# What to print, and whether it is right: None for neither, as where a library says that it does not offer this. Or None for no such function.
+Answer = tuple[str, bool | None] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A question with its right answer in words, and how to put it to a library."""
+
+    question: str
+    right: str
+    ask: Callable[..., Answer]
+
+
+def close(found, right, rtol: float = RTOL) -> bool:
+    return bool(np.allclose(np.asarray(found, np.float64), right, rtol=rtol, atol=0, equal_nan=False))
+
+
+def shown(number) -> str:
+    return f"{float(number) + 0.0:.5g}"  # -0 as 0
+
+
+def row(numbers) -> str:
+    return " ".join(f"{float(x) + 0.0:.2f}" for x in numbers)
+
+
+def log_sum_exp(z: np.ndarray) -> np.ndarray:
+    """Of the last axis, in float64."""
+    z = np.asarray(z, np.float64)
+    largest = z.max(-1, keepdims=True)
+    return (largest + np.log(np.exp(z - largest).sum(-1, keepdims=True)))[..., 0]

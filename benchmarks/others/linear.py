@@ -1,0 +1,106 @@
+"""The losses of a linear layer that never hold its logits: the cases, and the libraries that have one. Keras, optax and PyTorch have none."""
+
+import importlib
+import importlib.metadata
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxce
+from benchmarks.others.answers import Answer, Case, close, log_sum_exp, shown
+
+TOKENS = FEATURES = 128
+MARGIN, CONFIDENT = 20.0, math.log1p(2047 * math.exp(-20.0))
+BLOCKS = jaxce.Chunked(block_tokens=32, block_classes=1024)
+
+
+def libraries() -> Iterator[tuple[str, str, Callable]]:
+    """(name, version, mean loss of hidden, classifier and labels) of each that is installed."""
+    # Left to itself it may hold logits as small as these; asked for blocks, it does not.
+    yield (
+        "jaxce",
+        jaxce.__version__,
+        lambda h, w, y: jaxce.linear_softmax_cross_entropy_sum(h, w, y, implementation=BLOCKS).mean(),
+    )
+    for find in (_tokamax, _jax_cce):
+        try:
+            yield from find()
+        except ImportError:
+            continue
+
+
+def _tokamax():
+    tokamax = importlib.import_module("tokamax")
+    for way in ("xla", "chunked_xla"):
+
+        def loss(h, w, y, way=way):
+            return tokamax.linear_softmax_cross_entropy_loss(h, y, w, reduction="mean", implementation=way)
+
+        yield f'tokamax, "{way}"', importlib.metadata.version("tokamax"), loss
+
+
+def _jax_cce():
+    jax_cce = importlib.import_module("jax_cce")
+    yield "jax-cce", importlib.metadata.version("jax-cce"), lambda h, w, y: jax_cce.linear_cross_entropy(h, w.T, y)
+
+
+def problem(num_classes: int):
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(TOKENS, FEATURES)).astype(np.float32)
+    classifier = (0.01 * rng.normal(size=(FEATURES, num_classes))).astype(np.float32)
+    return hidden, classifier, rng.integers(num_classes, size=TOKENS).astype(np.int32)
+
+
+def right_mean(num_classes: int) -> float:
+    hidden, classifier, labels = problem(num_classes)
+    logits = hidden.astype(np.float64) @ classifier
+    return float(np.mean(log_sum_exp(logits) - logits[np.arange(TOKENS), labels]))
+
+
+def vocabulary(num_classes: int, loss) -> Answer:
+    value = loss(*map(jnp.asarray, problem(num_classes)))
+    return f"{value:.4f}", close(value, right_mean(num_classes))
+
+
+def bad_label(label: int, loss) -> Answer:
+    hidden, classifier, labels = problem(2048)
+    labels[0] = label
+    try:
+        value, gradient = jax.value_and_grad(loss)(*map(jnp.asarray, (hidden, classifier, labels)))
+    except (IndexError, ValueError) as error:
+        return f"raises {type(error).__name__}", True
+    loud = bool(np.isnan(value) and np.isnan(gradient[0]).any())
+    return f"loss {value:.4f}" + ("" if np.isnan(gradient[0]).any() else ", a finite gradient"), loud
+
+
+def confident(loss) -> Answer:
+    hidden, classifier = np.zeros((TOKENS, FEATURES), np.float32), np.zeros((FEATURES, 2048), np.float32)
+    hidden[:, 0], classifier[0, 0] = MARGIN, 1
+    value = loss(*map(jnp.asarray, (hidden, classifier, np.zeros(TOKENS, np.int32))))
+    return shown(value), close(value, CONFIDENT)
+
+
+def forward_mode(loss) -> Answer:
+    """Along hidden itself, where the derivative of a row is sum_k p_k z_k - z_y."""
+    hidden, classifier, labels = problem(2048)
+    logits = hidden.astype(np.float64) @ classifier
+    p = np.exp(logits - log_sum_exp(logits)[:, None])
+    right = np.mean((p * logits).sum(-1) - logits[np.arange(TOKENS), labels])
+    try:
+        _, slope = jax.jvp(lambda h: loss(h, jnp.asarray(classifier), jnp.asarray(labels)), (hidden,), (hidden,))
+    except (TypeError, NotImplementedError, ValueError) as error:
+        return f"not offered: {type(error).__name__}", None
+    return f"{slope:.5f}", close(slope, right, 1e-4)
+
+
+CASES = [
+    Case("2,048 classes", f"{right_mean(2048):.4f}", lambda x: vocabulary(2048, x)),
+    Case("2,049 classes", f"{right_mean(2049):.4f}", lambda x: vocabulary(2049, x)),
+    Case("the true class ahead of 2,047 others by 20", shown(CONFIDENT), confident),
+    Case("one label of -1 among 128", "NaN, or raises", lambda x: bad_label(-1, x)),
+    Case("one label of 2,048 among 128, 2,048 classes", "NaN, or raises", lambda x: bad_label(2048, x)),
+    Case("forward-mode derivative", "a number", forward_mode),
+]

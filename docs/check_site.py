@@ -1,0 +1,71 @@
+"""Checks the built site: every link within it leads somewhere, no page needs anything from elsewhere, every formula is a picture.
+
+mkdocs build --strict -f docs/mkdocs.yml && python docs/check_site.py
+"""
+
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+SITE = Path(__file__).parent / "site"
+NOT_RENDERED = (".. math::", ":math:", 'class="arithmatex"', "$$")
+
+
+class Page(HTMLParser):
+    """What a page refers to, what it loads, the anchors it has, and its text outside of code."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.anchors: set[str] = set()
+        self.formulas = 0
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.anchors |= {given[name] for name in ("id", "name") if name in given}
+        self.formulas += given.get("class") == "formula"
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+        elif tag in ("script", "img", "iframe") and "src" in given:
+            self.loads.append(given["src"])
+        elif tag == "link" and given.get("rel") in ("stylesheet", "icon"):
+            self.loads.append(given["href"])
+
+
+def is_elsewhere(address: str) -> bool:
+    return bool(urlsplit(address).scheme or urlsplit(address).netloc)
+
+
+def problems(pages: dict[Path, Page]) -> Iterator[str]:
+    for path, page in pages.items():
+        name = path.relative_to(SITE)
+        yield from (f"{name} loads {address}" for address in page.loads if is_elsewhere(address))
+        yield from (f"{name} shows {sign}" for sign in NOT_RENDERED if sign in path.read_text("utf-8"))
+        for address in page.links + page.loads:
+            if is_elsewhere(address):
+                continue
+            to, anchor = urldefrag(address)
+            target = (path.parent / unquote(to)).resolve() if to else path
+            target = target / "index.html" if target.is_dir() else target
+            if not target.exists():
+                yield f"{name} leads to {address}, which is not there"
+            elif anchor and target in pages and unquote(anchor) not in pages[target].anchors:
+                yield f"{name} leads to {address}, whose anchor is not there"
+
+
+def main() -> None:
+    # The page for what is not found is written for the root of a server.
+    pages = {path: Page(path) for path in sorted(SITE.rglob("*.html")) if path.name != "404.html"}
+    found = list(problems(pages))
+    links, formulas = sum(len(page.links) for page in pages.values()), sum(page.formulas for page in pages.values())
+    print(*found, f"{len(pages)} pages, {links} links, {formulas} formulas, {len(found)} problems", sep="\n")
+    if found or not formulas:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+# %% [markdown]
+"""A walk through `LogitStats`: what one pass over the logits tells of each row. In cells, for an editor or notebook; also a plain script.
+
+python examples/walk_through_stats.py
+
+The logits are those of a logistic regression on scikit-learn's handwritten digits (no download). Every number is checked against scipy's
+`log_softmax` in float64 on the way.
+"""
+
+# %% The model, and logits of the images it has not seen.
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pictures
+from matplotlib import pyplot as plt
+from scipy.special import log_softmax
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+
+import jaxce
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--short", action="store_true", help="a model that is trained less")
+options, _ = parser.parse_known_args()  # a notebook has arguments of its own
+
+images, digits = load_digits(return_X_y=True)
+seen, held_out, seen_digits, held_out_digits = train_test_split(images / 16, digits, test_size=0.5, random_state=0)
+model = LogisticRegression(max_iter=10 if options.short else 1000, tol=1e-2 if options.short else 1e-4)
+model.fit(seen, seen_digits)
+logits = jnp.asarray(model.decision_function(held_out), jnp.float32)
+labels = jnp.asarray(held_out_digits, jnp.int32)
+exact = log_softmax(np.asarray(logits, np.float64), axis=-1)  # what everything below is compared with
+of_label = exact[np.arange(len(exact)), held_out_digits]
+
+
+def show(name: str, found, expected, atol: float = 1e-6) -> None:
+    """A line of the table; stops if the numbers differ by more than rounding."""
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=atol, err_msg=name)
+    print(f"{name:46} {np.mean(found):10.4f}")
+
+
+# %% One pass over the logits. What is kept: a few numbers per image, whatever the number of classes.
+stats = jax.jit(jaxce.logit_stats)(logits, labels)
+print(
+    f"logits {logits.shape}; kept:",
+    *(f"{name} {x.shape}" for name, x in vars(stats).items() if name != "integer_labels"),
+)
+print(f"\n{'':46} mean over the images")
+
+# %% The loss; the log-probability of the label; the perplexity.
+log_probability = -stats.nll
+show("log-probability of the label", log_probability, of_label)
+show("perplexity, exp of the mean loss", jnp.exp(stats.nll.mean()), np.exp(-of_label.mean()))
+
+# %% The largest probability is exp(shift - log_z): how sure the model is, without a softmax.
+confidence = 1 / (1 + stats.rest)
+show("probability of the likeliest class", confidence, np.exp(exact).max(-1))
+
+# %% The uniform part of label smoothing, and the logarithm of the partition function, which a z-loss keeps near 0. (They are equal here, as
+# the ten logits of this model sum to 0.)
+show("loss against the uniform distribution", stats.smooth_nll, -exact.mean(-1))
+show("log of the partition function", stats.log_z, np.asarray(logits, np.float64)[:, 0] - exact[:, 0])
+
+
+# %% The entropy. The derivative of log_z in a direction is that direction's mean under the softmax: so the mean logit is one forward-mode
+# derivative, in the same pass as the value. Taken from the largest logit on, both terms are non-negative and nothing cancels.
+@jax.jit
+def entropy_of(logits):
+    below = logits - logits.max(-1, keepdims=True)
+    log_norm, mean_below = jax.jvp(lambda z: jaxce.logit_stats(z, labels).log_z, (below,), (below,))
+    return log_norm - mean_below
+
+
+entropy = entropy_of(logits)
+show("entropy of the predicted distribution", entropy, -(np.exp(exact) * exact).sum(-1))
+
+# %% The same of a linear layer, whose logits are never held: a step of the classifier and bias in their own direction moves the logits by
+# themselves. For a language model this is the entropy of each token without its logits. Here it is a difference of two numbers near 10, which
+# rounds more.
+hidden, classifier, bias = (jnp.asarray(x, jnp.float32) for x in (held_out, model.coef_.T, model.intercept_))
+
+
+@jax.jit
+def entropy_of_layer(hidden, classifier, bias):
+    def log_z(classifier, bias):
+        return jaxce.linear_logit_stats(hidden, classifier, labels, bias=bias).log_z
+
+    value, mean_logit = jax.jvp(log_z, (classifier, bias), (classifier, bias))
+    return value - mean_logit
+
+
+show(
+    "entropy, from hidden and classifier alone",
+    entropy_of_layer(hidden, classifier, bias),
+    -(np.exp(exact) * exact).sum(-1),
+    atol=1e-5,
+)
+
+# %% Statistics of disjoint classes merge: here of the digits 0 to 4 and 5 to 9, as on two devices with half of the classes each.
+halves = [jaxce.logit_stats(logits[:, 5 * i : 5 * i + 5], labels - 5 * i) for i in (0, 1)]
+merged = jaxce.LogitStats.merge(*halves)
+show("loss, from two halves of the classes", merged.nll, -of_label)
+
+
+# %% A loss of one's own is a line over the statistics, and JAX differentiates it: the focal loss, (1 - p)^2 nll.
+def focal_losses(logits):
+    nll = jaxce.logit_stats(logits, labels).nll
+    return jnp.expm1(-nll) ** 2 * nll  # 1 - p without a difference from 1
+
+
+nll, onehot = -of_label[:, None], np.eye(10)[held_out_digits]
+p = np.exp(-nll)
+slope = (1 - p) ** 2 + 2 * (1 - p) * p * nll
+show("focal loss", focal_losses(logits), ((1 - p) ** 2 * nll)[:, 0])
+gradient = jax.grad(lambda z: focal_losses(z).sum())(logits)
+show(
+    "  its gradient, size of the largest component",
+    abs(gradient).max(-1),
+    abs(slope * (np.exp(exact) - onehot)).max(-1),
+)
+
+# %% The picture: where the model is unsure, and where it is sure and wrong.
+pictures.set_style()
+wrong = np.asarray(logits.argmax(-1) != labels)
+figure, axes = plt.subplot_mosaic([["s", "s", 0, 1, 2], ["s", "s", 3, 4, 5]], figsize=(12, 4.6), layout="constrained")
+for some, name, color in ((~wrong, "right", pictures.OTHER), (wrong, "wrong", pictures.OURS)):
+    label = f"{name}: {some.sum()} images"
+    axes["s"].scatter(entropy[some], stats.nll[some], s=14, alpha=0.7, color=color, label=label, edgecolors="none")
+axes["s"].set(title="Each held-out image, from its LogitStats", xlabel="entropy of the prediction, nats", yscale="log")
+axes["s"].set(ylabel="loss, nats")
+axes["s"].legend()
+for place, image in enumerate(np.argsort(-stats.nll)[:6]):
+    panel = axes[place]
+    panel.imshow(held_out[image].reshape(8, 8), cmap="gray_r")
+    said, sure = int(logits[image].argmax()), float(confidence[image])
+    panel.set_title(
+        f"a {labels[image]}, said to be a {said}\n({sure:.0%} sure; loss {stats.nll[image]:.1f})", fontsize=9
+    )
+    panel.set_axis_off()
+print(f"picture: {pictures.save(figure, 'walk_through_stats')}")

@@ -1,0 +1,51 @@
+"""The cases of `benchmarks/others`: jaxce has each of them right, and a library that is wrong everywhere is found to be so."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.others import dense, linear
+from benchmarks.scoreboard import libraries
+
+OURS = next(libraries.installed())
+*_, LINEAR = next(linear.libraries())
+
+
+def zeros(logits, labels, **_):
+    """Losses that are wrong for every case but those of the limit and of the mean over nothing."""
+    del labels
+    return 0 * jnp.sum(jnp.exp(logits), -1)
+
+
+WRONG = libraries.Library("wrong", "", dict.fromkeys(OURS.losses, zeros), OURS.with_gradient)
+ANSWERED_BY_ZERO = {"sigmoid loss of logit +inf, label 1", "the mean where every label is ignored"}
+
+
+def by_question(cases):
+    return [pytest.param(case, id=case.question) for case in cases]
+
+
+@pytest.mark.parametrize("case", by_question(dense.CASES))
+def test_dense_answer_is_right(case):
+    assert case.ask(OURS)[1] is True
+
+
+@pytest.mark.parametrize("case", by_question(linear.CASES))
+def test_linear_answer_is_right(case):
+    assert case.ask(LINEAR)[1] is True
+
+
+@pytest.mark.parametrize("case", by_question(case for case in dense.CASES if case.question not in ANSWERED_BY_ZERO))
+def test_wrong_dense_answer_is_found(case):
+    answer = case.ask(WRONG)
+    assert answer is None or answer[1] is False
+
+
+@pytest.mark.parametrize("case", by_question(linear.CASES))
+def test_wrong_linear_answer_is_found(case):
+    assert (
+        case.ask(
+            lambda hidden, classifier, labels: LINEAR(hidden, classifier, np.abs(labels) % 2048) + 1e-3 * hidden.sum()
+        )[1]
+        is False
+    )
