@@ -60,3 +60,19 @@ def varying_like(arrays, others, *, but: tuple[str, ...] = ()):
         return lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(vary, arrays)
+
+
+def apart(indices: Array) -> Array:
+    """`indices`, on a CPU in an array of their own.
+
+    XLA for CPU (jax 0.10) would widen narrow ones again for each class, and aborts on some of the instructions that it makes for that.
+    """
+
+    def scattered(indices):
+        flat = indices.reshape(-1)
+        flat = jnp.zeros_like(flat).at[jnp.arange(flat.size)].set(flat, unique_indices=True, indices_are_sorted=True)
+        return flat.reshape(indices.shape)
+
+    if any(names is not None for names in jax.typeof(indices).sharding.spec):
+        return indices  # a scatter over several devices
+    return lax.platform_dependent(indices, cpu=scattered, default=lambda x: x)

@@ -14,8 +14,8 @@ import functools
 import jax.numpy as jnp
 from jax import lax
 
-from jaxce._axes import is_split, per_class, per_row
-from jaxce._rule import with_rule
+from jaxce._axes import apart, is_split, per_class, per_row
+from jaxce._rule import read_anew, with_rule
 from jaxce._sharded import AxisName, across
 from jaxce._types import working_dtype
 
@@ -39,41 +39,35 @@ def tangent(args, outs, tangents, *, axis):
     logits, labels, where, mask, class_weights = args
     shift, rest, label_nll, label_mass, _, total_mass, _ = outs
     logits_dot, labels_dot, _, _, class_weights_dot = tangents
-    integer_labels = labels.ndim < logits.ndim
-    # The derivative of expm1 is worked out as 1 more than its value, which of a small p leaves nothing.
-    p_gap = jnp.where(label_nll < 0.5, jnp.expm1(-label_nll), jnp.exp(-label_nll) - 1)
-    inverse = 1 / (1 + rest)
-    # Logits are read anew, or XLA holds what the statistics have in common with the derivatives: a float32 copy of narrow logits, say. And
-    # what is known of a row is made once, not again for each class.
-    rows = (label_indices(labels, mask) if integer_labels else None, finite(shift), rest, label_mass, total_mass)
-    logits, rows, inverse, p_gap = lax.optimization_barrier((logits, rows, inverse, p_gap))
-    label, shift, rest, label_mass, total_mass = rows
+    # Read anew, or XLA holds what the statistics have in common with the derivatives: a float32 copy of narrow logits, say.
+    logits, _ = read_anew(logits, shift)
     z = _read(logits, where, mask, axis)
-    below = _capped(z) - per_row(shift, axis)
+    below = _capped(z) - per_row(finite(shift), axis)
     e = jnp.exp(below)
     zero = jnp.zeros_like(shift)
     rest_dot = label_nll_dot = total_nll_dot = total_mass_dot = zero
     label_mass_dot = jnp.zeros_like(label_mass)  # it lies where the labels do, which may not be where the logits do
-    rest_, label_mass_, inverse_ = (per_row(x, axis) for x in (rest, label_mass, inverse))
+    rest_, label_mass_, total_mass_ = (per_row(x, axis) for x in (rest, label_mass, total_mass))
+    inverse = 1 / (1 + rest_)
     if logits_dot is not None:
         z_dot = logits_dot.astype(z.dtype)
         if where is not None:
             # The coefficients of a class left out are 0 already, but those of a row without a loss are NaN.
             z_dot = jnp.where(where, z_dot, 0)
-        p = per_row(label_mass * inverse, axis) * e
+        p = label_mass_ * inverse * e
         # label_mass * p - q, where both are nearly label_mass (the class of a confident, right row), is worked out in terms that are small
         # themselves. Both forms have the derivatives of what they stand for.
-        if not integer_labels:
-            q = _label_probabilities(labels, mask, axis, z.dtype)
-            near = label_mass_ * ((e - 1) - rest_) * inverse_ + (label_mass_ - q)
+        if labels.ndim == z.ndim:
+            q = _label_probabilities(z, labels, mask, axis)
+            near = label_mass_ * ((e - 1) - rest_) * inverse + (label_mass_ - q)
             q_gap = jnp.where((below == 0) & (2 * q > label_mass_), near, p - q)
         else:
-            q_gap = jnp.where(_is_label(z, label, axis), per_row(p_gap, axis), p)
+            # The derivative of expm1 is worked out as 1 more than its value, which of a small p leaves nothing.
+            p_gap = jnp.where(label_nll < 0.5, jnp.expm1(-label_nll), jnp.exp(-label_nll) - 1)
+            q_gap = jnp.where(_is_label(z, labels, mask, axis), per_row(p_gap, axis), p)
         rest_dot = jnp.sum(jnp.where(z == jnp.inf, 0, e) * z_dot, axis)  # capped, it does not move
         label_nll_dot = jnp.sum(q_gap * z_dot, axis)
-        total_nll_dot = jnp.sum(
-            (per_row(total_mass * inverse, axis) * e - _class_weights(z, class_weights, axis)) * z_dot, axis
-        )
+        total_nll_dot = jnp.sum((total_mass_ * inverse * e - _class_weights(z, class_weights, axis)) * z_dot, axis)
     nll = jnp.where(z > -jnp.inf, jnp.log1p(rest_) - below, 0)
     if labels_dot is not None:
         q_dot = labels_dot.astype(z.dtype)
@@ -87,71 +81,53 @@ def tangent(args, outs, tangents, *, axis):
 
 
 def _primal(logits, labels, where, mask, class_weights, *, axis):
-    all_classes = logits.shape[axis]
+    def total(term, *numbers, after):
+        """The sum over the classes of `term(z, z - shift, *numbers)`."""
 
-    def total(term, *numbers, after, of_zeros):
-        """The sum over the classes of `term(z, z - shift, *numbers)`; `of_zeros` is that of a row of zeros."""
-
-        def one_reading(arrays, shift, numbers, mask):
-            z = _read(*arrays, mask, axis)
+        def one_reading(arrays, shift, numbers):
+            logits, where, mask = arrays
+            z = _read(logits, where, mask, axis)
             return jnp.sum(term(z, z - per_row(finite(shift), axis), *numbers), axis)
 
-        sums = _alone(one_reading, ((logits, where), shift), tuple(map(dtype.type, numbers)), mask, after)
-        return sums if mask is None else jnp.where(mask, sums, of_zeros)
+        return _alone(one_reading, ((logits, where, mask), shift), tuple(map(z.dtype.type, numbers)), after)
 
-    dtype = working_dtype(logits)
     # Had XLA for CPU made the logits anew for each sum, the maximum of one would not be quite that of another.
     logits = lax.platform_dependent(logits, cpu=lax.optimization_barrier, default=lambda x: x)
-    shift = _largest(logits, where, mask, axis)
-    largest = jnp.finfo(dtype).max
-    if labels.ndim == logits.ndim:
-        q = _label_probabilities(labels, mask, axis, dtype)
+    z = _read(logits, where, mask, axis)
+    shift = lax.stop_gradient(jnp.max(z, axis))
+    largest = jnp.finfo(z.dtype).max
+    # The maximal classes are excluded from the sum, then all but one come back: a sum of exact ones. Both sums differentiate to what the
+    # rule says, where a +inf does not move.
+    others = total(
+        lambda _, d, zero, one, big: (one - _top(d, zero, one, big)) * jnp.exp(jnp.minimum(d, zero)),
+        0,
+        1,
+        1e38,
+        after=shift,
+    )
+    ties = total(
+        lambda _, d, zero, one, big: _top(d, zero, one, big) * (one + _nought(d, one)), 0, 1, 1e38, after=others
+    )
+    rest = jnp.where(shift == -jnp.inf, 0, others + (ties - 1))
+    log_norm = jnp.log1p(rest)
+    if labels.ndim == z.ndim:
+        q = _label_probabilities(z, labels, mask, axis)
         label_mass = jnp.sum(q, axis)
-        # The maximal classes are excluded from the sum, then all but one come back: a sum of exact ones. Both sums differentiate to what
-        # the rule says, where a +inf does not move.
-        others = total(
-            lambda _, d, zero, one, big: (one - _top(d, zero, one, big)) * jnp.exp(jnp.minimum(d, zero)),
-            *(0, 1, 1e38),
-            after=shift,
-            of_zeros=0,
-        )
-        ties = total(
-            lambda _, d, zero, one, big: _top(d, zero, one, big) * (one + _nought(d, one)),
-            *(0, 1, 1e38),
-            after=others,
-            of_zeros=all_classes,
-        )
-        rest = others + (ties - 1)
-        label_gap = total(
-            lambda _, d: q * jnp.where(((q == 0) & (d == -jnp.inf)) | (d > 0), 0, -d), after=ties, of_zeros=0
-        )
+        label_gap = total(lambda _, d: q * jnp.where(((q == 0) & (d == -jnp.inf)) | (d > 0), 0, -d), after=ties)
     else:
         labels = label_indices(labels, mask)
-        is_class = (labels >= 0) & (labels < logits.shape[axis])
-        label_mass = is_class.astype(dtype)
-        label_logit, others = _by_label(logits, where, mask, shift, labels, axis)
-        label_gap = jnp.where(is_class, finite(shift) - _capped(label_logit), 0)
-        # Of a label that is not maximal, `rest` is a difference, but then no sum in which it stands is small.
-        rest = others + jnp.where(is_class, jnp.expm1(-label_gap), -1)
-    rest = jnp.where(shift == -jnp.inf, 0, rest)
-    log_norm = jnp.log1p(rest)
-    weights = 1 if class_weights is None else per_class(class_weights.astype(dtype), axis, logits.ndim)
+        label_mass = ((labels >= 0) & (labels < z.shape[axis])).astype(z.dtype)
+        label_gap = finite(shift) - _capped(_pick(logits, where, mask, labels, axis))
+        label_gap = jnp.where(label_mass == 0, 0, label_gap)
+    weights = 1 if class_weights is None else per_class(class_weights.astype(z.dtype), axis, z.ndim)
     bounds = (0, 1, 0.5, largest)
-    num_classes = total_mass = total(
-        lambda z, _, *bounds: _taking_part(z, *bounds), *bounds, after=label_gap, of_zeros=all_classes
-    )
+    num_classes = total_mass = total(lambda z, _, *bounds: _taking_part(z, *bounds), *bounds, after=label_gap)
     if class_weights is not None:
-        total_mass = total(
-            lambda z, _, *bounds: weights * _taking_part(z, *bounds),
-            *bounds,
-            after=num_classes,
-            of_zeros=jnp.sum(weights),
-        )
+        total_mass = total(lambda z, _, *bounds: weights * _taking_part(z, *bounds), *bounds, after=num_classes)
     total_gap = total(
         lambda z, d, *bounds: weights * _taking_part(z, *bounds) * jnp.minimum(-d, bounds[-1]),
         *bounds,
         after=total_mass,
-        of_zeros=0,
     )
     total_gap = jnp.where(shift < jnp.inf, total_gap, jnp.where(num_classes == 1, 0, jnp.inf))
     return (
@@ -187,72 +163,8 @@ def finite(shift):
     return jnp.clip(shift, -largest, largest)
 
 
-def _largest(logits, where, mask, axis):
-    """`shift`: a constant of differentiation."""
-    shift = lax.stop_gradient(jnp.max(_read(logits, where, None, axis), axis))
-    return shift if mask is None else jnp.where(mask, shift, 0)
-
-
-def _by_label(logits, where, mask, shift, labels, axis):
-    """The logit of each label that is a class, and the sum over all other classes of `exp(z - shift)`."""
-    num_classes = logits.shape[axis]
-
-    def by_comparison(logits, shift, labels):
-        z = _read(logits, where, mask, axis)
-        is_label = _is_label(z, labels, axis)
-        # Only a +inf is above its `shift`: never at a bound of this minimum, whose derivative would be a half there.
-        e = jnp.exp(jnp.minimum(z - per_row(finite(shift), axis), 1))
-        return jnp.sum(jnp.where(is_label, z, 0), axis), jnp.sum(jnp.where(is_label, 0, e), axis)
-
-    def by_index(logits, shift, labels):
-        pick = functools.partial(jnp.take_along_axis, indices=per_row(labels, axis), axis=axis, mode="clip")
-        allowed = None if where is None else pick(jnp.broadcast_to(where, logits.shape))
-        return _read(pick(logits), allowed, mask, axis).squeeze(axis), by_comparison(logits, shift, labels)[1]
-
-    def in_rows(logits, shift, labels):
-        picked, others = _of_rows(logits, shift, labels)
-        if logits.dtype.itemsize > 2:  # of narrow logits an index would make a wide copy of them all
-            picked = by_index(logits, shift, labels)[0]
-        return (
-            (picked, others) if mask is None else (jnp.where(mask, picked, 0), jnp.where(mask, others, num_classes - 1))
-        )
-
-    if is_split(logits, axis):
-        return by_comparison(logits, shift, labels)
-    of_matrix = where is None and axis == logits.ndim - 1 and num_classes <= 2**24  # float32 counts so far
-    on_cpu = in_rows if of_matrix else by_index
-    return lax.platform_dependent(logits, shift, labels, cpu=on_cpu, default=by_comparison)
-
-
-def _of_rows(logits, shift, labels):
-    """`_by_label` of the last axis, in what XLA for CPU makes a loop without temporaries of.
-
-    That is, besides what `_alone` says: a matrix whose rows are not longer than 2**15. So a longer row is cut into several, if it can be.
-    """
-    num_classes, dtype = logits.shape[-1], shift.dtype
-    parts = next((n for n in range(1, num_classes // 256) if num_classes % n == 0 and num_classes <= n * 2**15), 1)
-    size = num_classes // parts
-    starts = jnp.arange(0, num_classes, size, dtype=labels.dtype)
-    labels = (labels.reshape(-1, 1) - starts[None]).reshape(-1).astype(dtype)
-    shifts = jnp.broadcast_to(finite(shift).reshape(-1, 1), (shift.size, parts)).reshape(-1)
-    rows = (logits.reshape(-1, size), labels, shifts, jnp.arange(size, dtype=dtype), *map(dtype.type, (1, jnp.inf)))
-
-    def others(z, labels, shifts, classes, one, _):
-        is_other = jnp.minimum(jnp.abs(classes[None] - labels[:, None]), one)
-        return jnp.sum(is_other * jnp.exp(jnp.minimum(z.astype(dtype) - shifts[:, None], one)), 1)
-
-    def picked(z, labels, _, classes, one, inf):
-        is_other = jnp.minimum(jnp.abs(classes[None] - labels[:, None]), one)
-        return jnp.max(jnp.minimum(z.astype(dtype), (one - (is_other + is_other)) * inf), 1)
-
-    largest = picked(*lax.optimization_barrier(rows))
-    rows, _ = lax.optimization_barrier((rows, largest))
-    parted = (x.reshape(*shift.shape, parts) for x in (largest, others(*rows)))
-    return jnp.max(next(parted), -1), jnp.sum(next(parted), -1)
-
-
-def _alone(reduction, arrays, numbers, mask, after):
-    """`reduction(*arrays, numbers, mask)`; on a CPU once `after` is known, and of masked rows as they are.
+def _alone(reduction, arrays, numbers, after):
+    """`reduction(*arrays, numbers)`; on a CPU once `after` is known.
 
     XLA for CPU makes one loop without temporaries of a sum over the classes only if nothing else reads what it reads, constants included:
     hence the barrier, the numbers as an argument, and sums written in arithmetic without selecting. Elsewhere all share one reading.
@@ -260,11 +172,9 @@ def _alone(reduction, arrays, numbers, mask, after):
 
     def on_cpu(arrays, after):
         arrays, numbers_, _ = lax.optimization_barrier((arrays, tuple(map(jnp.asarray, numbers)), after))
-        return reduction(*arrays, numbers_, None)
+        return reduction(*arrays, numbers_)
 
-    return lax.platform_dependent(
-        arrays, after, cpu=on_cpu, default=lambda arrays, _: reduction(*arrays, numbers, mask)
-    )
+    return lax.platform_dependent(arrays, after, cpu=on_cpu, default=lambda arrays, _: reduction(*arrays, numbers))
 
 
 def _top(below, zero, one, big):
@@ -283,32 +193,40 @@ def _taking_part(z, zero, one, half, largest):
     return lax.stop_gradient(jnp.clip(z * half + largest, zero, one))
 
 
-def _label_probabilities(labels, mask, axis, dtype):
+def _pick(logits, where, mask, labels, axis):
+    """The logit of each label that is a class."""
+
+    def by_index(logits, labels):
+        pick = functools.partial(jnp.take_along_axis, indices=per_row(labels, axis), axis=axis, mode="clip")
+        allowed = None if where is None else pick(jnp.broadcast_to(where, logits.shape))
+        return _read(pick(logits), allowed, mask, axis).squeeze(axis)
+
+    def by_comparison(logits, labels):
+        # Fuses with the other sums over the classes, and shards as they do.
+        z = _read(logits, where, mask, axis)
+        return jnp.sum(jnp.where(_is_label(z, labels, None, axis), z, 0), axis)
+
+    if is_split(logits, axis):
+        return by_comparison(logits, labels)
+    return lax.platform_dependent(logits, labels, cpu=by_index, default=by_comparison)
+
+
+def _label_probabilities(z, labels, mask, axis):
     """`q`, with a masked row of zeros."""
-    q = labels.astype(dtype)
+    q = labels.astype(z.dtype)
     return q if mask is None else jnp.where(per_row(mask, axis), q, 0)
 
 
-def _is_label(z, labels, axis):
+def _is_label(z, labels, mask, axis):
     """Whether a class is that of the integer label."""
+    labels = label_indices(labels, mask)
     return lax.broadcasted_iota(labels.dtype, z.shape, axis) == per_row(labels, axis)
 
 
 def label_indices(labels, mask):
     """Integer labels wide enough to count any classes; a masked row's label is 0."""
-    if labels.dtype.itemsize < 4:
-        labels = lax.platform_dependent(labels.astype(jnp.int32), cpu=_apart, default=lambda x: x)
+    labels = labels if labels.dtype.itemsize >= 4 else apart(labels.astype(jnp.int32))
     return labels if mask is None else jnp.where(mask, labels, 0)
-
-
-def _apart(labels):
-    """`labels`, in an array of their own.
-
-    XLA for CPU (jax 0.10) would widen them again for each class, and aborts on some of the instructions that it makes for that.
-    """
-    rows = labels.reshape(-1)
-    rows = jnp.zeros_like(rows).at[jnp.arange(rows.size)].set(rows, unique_indices=True, indices_are_sorted=True)
-    return rows.reshape(labels.shape)
 
 
 def _class_weights(z, class_weights, axis):

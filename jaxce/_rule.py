@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
@@ -51,6 +52,18 @@ def keep_statistics(function: Callable[..., Any]) -> Callable[..., Any]:
     policy = jax.checkpoint_policies.save_only_these_names(_NAME)
     # The recomputation reads what the forward pass reads; barriers against common subexpressions would only keep XLA from fusing it.
     return jax.checkpoint(function, prevent_cse=False, policy=policy)
+
+
+@jax.custom_jvp
+def read_anew(large: Any, small: Any) -> tuple[Any, Any]:
+    """Both as they are; XLA is to make of `large` nothing before `small` is known, nor share with others what it makes of it."""
+    return lax.optimization_barrier((large, small))
+
+
+@read_anew.defjvp
+def _read_anew_jvp(primals, tangents):
+    # Not the barrier's own rule: in jax 0.12 its transpose fails inside of another derivative.
+    return read_anew(*primals), tuple(tangents)
 
 
 def none_if_absent(tangent):

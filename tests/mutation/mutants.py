@@ -45,12 +45,12 @@ MUTANTS = [
         ("class 0 is outside", "labels >= 0", "labels > 0"),
         (
             "narrow labels stay narrow",
-            "labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)",
+            "labels = labels if labels.dtype.itemsize >= 4 else apart(labels.astype(jnp.int32))",
             "labels = labels",
         ),
         (
             "wide labels are cut to 32 bits",
-            "labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)",
+            "labels if labels.dtype.itemsize >= 4 else apart(labels.astype(jnp.int32))",
             "labels.astype(jnp.int32)",
         ),
         ("labels count from 1", "indices=per_row(labels, axis)", "indices=per_row(labels - 1, axis)"),
