@@ -1,6 +1,7 @@
 """What the losses send between eight accelerators, and hold on each, by their compilers' own programs. Needs the extra `aot`, no devices."""
 
 import functools
+import importlib.util
 import json
 import os
 import subprocess
@@ -8,8 +9,17 @@ import sys
 
 import pytest
 from communicate import CLASSES, FEATURES, ROWS
-from test_memory import HERE, TARGETS
+from test_targets import HERE, PLUGINS
 
+TARGETS = [
+    pytest.param(
+        target,
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec(PLUGINS[target]) is None, reason="needs its compiler: install '.[aot]'"
+        ),
+    )
+    for target in ("v5e", "h100")
+]
 MODES = ["auto", "explicit", "shard_map", "shard_map unchecked"]
 OF_DEVICE = ROWS // 2, CLASSES // 4  # on a mesh of 2 x 4
 
