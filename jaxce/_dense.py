@@ -40,7 +40,7 @@ def tangent(args, outs, tangents, *, axis):
     shift, rest, label_nll, label_mass, _, total_mass, _ = outs
     logits_dot, labels_dot, _, _, class_weights_dot = tangents
     # Read anew, or XLA holds what the statistics have in common with the derivatives: a float32 copy of narrow logits, say.
-    logits, _ = read_anew(logits, shift)
+    logits = read_anew(logits, shift)
     z = _read(logits, where, mask, axis)
     below = _capped(z) - per_row(finite(shift), axis)
     e = jnp.exp(below)

@@ -55,15 +55,15 @@ def keep_statistics(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @jax.custom_jvp
-def read_anew(large: Any, small: Any) -> tuple[Any, Any]:
-    """Both as they are; XLA is to make of `large` nothing before `small` is known, nor share with others what it makes of it."""
-    return lax.optimization_barrier((large, small))
+def read_anew(large: Any, small: Any) -> Any:
+    """`large`, of which XLA is to make nothing before `small` is known, nor share with others what it makes of it."""
+    return lax.optimization_barrier((large, small))[0]
 
 
 @read_anew.defjvp
 def _read_anew_jvp(primals, tangents):
     # Not the barrier's own rule: in jax 0.12 its transpose fails inside of another derivative.
-    return read_anew(*primals), tuple(tangents)
+    return read_anew(*primals), tangents[0]
 
 
 def none_if_absent(tangent):
