@@ -91,9 +91,11 @@ SHAPES_AND_DTYPES = {
     "one mask for all": (INTEGER, {"logits": Z, "labels": Y, "mask": booleans(1)}, ValueError, r"\(4,\); got \(1,\)"),
     "scalar mask": (SOFT, {"logits": Z, "labels": Q, "mask": booleans()}, ValueError, r"`mask`.*got \(\)"),
     "sigmoid, mask of rows": (SIGMOID, {"logits": Z, "labels": Q, "mask": booleans(4)}, ValueError, r"`mask`.*\(4, 5\); got \(4,\)"),
+    "mask of the transposed shape": (SIGMOID, {"logits": Z, "labels": Q, "mask": booleans(5, 4)}, ValueError, r"\(4, 5\); got \(5, 4\)"),
     "sigmoid, float mask": (SIGMOID, {"logits": Z, "labels": Q, "mask": f32(4, 5)}, TypeError, "`mask` must be boolean; got float32"),
     # class_weights
     "a weight too few": (INTEGER, {"logits": Z, "labels": Y, "class_weights": f32(4)}, ValueError, r"`class_weights`.* 5 classes.*got \(4,\)"),
+    "one weight for all classes": (INTEGER, {"logits": Z, "labels": Y, "class_weights": f32(1)}, ValueError, r"`class_weights`.*got \(1,\)"),
     "a weight for each logit": (SOFT, {"logits": Z, "labels": Q, "class_weights": f32(4, 5)}, ValueError, r"`class_weights`.*got \(4, 5\)"),
     "scalar class weight": (INTEGER, {"logits": Z, "labels": Y, "class_weights": f32()}, ValueError, r"`class_weights`.*got \(\)"),
     "boolean class weights": (INTEGER, {"logits": Z, "labels": Y, "class_weights": booleans(5)}, TypeError, "`class_weights`.*got booleans"),
