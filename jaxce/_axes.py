@@ -42,11 +42,6 @@ def is_explicit(array: Array) -> bool:
     return any(part is not None for part in jax.typeof(array).sharding.spec)
 
 
-def is_split(logits: Array, axis: int) -> bool:
-    """Whether the type of the logits says that their classes lie on several devices (a mesh of explicit axes)."""
-    return jax.typeof(logits).sharding.spec[axis] is not None
-
-
 def varying_like(arrays, others, *, but: tuple[str, ...] = ()):
     """`arrays` made to vary over every axis of `jax.shard_map`, `but` some, over which one of the `others` varies.
 

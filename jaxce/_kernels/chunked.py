@@ -164,18 +164,6 @@ def _rows(hidden, labels, mask):
     return masked(hidden, mask), label_indices(labels, mask)
 
 
-# Rows longer than this are cut: XLA for CPU writes the exponentials out before it sums them where there are more.
-_LONGEST = 2**15
-
-
-def _cuts(num_classes):
-    """(start, size) of the parts of a row that is as long as it gets."""
-    if num_classes <= _LONGEST:
-        return [(0, num_classes)]
-    size = -(-num_classes // -(-num_classes // _LONGEST) // 1024) * 1024  # whole lanes and tiles, all but the last
-    return [(start, min(size, num_classes - start)) for start in range(0, num_classes, size)]
-
-
 def _fields(hidden, labels, classifier, bias, class_weights, soft_cap, block):
     """The fields of `LogitStats` of a block of tokens, merged over blocks of classes.
 
@@ -192,11 +180,7 @@ def _fields(hidden, labels, classifier, bias, class_weights, soft_cap, block):
 
     if block >= num_classes:
         raw = raw_logits(hidden, classifier, bias)
-        parts = []
-        for cut in _cuts(num_classes):
-            part, u = blocked.classes((raw, class_weights), *cut)
-            parts.append(of_raw(part, cut[0], u))
-        return functools.reduce(_merged, parts), raw
+        return of_raw(raw, 0, class_weights), raw
     none = jnp.zeros(hidden.shape[0], dtype_of_logits(hidden, classifier))
     start = varying_like(
         (jnp.full_like(none, -jnp.inf), *(none,) * 6), (hidden, labels, classifier, bias, class_weights, soft_cap)

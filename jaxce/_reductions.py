@@ -1,0 +1,206 @@
+"""Reductions over the classes, in the form that XLA for CPU makes loops without temporaries of. Elsewhere all share one reading.
+
+There a sum is one such loop if nothing else reads what it reads, constants included; if it is arithmetic without selecting; and if the rows
+are those of a matrix, not longer than 2**15, else it takes four times as long. So each sum comes after the one before it, its numbers are
+arguments, what leaves a class out is a factor of 0, and long rows are cut into parts.
+"""
+
+import functools
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxce._axes import is_explicit, is_on_auto_mesh, per_row
+from jaxce._types import working_dtype
+
+# Shorter rows are not worth cutting.
+_SHORT = 1000
+# Parts of a row this long cost little, the one that is read again too; the first size that divides the row is taken.
+_SIZES = sorted(range(64, 2049), key=lambda size: abs(size - 128))
+
+
+def read(logits, where):
+    """The logits in the dtype to work in: a class that is left out as -inf."""
+    z = logits.astype(working_dtype(logits))
+    return z if where is None else jnp.where(where, z, -jnp.inf)
+
+
+def capped(z):
+    """A +inf logit as the largest number, so that alone it is its own maximum."""
+    # By a select: the derivative of a minimum at the largest number itself would be a half.
+    return jnp.where(z == jnp.inf, jnp.finfo(z.dtype).max, z)
+
+
+def finite(shift):
+    """`shift`, its infinities replaced by the largest numbers, so that it can be subtracted."""
+    largest = jnp.finfo(shift.dtype).max
+    return jnp.clip(shift, -largest, largest)
+
+
+def total(term, *numbers, logits, where, shift, axis, after, beside=None):
+    """The sum over the classes of `term(z, z - shift, *numbers, *beside)`; on a CPU once `after` is known.
+
+    `beside` are arrays that broadcast against the logits: then rows are not cut.
+    """
+    numbers, beside = tuple(map(shift.dtype.type, numbers)), () if beside is None else (beside,)
+    parts = 1 if beside else _parts(logits, where, axis)
+
+    def one_reading(logits, where, shift, numbers, axis=axis):
+        z = read(logits, where)
+        return jnp.sum(term(z, z - per_row(finite(shift), axis), *numbers, *beside), axis)
+
+    def on_cpu(logits, where, shift, after):
+        arrays = (logits, where, shift) if parts == 1 else (_cut(logits, parts), None, _repeated(shift, parts))
+        *arrays, numbers_, _ = lax.optimization_barrier((*arrays, tuple(map(jnp.asarray, numbers)), after))
+        if parts == 1:
+            return one_reading(*arrays, numbers_)
+        sums = one_reading(*arrays, numbers_, axis=1)
+        return jnp.sum(sums.reshape(*shift.shape, parts), -1)
+
+    def elsewhere(logits, where, shift, _):
+        return one_reading(logits, where, shift, numbers)
+
+    return lax.platform_dependent(logits, where, shift, after, cpu=on_cpu, default=elsewhere)
+
+
+def shift_and_rest(logits, where, axis):
+    """The maximum of each row, a constant of differentiation, and `sum_k exp(z_k - shift)` over all but one maximal class."""
+
+    def of_rows(logits, where):
+        top = jnp.max(read(logits, where), axis)
+        shift = lax.stop_gradient(top)
+        return shift, _all_but_one(*_others_and_ties(logits, where, top, shift, axis), shift)
+
+    in_parts = functools.partial(_of_parts, parts=_parts(logits, where, axis))
+    on_cpu = of_rows if in_parts.keywords["parts"] == 1 else in_parts
+    return lax.platform_dependent(logits, where, cpu=on_cpu, default=of_rows)
+
+
+def pick(logits, where, labels, axis):
+    """The logit of each label that is a class."""
+
+    def by_index(logits, labels):
+        at_labels = functools.partial(jnp.take_along_axis, indices=per_row(labels, axis), axis=axis, mode="clip")
+        allowed = None if where is None else at_labels(jnp.broadcast_to(where, logits.shape))
+        return read(at_labels(logits), allowed).squeeze(axis)
+
+    def by_comparison(logits, labels):
+        # Fuses with the other sums over the classes, and shards as they do.
+        return jnp.sum(jnp.where(is_label(logits, labels, axis), read(logits, where), 0), axis)
+
+    if is_explicit(logits):
+        return by_comparison(logits, labels)
+    by_maximum = is_narrow(logits) and _is_matrix(logits, where, axis)
+    on_cpu = _pick_by_maximum if by_maximum else by_index
+    return lax.platform_dependent(logits, labels, cpu=on_cpu, default=by_comparison)
+
+
+def is_label(z, labels, axis):
+    """Whether a class is that of the integer label."""
+    return lax.broadcasted_iota(labels.dtype, z.shape, axis) == per_row(labels, axis)
+
+
+def _others_and_ties(logits, where, top, shift, axis):
+    """`sum_k exp(z_k - shift)` over the classes below `shift`, and the number of the others. `top` is the maximum of these classes.
+
+    The sum of both differentiates to what the rule says, where a +inf does not move.
+    """
+    sum_of = functools.partial(total, logits=logits, where=where, shift=shift, axis=axis)
+    others = sum_of(_exp_below_top, 0, 1, 1e38, after=shift)
+    ties = sum_of(_is_top, 0, 1, 1e38, after=others)
+    # 0, with the derivative of `top`, which is shared by the classes that tie.
+    nought = jnp.where(jnp.isfinite(top), top - lax.stop_gradient(top), 0)
+    return others, ties * (1 + nought)
+
+
+def _all_but_one(others, ties, shift):
+    """All maximal classes are left out of the sum; all but one come back: a sum of exact ones."""
+    return jnp.where(shift == -jnp.inf, 0, others + (ties - 1))
+
+
+def _of_parts(logits, _, *, parts):
+    """`shift_and_rest` of rows that are cut into parts."""
+    rows = logits.shape[:-1]
+    matrix = _cut(logits, parts)
+    tops = jnp.max(read(matrix, None), 1)
+    shift = lax.stop_gradient(jnp.max(tops.reshape(*rows, parts), -1))
+    repeated = _repeated(shift, parts)
+    if is_narrow(logits):
+        sums = _others_and_ties(matrix, None, tops, repeated, 1)
+        others, ties = (jnp.sum(x.reshape(*rows, parts), -1) for x in sums)
+        return shift, _all_but_one(others, ties, shift)
+    # Only the first part that has a maximal class is read again, to sum it without that class; the others are summed as they are. (XLA for
+    # CPU would make a wide copy of all narrow logits to look that part up.) Only a +inf is above its shift: never at the bound of this
+    # minimum, where its derivative would be a half.
+    sums = total(
+        lambda _, d, one: jnp.exp(jnp.minimum(d, one)),
+        1,
+        logits=matrix,
+        where=None,
+        shift=repeated,
+        axis=1,
+        after=shift,
+    )
+    sums, tops = (x.reshape(*rows, parts) for x in (sums, tops))
+    order = lax.broadcasted_iota(jnp.int32, tops.shape, len(rows))
+    first = jnp.min(jnp.where(tops == shift[..., None], order, parts - 1), -1)
+    start = jnp.arange(0, tops.size, parts, dtype=jnp.int32)
+    own = matrix.at[start + first.reshape(-1)].get(mode="promise_in_bounds").reshape(*rows, -1)
+    own_sums = _others_and_ties(own, None, jnp.max(read(own, None), -1), shift, len(rows))
+    others = own_sums[0] + jnp.sum(jnp.where(order == first[..., None], 0, sums), -1)
+    return shift, _all_but_one(others, own_sums[1], shift)
+
+
+def _pick_by_maximum(logits, labels):
+    # Of narrow logits an index would make a wide copy of them all.
+    parts = _parts(logits, None, logits.ndim - 1)
+    size, dtype = logits.shape[-1] // parts, working_dtype(logits)
+    starts = jnp.arange(0, logits.shape[-1], size, dtype=labels.dtype)
+    matrix, labels_of_parts = (
+        _cut(logits, parts),
+        (labels[..., None] - starts.reshape(*[1] * labels.ndim, -1)).reshape(-1, 1).astype(dtype),
+    )
+    numbers = jnp.arange(size, dtype=dtype), dtype.type(0.5), dtype.type(jnp.inf)
+    matrix, labels_of_parts, numbers = lax.optimization_barrier((matrix, labels_of_parts, numbers))
+    classes, half, inf = numbers
+    bounds = (half - jnp.abs(classes[None] - labels_of_parts)) * inf  # +inf at the label, -inf at any other
+    at_labels = jnp.max(jnp.minimum(matrix.astype(dtype), bounds), 1)
+    return jnp.max(at_labels.reshape(*labels.shape, parts), -1)
+
+
+def _is_top(_, below, zero, one, big):
+    """1 where the difference from the maximum is 0, else 0; a constant of differentiation."""
+    return lax.stop_gradient(jnp.maximum(one + jnp.minimum(below, zero) * big, zero))
+
+
+def _exp_below_top(z, below, zero, one, big):
+    return (one - _is_top(z, below, zero, one, big)) * jnp.exp(jnp.minimum(below, zero))
+
+
+def is_narrow(logits):
+    return logits.dtype.itemsize <= 2
+
+
+def _is_matrix(logits, where, axis):
+    """Whether the rows lie one after the other on one device, so that parts of them are the rows of a matrix."""
+    is_whole = not (is_explicit(logits) or is_on_auto_mesh(logits))
+    return where is None and axis == logits.ndim - 1 and is_whole
+
+
+def _parts(logits, where, axis):
+    """Into how many parts to cut the rows."""
+    num_classes = logits.shape[axis]
+    if num_classes < _SHORT or not _is_matrix(logits, where, axis):
+        return 1
+    return num_classes // next((size for size in _SIZES if num_classes % size == 0), num_classes)
+
+
+def _cut(logits, parts):
+    """The parts of the rows as the rows of a matrix."""
+    # The barrier keeps XLA from widening narrow logits before it cuts them.
+    return lax.optimization_barrier(logits.reshape(-1, logits.shape[-1] // parts))
+
+
+def _repeated(shift, parts):
+    """For each part of a row its shift."""
+    return jnp.broadcast_to(shift[..., None], (*shift.shape, parts)).reshape(-1)

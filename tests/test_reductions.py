@@ -1,0 +1,139 @@
+"""Rows that are cut into parts on a CPU: the same sums as those that are not, in value and derivatives, whatever ties or is missing."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closeness import assert_within
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxce
+from jaxce import _reductions as reductions
+
+DTYPES = ["float32", "float64", "bfloat16", "float16"]
+
+
+@pytest.fixture
+def short_parts(monkeypatch):
+    """Even a row of four classes is cut, into parts of two if it can be."""
+    monkeypatch.setattr(reductions, "_SHORT", 4)
+    monkeypatch.setattr(reductions, "_SIZES", [2, 3, 5, 7])
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def expected_rest(rows):
+    """`sum_k exp(z_k - max z)` over all but one maximal class, added up from the smallest, in extended precision."""
+    rows = np.asarray(rows).astype(np.longdouble)
+    below = np.sort(rows - rows.max(-1, keepdims=True), -1)[..., :-1]
+    return np.sum(np.exp(below), -1)
+
+
+def shift_and_rest(logits):
+    return reductions.shift_and_rest(logits, None, logits.ndim - 1)
+
+
+# Few different values, so that classes tie, in one part and in several; margins at which exp is tiny.
+VALUES = st.sampled_from([0.0, 0.5, 1.0, 3.0, -2.0, -30.0, -80.0, 1e4, -np.inf])
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_row_in_parts_is_summed_without_one_maximal_class(data):
+    size, parts = data.draw(st.sampled_from([(2, 2), (2, 3), (3, 3), (5, 2)]))
+    dtype = data.draw(st.sampled_from(["float32", "bfloat16"]))
+    row = data.draw(st.lists(VALUES, min_size=size * parts, max_size=size * parts).filter(lambda r: max(r) > -np.inf))
+    logits = jnp.asarray(row, dtype)
+    got_shift, got = in_parts(parts)(logits[None])
+    assert got_shift[0] == max(np.asarray(logits, np.float64))
+    assert_within(got[0], expected_rest(logits.astype(jnp.float32)), 4)
+
+
+@functools.cache
+def in_parts(parts):
+    return jax.jit(lambda logits: reductions._of_parts(logits, None, parts=parts))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_classes", [1000, 1001, 2048, 50257, 50021])
+def test_real_sizes(dtype, num_classes, rng, x64):
+    logits = (4 * rng.standard_normal((2, 3, num_classes))).astype(jnp.dtype(dtype))
+    logits[0, 0, 5] = logits[0, 0, 6] = logits[0, 0, -1] = 20  # ties, near and far
+    logits[0, 1, -1] = 60  # a tiny sum
+    shift, rest = jax.jit(shift_and_rest)(jnp.asarray(logits))
+    assert rest.dtype == ("float64" if dtype == "float64" else "float32")
+    np.testing.assert_array_equal(np.asarray(shift, np.float64), logits.max(-1).astype(np.float64))
+    assert_within(rest, expected_rest(logits.astype(rest.dtype)), 4 if num_classes < 3000 else 12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_derivatives_of_the_sums_themselves(dtype, x64, short_parts):
+    """As JAX takes them in loops: `e` for every class, also for those that tie; none for +inf or where every class is -inf."""
+    inf = np.inf
+    logits = jnp.asarray(
+        [[1, 2, 0, 2, -1, 2], [0, -40, -50, -inf, -60, -inf], [inf, 0, 1, 2, 3, 4], [-inf] * 6, [3, 3, 3, 3, 3, 3]],
+        dtype,
+    )
+    z = np.asarray(logits, np.float64)
+    with np.errstate(invalid="ignore"):
+        expected = np.exp(z - z.max(-1, keepdims=True))
+    expected[2] = [0, 0, 0, 0, 0, 0]
+    expected[3] = 0
+    gradient = jax.jit(jax.grad(lambda z: jnp.sum(shift_and_rest(z)[1])))(logits)
+    assert gradient.dtype == logits.dtype
+    assert_within(gradient.astype("float64"), np.asarray(jnp.asarray(expected, dtype), np.float64), 4, working=dtype)
+    directions = jnp.linspace(-1, 1, 30, dtype=jnp.float64).reshape(5, 6).astype(dtype)
+    tangent = jax.jvp(shift_and_rest, (logits,), (directions,))[1][1]
+    assert_within(
+        tangent.astype("float64"), (expected * np.asarray(directions, np.float64)).sum(-1), 8, working=tangent.dtype
+    )
+
+
+def test_infinities_and_nan(short_parts):
+    nan, inf = np.nan, np.inf
+    rows = jnp.asarray(
+        [[inf, 0, 1, 2], [-inf] * 4, [0, nan, 0, 0], [0, 0, nan, 1], [inf, 0, inf, 0], [0, -inf, -inf, -inf]]
+    )
+    for dtype in ("float32", "bfloat16"):
+        shift, rest = jax.jit(shift_and_rest)(rows.astype(dtype))
+        np.testing.assert_array_equal(shift, [inf, -inf, nan, nan, inf, 0])
+        np.testing.assert_array_equal(rest[jnp.array([0, 1, 2, 3, 5])], [0, 0, nan, nan, 0])
+        assert rest[4] > 0  # two of them: a loss that is not 0, and so not defined
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn"])
+def test_narrow_logits_of_labels(dtype, rng, short_parts):
+    logits = jnp.asarray(rng.standard_normal((5, 12)), dtype)
+    labels = jnp.asarray([0, 11, 5, 6, 3])
+    picked = jax.jit(lambda z, y: reductions.pick(z, None, y, 1))(logits, labels)
+    np.testing.assert_array_equal(picked, np.asarray(logits.astype("float32"))[np.arange(5), labels])
+    gradient = jax.grad(lambda z: jnp.sum(reductions.pick(z, None, labels, 1)))(logits)
+    np.testing.assert_array_equal(gradient.astype("float32"), np.eye(12)[labels])
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "parts"), [(10, 1), (999, 1), (1000, 8), (32768, 256), (50257, 29), (50021, 1), (128256, 1002)]
+)
+def test_how_rows_are_cut(num_classes, parts):
+    logits = jax.ShapeDtypeStruct((4, num_classes), "float32")
+    assert jax.eval_shape(lambda z: jnp.zeros(reductions._parts(z, None, 1)), logits).shape == (parts,)
+    assert jax.eval_shape(lambda z: jnp.zeros(reductions._parts(z, None, 0)), logits).shape == (1,)
+
+
+@pytest.mark.parametrize("option", ["plain", "mask", "label_smoothing", "z_loss"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_value_and_gradient_hold_nothing_as_large_as_the_logits(dtype, option):
+    """By the compiler's figure: no float32 copy of narrow logits, no exponentials, no second gradient."""
+    rows, num_classes = 64, 32768
+
+    def mean(logits, labels):
+        options = {"mask": {"mask": labels != 0}, "label_smoothing": {option: 0.1}, "z_loss": {option: 1e-4}}
+        return jaxce.softmax_cross_entropy_with_integer_labels(logits, labels, **options.get(option, {})).mean()
+
+    args = jax.ShapeDtypeStruct((rows, num_classes), dtype), jax.ShapeDtypeStruct((rows,), "int32")
+    compiled = jax.jit(jax.value_and_grad(mean)).lower(*args).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes <= rows * num_classes * 4 / 16
