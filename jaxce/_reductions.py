@@ -67,9 +67,8 @@ def shift_and_rest(logits, where, axis):
     """The maximum of each row, a constant of differentiation, and `sum_k exp(z_k - shift)` over all but one maximal class."""
 
     def of_rows(logits, where):
-        top = jnp.max(read(logits, where), axis)
-        shift = lax.stop_gradient(top)
-        return shift, _all_but_one(*_others_and_ties(logits, where, top, shift, axis), shift)
+        shift = lax.stop_gradient(jnp.max(read(logits, where), axis))
+        return shift, _all_but_one(*_others_and_ties(logits, where, shift, axis), shift)
 
     in_parts = functools.partial(_of_parts, parts=_parts(logits, where, axis))
     on_cpu = of_rows if in_parts.keywords["parts"] == 1 else in_parts
@@ -100,17 +99,14 @@ def is_label(z, labels, axis):
     return lax.broadcasted_iota(labels.dtype, z.shape, axis) == per_row(labels, axis)
 
 
-def _others_and_ties(logits, where, top, shift, axis):
-    """`sum_k exp(z_k - shift)` over the classes below `shift`, and the number of the others. `top` is the maximum of these classes.
+def _others_and_ties(logits, where, shift, axis):
+    """`sum_k exp(z_k - shift)` over the classes below `shift`, and the number of the others.
 
-    The sum of both differentiates to what the rule says, where a +inf does not move.
+    The sum of both differentiates to what the rule says, in any order.
     """
     sum_of = functools.partial(total, logits=logits, where=where, shift=shift, axis=axis)
     others = sum_of(_exp_below_top, 0, 1, 1e38, after=shift)
-    ties = sum_of(_is_top, 0, 1, 1e38, after=others)
-    # 0, with the derivative of `top`, which is shared by the classes that tie.
-    nought = jnp.where(jnp.isfinite(top), top - lax.stop_gradient(top), 0)
-    return others, ties * (1 + nought)
+    return others, sum_of(_is_top, 0, 1, 1e38, after=others)
 
 
 def _all_but_one(others, ties, shift):
@@ -122,33 +118,23 @@ def _of_parts(logits, _, *, parts):
     """`shift_and_rest` of rows that are cut into parts."""
     rows = logits.shape[:-1]
     matrix = _cut(logits, parts)
-    tops = jnp.max(read(matrix, None), 1)
-    shift = lax.stop_gradient(jnp.max(tops.reshape(*rows, parts), -1))
+    tops = lax.stop_gradient(jnp.max(read(matrix, None), 1)).reshape(*rows, parts)
+    shift = jnp.max(tops, -1)
     repeated = _repeated(shift, parts)
     if is_narrow(logits):
-        sums = _others_and_ties(matrix, None, tops, repeated, 1)
+        sums = _others_and_ties(matrix, None, repeated, 1)
         others, ties = (jnp.sum(x.reshape(*rows, parts), -1) for x in sums)
         return shift, _all_but_one(others, ties, shift)
     # Only the first part that has a maximal class is read again, to sum it without that class; the others are summed as they are. (XLA for
-    # CPU would make a wide copy of all narrow logits to look that part up.) Only a +inf is above its shift: never at the bound of this
-    # minimum, where its derivative would be a half.
-    sums = total(
-        lambda _, d, one: jnp.exp(jnp.minimum(d, one)),
-        1,
-        logits=matrix,
-        where=None,
-        shift=repeated,
-        axis=1,
-        after=shift,
-    )
-    sums, tops = (x.reshape(*rows, parts) for x in (sums, tops))
+    # CPU would make a wide copy of all narrow logits to look that part up.)
+    sums = total(_exp, 1, logits=matrix, where=None, shift=repeated, axis=1, after=shift)
     order = lax.broadcasted_iota(jnp.int32, tops.shape, len(rows))
     first = jnp.min(jnp.where(tops == shift[..., None], order, parts - 1), -1)
     start = jnp.arange(0, tops.size, parts, dtype=jnp.int32)
     own = matrix.at[start + first.reshape(-1)].get(mode="promise_in_bounds").reshape(*rows, -1)
-    own_sums = _others_and_ties(own, None, jnp.max(read(own, None), -1), shift, len(rows))
-    others = own_sums[0] + jnp.sum(jnp.where(order == first[..., None], 0, sums), -1)
-    return shift, _all_but_one(others, own_sums[1], shift)
+    own_others, own_ties = _others_and_ties(own, None, shift, len(rows))
+    others = jnp.sum(jnp.where(order == first[..., None], 0, sums.reshape(tops.shape)), -1)
+    return shift, _all_but_one(own_others + others, own_ties, shift)
 
 
 def _pick_by_maximum(logits, labels):
@@ -174,7 +160,14 @@ def _is_top(_, below, zero, one, big):
 
 
 def _exp_below_top(z, below, zero, one, big):
-    return (one - _is_top(z, below, zero, one, big)) * jnp.exp(jnp.minimum(below, zero))
+    """`exp(z - shift)` less the value, but not the derivatives, of those that are maximal."""
+    e = _exp(z, below, one)
+    return e - _is_top(z, below, zero, one, big) * lax.stop_gradient(e)
+
+
+def _exp(_, below, one):
+    # Only a +inf is above its shift, and does not move: never at the bound of this minimum, where its derivative would be a half.
+    return jnp.exp(jnp.minimum(below, one))
 
 
 def is_narrow(logits):

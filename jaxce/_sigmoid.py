@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxce import _checks as checks
-from jaxce._rule import keep_statistics, with_rule
+from jaxce._rule import keep_statistics, read_anew, with_rule
 from jaxce._types import Array, ArrayLike, working_dtype
 
 
@@ -61,7 +62,7 @@ def _sigmoid_loss(logits, labels, mask, label_smoothing, pos_weight):
         x, y = logits.astype(dtype), labels.astype(dtype)
         if mask is not None:
             x, y = jnp.where(mask, x, 0), jnp.where(mask, y, 0)
-        yes, no = y, 1 - y
+        yes, no = y, _numbers(dtype, 1)[0] - y
         if label_smoothing is not None:
             s = label_smoothing.astype(dtype)
             yes, no = (1 - s) * yes + s / 2, (1 - s) * no + s / 2  # not 1 - yes, which would round a small s away
@@ -74,12 +75,31 @@ def _sigmoid_loss(logits, labels, mask, label_smoothing, pos_weight):
 
 
 def _primal(x, yes, no):
-    size, log_norm = _size_and_log_norm(x)
-    against = jnp.where(x > 0, no, yes)
-    return ((yes + no) * log_norm + jnp.where(against == 0, 0, against * size),)
+    numbers = _numbers(x.dtype, 0, 1, jnp.finfo(x.dtype).max)
+    sides = _weighted(no, jnp.maximum(x, numbers[0]), *numbers) + _weighted(yes, jnp.maximum(-x, numbers[0]), *numbers)
+    return ((yes + no) * jnp.log1p(jnp.exp(-jnp.abs(x))) + sides,)
+
+
+def _numbers(dtype, *numbers):
+    """Numbers that on a CPU are no constants to the compiler.
+
+    XLA for CPU makes one loop of losses and of a sum of them, without writing them out, if they are arithmetic without a select and share
+    nothing with other loops: of the maximum and minimum with constants it would make a selection, a clamp, and share constants and what is
+    made of them.
+    """
+    numbers = tuple(jnp.asarray(n, dtype) for n in numbers)
+    return lax.platform_dependent(numbers, cpu=lax.optimization_barrier, default=lambda numbers: numbers)
+
+
+def _weighted(weight, size, zero, one, largest):
+    """The product, in which a weight of 0 takes away even an infinite size."""
+    is_infinite = lax.stop_gradient(jnp.minimum(jnp.maximum(size - largest, zero), one))
+    return weight * jnp.minimum(size, largest) + weight * is_infinite * largest * largest
 
 
 def _tangent(args, _, tangents):
+    # Read anew on a CPU, or XLA writes out what the loss and its derivatives have in common.
+    args = lax.platform_dependent(args, cpu=lambda args: read_anew(args, ()), default=lambda args: args)
     (x, yes, no), (x_dot, yes_dot, no_dot) = args, tangents
     size, log_norm = _size_and_log_norm(x)
     loss_dot = jnp.zeros_like(x)
