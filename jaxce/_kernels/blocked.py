@@ -1,6 +1,7 @@
 """Blocks of tokens and of classes: folding over them, cutting arrays along them, adding to what they are parts of."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -52,16 +53,16 @@ def classes(arrays, start, size):
 def over_valid_tokens(body, carry, rows, mask, block, has_rows, skips=True):
     """Folds `body(carry, rows of a block) -> (carry, rows)` over blocks of tokens, valid ones first.
 
-    If it `skips`, only while there are any: the rows of the rest are 0.
+    If it `skips`, only while there are any: the rows of the rest are 0. Then JAX cannot transpose the loop, whose length the mask decides.
     """
     (hidden, labels), _ = rows
     tokens = hidden.shape[0]
     padded = -(-tokens // block) * block
-    if mask is None and padded == tokens:
-        count, order = padded // block, None
-    else:
+    count, order = padded // block, None
+    if mask is not None or padded > tokens:
         valid = jnp.ones(tokens, bool) if mask is None else mask
-        count = (jnp.sum(valid, dtype=jnp.int32) + (block - 1)) // block if skips else padded // block
+        if mask is not None and skips:
+            count = (jnp.sum(valid, dtype=jnp.int32) + (block - 1)) // block
         order = jnp.argsort(~valid, stable=True)
         padding = (0, padded - tokens)
         rows = (
@@ -69,17 +70,17 @@ def over_valid_tokens(body, carry, rows, mask, block, has_rows, skips=True):
             jnp.pad(valid[order], padding),
         )
 
-    def step(state):
-        i, carry, outs = state
+    # So that JAX keeps nothing of a block: no residuals, and no loop invariants of what it compares or selects with, as large as the logits.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def step(i, state):
+        carry, outs = state
         start = i * block
         carry, out = body(carry, jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, block), rows))
-        outs = lax.dynamic_update_slice_in_dim(outs, out, start, 0) if has_rows else None
-        return i + 1, carry, outs
+        return carry, lax.dynamic_update_slice_in_dim(outs, out, start, 0) if has_rows else None
 
     dtype = carry[0].dtype
     outs = varying_like(jnp.zeros((padded, hidden.shape[1]), dtype), carry) if has_rows else None
-    # Not `fori_loop` or `scan`: JAX would make loop invariants of what the body compares or selects with, arrays as large as the logits.
-    _, carry, outs = lax.while_loop(lambda state: state[0] < count, step, (jnp.zeros((), jnp.int32), carry, outs))
+    carry, outs = lax.fori_loop(0, count, step, (carry, outs))
     if outs is not None and order is not None:
         outs = jnp.zeros((tokens, hidden.shape[1]), dtype).at[order].set(outs[:tokens], unique_indices=True)
     return carry, outs
