@@ -152,10 +152,7 @@ def test_second_derivatives_in_blocks_of_classes(loss):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("around", [in_scan, in_checkpoint], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("loss", [of_total, of_losses], ids=["sum", "losses"])
-def test_third_derivatives(loss, around, request):
-    if BY_CODE and loss is of_losses and around is in_scan:
-        reason = "the code of the statistics has the first derivatives of its rule, but not its second"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_third_derivatives(loss, around):
     check(THIRD, loss(Chunked(3, None)), around)
 
 
