@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce._axes import apart, is_explicit, is_on_auto_mesh, per_class, per_row
-from jaxce._reductions import capped, finite, is_label, is_narrow, pick, read, shift_and_rest, total
+from jaxce._reductions import capped, finite, is_label, is_narrow, pick, read, shift_and_rest, total, weighted
 from jaxce._rule import read_anew, with_rule
 from jaxce._sharded import AxisName, across, weight_of_label
 from jaxce._types import working_dtype
@@ -128,19 +128,17 @@ def _primal(logits, labels, where, mask, class_weights, *, axis):
     dtype = rest.dtype
     sum_of = functools.partial(total, logits=logits, where=where, shift=shift, axis=axis)
     log_norm = jnp.log1p(rest)
+    bounds = (0, 0.5, 1, jnp.finfo(dtype).max)
     if labels.ndim == logits.ndim:
         q = _label_probabilities(logits, labels, mask, axis)
         label_mass = jnp.sum(q, axis)
-        label_gap = sum_of(
-            lambda _, d, q: q * jnp.where(((q == 0) & (d == -jnp.inf)) | (d > 0), 0, -d), beside=q, after=rest
-        )
+        label_gap = sum_of(_label_gap, *bounds, beside=q, after=rest)
     else:
         labels = label_indices(labels, mask)
         is_class = (labels >= 0) & (labels < logits.shape[axis])
         label_mass = is_class.astype(dtype)
         label_gap = finite(shift) - capped(pick(logits, where, labels, axis))
         label_gap = jnp.where(is_class, label_gap, 0)
-    bounds = (0, 1, 0.5, jnp.finfo(dtype).max)
     num_classes = total_mass = sum_of(_weight, *bounds, after=label_gap)
     u = None
     if class_weights is not None:
@@ -162,14 +160,20 @@ def _primal(logits, labels, where, mask, class_weights, *, axis):
     return tuple(jnp.where(mask, x, jnp.asarray(y, dtype)) for x, y in zip(fields, _OF_ONE_CLASS, strict=True))
 
 
-def _weight(z, _, zero, one, half, largest, u=1):
+def _label_gap(_, below, zero, half, one, largest, q):
+    """`q (shift - z)`; a +inf logit is no further up than its shift."""
+    is_above = lax.stop_gradient(jnp.minimum(jnp.maximum(below, zero), one))
+    return weighted(q, is_above - jnp.minimum(below, one), zero, half, one, largest)
+
+
+def _weight(z, _, zero, half, one, largest, u=1):
     """`u` of a class that takes part, 0 of a logit of -inf."""
     return u * lax.stop_gradient(jnp.clip(z * half + largest, zero, one))
 
 
-def _weighted_gap(z, below, zero, one, half, largest, u=1):
+def _weighted_gap(z, below, zero, half, one, largest, u=1):
     """`u (shift - z)`, for a logit of -inf 0."""
-    return _weight(z, below, zero, one, half, largest, u) * jnp.minimum(-below, largest)
+    return _weight(z, below, zero, half, one, largest, u) * jnp.minimum(-below, largest)
 
 
 def _read(logits, where, mask, axis):

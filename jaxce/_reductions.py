@@ -13,6 +13,8 @@ from jax import lax
 from jaxce._axes import is_explicit, is_on_auto_mesh, per_row
 from jaxce._types import working_dtype
 
+# Of fewer logits a copy costs nothing.
+_MANY = 2**16
 # Shorter rows are not worth cutting.
 _SHORT = 1000
 # Parts of a row this long cost little, the one that is read again too; the first size that divides the row is taken.
@@ -35,6 +37,17 @@ def finite(shift):
     """`shift`, its infinities replaced by the largest numbers, so that it can be subtracted."""
     largest = jnp.finfo(shift.dtype).max
     return jnp.clip(shift, -largest, largest)
+
+
+def weighted(weight, size, zero, half, one, largest):
+    """The product of a weight and a size that is not negative, in which a weight of 0 takes away even an infinite size.
+
+    In arithmetic: of a select, or of the clamp that XLA makes of a maximum and minimum with constants, XLA for CPU makes a loop of its own.
+    """
+    # Halved, a finite size is not at the bound of the minimum, where its derivative would be a half.
+    part = weight * jnp.minimum(half * size, largest)
+    is_infinite = lax.stop_gradient(jnp.minimum(jnp.maximum(size - largest, zero), one))
+    return part + part + weight * is_infinite * largest * largest
 
 
 def total(term, *numbers, logits, where, shift, axis, after, beside=None):
@@ -89,7 +102,7 @@ def pick(logits, where, labels, axis):
 
     if is_explicit(logits):
         return by_comparison(logits, labels)
-    by_maximum = is_narrow(logits) and _is_matrix(logits, where, axis)
+    by_maximum = is_narrow(logits) and _is_matrix(logits, where, axis) and logits.size >= _MANY
     on_cpu = _pick_by_maximum if by_maximum else by_index
     return lax.platform_dependent(logits, labels, cpu=on_cpu, default=by_comparison)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce import _checks as checks
+from jaxce._reductions import weighted
 from jaxce._rule import keep_statistics, read_anew, with_rule
 from jaxce._types import Array, ArrayLike, working_dtype
 
@@ -75,8 +76,8 @@ def _sigmoid_loss(logits, labels, mask, label_smoothing, pos_weight):
 
 
 def _primal(x, yes, no):
-    numbers = _numbers(x.dtype, 0, 1, jnp.finfo(x.dtype).max)
-    sides = _weighted(no, jnp.maximum(x, numbers[0]), *numbers) + _weighted(yes, jnp.maximum(-x, numbers[0]), *numbers)
+    numbers = _numbers(x.dtype, 0, 0.5, 1, jnp.finfo(x.dtype).max)
+    sides = weighted(no, jnp.maximum(x, numbers[0]), *numbers) + weighted(yes, jnp.maximum(-x, numbers[0]), *numbers)
     return ((yes + no) * jnp.log1p(jnp.exp(-jnp.abs(x))) + sides,)
 
 
@@ -89,12 +90,6 @@ def _numbers(dtype, *numbers):
     """
     numbers = tuple(jnp.asarray(n, dtype) for n in numbers)
     return lax.platform_dependent(numbers, cpu=lax.optimization_barrier, default=lambda numbers: numbers)
-
-
-def _weighted(weight, size, zero, one, largest):
-    """The product, in which a weight of 0 takes away even an infinite size."""
-    is_infinite = lax.stop_gradient(jnp.minimum(jnp.maximum(size - largest, zero), one))
-    return weight * jnp.minimum(size, largest) + weight * is_infinite * largest * largest
 
 
 def _tangent(args, _, tangents):

@@ -1,6 +1,5 @@
 """What a run leaves behind: one CSV, written row by row, and the markdown and plots that are made from it."""
 
-import csv
 import dataclasses
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from benchmarks import records
 from benchmarks.accelerator.in_jax import COPY, MATMULS, OURS
 from benchmarks.accelerator.problems import DENSE, FORWARD, GRADIENTS
 
@@ -41,21 +41,17 @@ class Writer:
     """Appends rows to a CSV that is complete after each of them."""
 
     def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", newline="")
-        self._csv = csv.DictWriter(self._file, [field.name for field in dataclasses.fields(Row)])
-        self._csv.writeheader()
+        self._path = path
+        records.start(path, Row)
 
     def add(self, row: Row) -> None:
         """Writes it through."""
-        self._csv.writerow(dataclasses.asdict(row))
-        self._file.flush()
+        records.append(self._path, row)
 
 
 def read(path: Path) -> list[Row]:
     """The rows of a CSV."""
-    with path.open(newline="") as file:
-        return [Row(**row) for row in csv.DictReader(file)]
+    return records.read(path, Row)
 
 
 def markdown(title: str, rows: list[Row]) -> str:

@@ -11,7 +11,6 @@ each, with `--add` from the second on: every ratio is over the matmuls of its ow
 import argparse
 import functools
 import os
-import platform
 import signal
 import statistics
 import sys
@@ -20,14 +19,13 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads of PyTorch that wait take no core from whoever is next
 
-import jax
-import jaxlib
 import numpy as np
 from tqdm import tqdm
 
 import jaxce
 from benchmarks.linear import peers, programs, report
 from benchmarks.linear.programs import FLOOR
+from benchmarks.machine import machine
 
 RESULTS = Path(__file__).parents[1] / "results"
 SHAPES = [
@@ -111,21 +109,9 @@ def _figures(program, seconds, of_floor):
     }
 
 
-def machine():
+def _about():
     """What it runs on, and the versions."""
-    kind = jax.devices()[0].device_kind
-    if jax.default_backend() == "cpu":
-        kind = f"{os.cpu_count()} CPU cores ({_cpu()})"
-    ours = f"jaxce {jaxce.__version__}, jax {jax.__version__}, jaxlib {jaxlib.__version__}"
-    return ", ".join(filter(None, (kind, f"Python {platform.python_version()}", ours, peers.versions())))
-
-
-def _cpu():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{machine('jax', 'jaxlib', *peers.PACKAGES)}, jaxce {jaxce.__version__}"
 
 
 def main():
@@ -142,7 +128,7 @@ def main():
     folder = options.results or (None if options.shape else RESULTS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # one that is cut still reports what it has
     path = folder and folder / "linear.csv"
-    writer, others = report.Writer(machine(), path, add=options.add), list(peers.installed())
+    writer, others = report.Writer(_about(), path, add=options.add), list(peers.installed())
     print(f"{writer.machine}; times over that of the three matmuls", flush=True)
     try:
         for shape, dtype in cells:

@@ -5,7 +5,6 @@ Those whose classifier is `[classes, features]` get it so, and give its gradient
 
 import gc
 import importlib
-import importlib.metadata
 from collections.abc import Callable, Iterator
 
 import jax
@@ -22,17 +21,6 @@ def installed() -> Iterator[tuple[str, Make | str]]:
             yield from find(importlib.import_module(library))
         except Exception as error:  # one made for another JAX may raise anything
             yield library.replace("_", "-"), f"left out: {type(error).__name__}: {error}".splitlines()[0]
-
-
-def versions() -> str:
-    """Of those that are installed."""
-    found = []
-    for library in _LIBRARIES:
-        try:
-            found.append(f"{library.replace('_', '-')} {importlib.metadata.version(library)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
 
 
 def _tokamax(tokamax):
@@ -73,6 +61,7 @@ def _torch(torch):
 
 
 _LIBRARIES = {"tokamax": _tokamax, "jax_cce": _jax_cce, "torch": _torch}
+PACKAGES = tuple(name.replace("_", "-") for name in _LIBRARIES)
 
 
 def _in_torch(torch, name, loss, problem, on_gpu):

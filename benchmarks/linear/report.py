@@ -1,12 +1,11 @@
 """What a run leaves behind: one CSV, complete after each of its lines, and the markdown that is made from it."""
 
-import csv
 import dataclasses
-import io
 from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks import records
 from benchmarks.linear.programs import FLOOR
 
 
@@ -34,21 +33,13 @@ class Writer:
     def __init__(self, machine: str, path: Path | None, *, add: bool = False):
         self.machine, self._path = machine, path
         if path and not (add and path.exists()):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(_csv_line(field.name for field in dataclasses.fields(Row)))
+            records.start(path, Row)
 
     def add(self, row: Row) -> None:
         """Writes it through."""
         tqdm.write(line(row))
         if self._path:
-            with self._path.open("a") as file:
-                file.write(_csv_line(dataclasses.astuple(row)))
-
-
-def _csv_line(values):
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue()
+            records.append(self._path, row)
 
 
 def line(row: Row) -> str:
@@ -63,8 +54,7 @@ def line(row: Row) -> str:
 
 def read(path: Path) -> list[Row]:
     """The rows of a CSV."""
-    with path.open(newline="") as file:
-        return [Row(**row) for row in csv.DictReader(file)]
+    return records.read(path, Row)
 
 
 def markdown(rows: list[Row]) -> str:
