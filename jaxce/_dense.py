@@ -14,10 +14,10 @@ import functools
 import jax.numpy as jnp
 from jax import lax
 
-from jaxce._axes import apart, is_explicit, is_on_auto_mesh, per_class, per_row
-from jaxce._reductions import capped, finite, is_label, is_narrow, pick, read, shift_and_rest, total, weighted
+from jaxce._axes import apart, per_class, per_row
+from jaxce._reductions import capped, finite, is_label, pick, read, shift_and_rest, total, weighted
 from jaxce._rule import read_anew, with_rule
-from jaxce._sharded import AxisName, across, weight_of_label
+from jaxce._sharded import AxisName, across
 from jaxce._types import working_dtype
 
 # What a masked row is given: the fields of a row of one certain class whose logit is 0.
@@ -40,7 +40,7 @@ def tangent(args, outs, tangents, *, axis):
 
     `logits` may be some of the classes of a row whose statistics are `outs`: its tangents then are the part that they contribute.
     """
-    logits, labels, where, mask, class_weights = args
+    logits, _, where, mask, _ = args
     shift, rest, _, label_mass, _, _, _ = outs
     logits_dot, labels_dot, _, _, class_weights_dot = tangents
     # Read anew, or XLA holds what the statistics have in common with the derivatives: a float32 copy of narrow logits, say.
@@ -54,7 +54,6 @@ def tangent(args, outs, tangents, *, axis):
         if where is not None:
             # The coefficients of a class left out are 0 already, but those of a row without a loss are NaN.
             z_dot = jnp.where(where, z_dot, 0)
-        args = logits, labels, where, mask, class_weights
         rest_dot, label_nll_dot, total_nll_dot = _by_logits(args, outs, z, z_dot, axis)
     nll = jnp.where(z > -jnp.inf, per_row(jnp.log1p(rest), axis) - _below(z, shift, axis), 0)
     if labels_dot is not None:
@@ -70,51 +69,28 @@ def tangent(args, outs, tangents, *, axis):
 
 def _by_logits(args, outs, z, z_dot, axis):
     """What the tangents of the logits contribute to those of `rest`, `label_nll` and `total_nll`."""
-    logits, labels, where, mask, class_weights = args
+    _, labels, _, mask, class_weights = args
     shift, rest, label_nll, label_mass, _, total_mass, _ = outs
-    inverse = 1 / (1 + rest)
-    # The derivative of expm1 is worked out as 1 more than its value, which of a small p leaves nothing.
-    p_gap = jnp.where(label_nll < 0.5, jnp.expm1(-label_nll), jnp.exp(-label_nll) - 1)
-
-    def slopes(z, u):
-        """`e`, and the derivatives of `rest` and `total_nll`."""
-        e = jnp.exp(_below(z, shift, axis))
-        of_rest = jnp.where(z == jnp.inf, 0, e)  # capped, it does not move
-        return e, of_rest, per_row(total_mass * inverse, axis) * e - u
-
-    def of_all(z_dot):
-        e, of_rest, of_total = slopes(z, _class_weights(z, class_weights, axis))
-        p = per_row(label_mass * inverse, axis) * e
+    below, inverse = _below(z, shift, axis), 1 / (1 + rest)
+    e, share = jnp.exp(below), label_mass * inverse
+    of_rest = jnp.where(z == jnp.inf, 0, e)  # capped, it does not move
+    of_total = per_row(total_mass * inverse, axis) * e - _class_weights(z, class_weights, axis)
+    if labels.ndim == z.ndim:
         # label_mass * p - q, where both are nearly label_mass (the class of a confident, right row), is worked out in terms that are small
         # themselves. Both forms have the derivatives of what they stand for.
-        if labels.ndim == z.ndim:
-            q, mass = _label_probabilities(z, labels, mask, axis), per_row(label_mass, axis)
-            near = mass * ((e - 1) - per_row(rest, axis)) * per_row(inverse, axis) + (mass - q)
-            of_label = jnp.where((_below(z, shift, axis) == 0) & (2 * q > mass), near, p - q)
-        else:
-            of_label = jnp.where(is_label(z, label_indices(labels, mask), axis), per_row(p_gap, axis), p)
-        return tuple(jnp.sum(slope * z_dot, axis) for slope in (of_rest, of_label, of_total))
-
-    def of_label_and_others(z_dot):
-        # What the rows of the logits are multiplied by is then one number per row, made before the loop over the classes, not in it.
-        own = label_indices(labels, mask)
-        place = _place(own, z.shape, axis)
-        own_dot = z_dot.at[place].get(mode="fill", fill_value=0, unique_indices=True)
-        z_dot = z_dot.at[place].set(0, mode="drop", unique_indices=True)
-        own_z = _read(per_row(pick(logits, where, own, axis), axis), None, mask, axis)
-        own_weight = weight_of_label(class_weights, own)
-        own_u = 1 if own_weight is None else per_row(own_weight.astype(z.dtype), axis)
-        _, own_of_rest, own_of_total = slopes(own_z, jnp.where(own_z > -jnp.inf, own_u, 0))
-        e, of_rest, of_total = slopes(z, _class_weights(z, class_weights, axis))
-        return (
-            jnp.sum(of_rest * z_dot, axis) + own_of_rest.squeeze(axis) * own_dot,
-            label_mass * inverse * jnp.sum(e * z_dot, axis) + p_gap * own_dot,
-            jnp.sum(of_total * z_dot, axis) + own_of_total.squeeze(axis) * own_dot,
-        )
-
-    # Of narrow logits XLA for CPU would make a wide copy to set one; and several devices may have to be asked for a label.
-    at_hand = labels.ndim < z.ndim and not (is_narrow(logits) or is_explicit(logits) or is_on_auto_mesh(logits))
-    return lax.platform_dependent(z_dot, cpu=of_label_and_others if at_hand else of_all, default=of_all)
+        q, mass = _label_probabilities(z, labels, mask, axis), per_row(label_mass, axis)
+        near = mass * ((e - 1) - per_row(rest, axis)) * per_row(inverse, axis) + (mass - q)
+        of_label = jnp.where((below == 0) & (2 * q > mass), near, per_row(share, axis) * e - q)
+        label_nll_dot = jnp.sum(of_label * z_dot, axis)
+    else:
+        # The derivative of expm1 is worked out as 1 more than its value, which of a small p leaves nothing.
+        p_gap = jnp.where(label_nll < 0.5, jnp.expm1(-label_nll), jnp.exp(-label_nll) - 1)
+        # A +inf is the label's own or in a row without a loss. It is not capped but cut down to what exp can bear: of a loop with one more
+        # select XLA for CPU makes one half as fast.
+        p = per_row(share, axis) * jnp.exp(jnp.minimum(z - per_row(finite(shift), axis), 1))
+        of_label = jnp.where(is_label(z, label_indices(labels, mask), axis), per_row(p_gap, axis), p)
+        label_nll_dot = jnp.sum(of_label * z_dot, axis)
+    return jnp.sum(of_rest * z_dot, axis), label_nll_dot, jnp.sum(of_total * z_dot, axis)
 
 
 def _primal(logits, labels, where, mask, class_weights, *, axis):
@@ -191,13 +167,6 @@ def _label_probabilities(z, labels, mask, axis):
     """`q`, with a masked row of zeros."""
     q = labels.astype(working_dtype(z))
     return q if mask is None else jnp.where(per_row(mask, axis), q, 0)
-
-
-def _place(labels, shape, axis):
-    """The index of each label's logit; one outside the array for a label that is no class."""
-    is_class = (labels >= 0) & (labels < shape[axis])
-    rows = [lax.broadcasted_iota(jnp.int32, labels.shape, i) for i in range(labels.ndim)]
-    return (*rows[:axis], jnp.where(is_class, labels, shape[axis]).astype(jnp.int32), *rows[axis:])
 
 
 def label_indices(labels, mask):

@@ -32,10 +32,21 @@ from jaxce._types import Array, ArrayLike
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LogitStats:
-    """What a softmax cross-entropy needs to know of each row of logits; made by `logit_stats`.
+    r"""What a softmax cross-entropy needs to know of each row of logits; made by `logit_stats`.
 
-    Every field but the last is an array with one number per row. `label_nll` of an integer label that is none of these classes is 0; ask
-    `nll`, which is NaN then, unless more classes are still to be merged in.
+    Every field but the last is an array with one number per row: of logits :math:`z`, of the label distribution :math:`q` (one-hot for an
+    integer label) and of the class weights :math:`u` (or ones).
+
+    Attributes:
+      shift: :math:`\max_k z_k`, a constant of differentiation.
+      rest: :math:`\sum_k e^{z_k - \mathrm{shift}} - 1`, not negative, with every digit when tiny.
+      label_nll: :math:`\sum_k q_k (\log Z - z_k)`; 0 for an integer label that is none of these classes. Ask `nll`, which is NaN then, unless
+        more classes are still to be merged in.
+      label_mass: :math:`\sum_k q_k`; of an integer label 1 if it is one of these classes, else 0.
+      total_nll: :math:`\sum_k u_k (\log Z - z_k)`.
+      total_mass: :math:`\sum_k u_k`.
+      num_classes: How many classes take part: those that `where` allows and whose logit is not -inf.
+      integer_labels: Whether labels were class indices.
 
     Example:
       >>> left = jax.numpy.array([[1.0, 2.0]])

@@ -201,15 +201,19 @@ MUTANTS = [
             "jnp.where(label_nll < 0.5, jnp.expm1(-label_nll), jnp.exp(-label_nll) - 1)",
             "jnp.exp(-label_nll) - 1",
         ),
-        ("the gradient is p - q", "jnp.where((_below(z, shift, axis) == 0) & (2 * q > mass), near, p - q)", "p - q"),
+        (
+            "the gradient is p - q",
+            "jnp.where((below == 0) & (2 * q > mass), near, per_row(share, axis) * e - q)",
+            "per_row(share, axis) * e - q",
+        ),
         ("log of 1 + rest", "log_norm = jnp.log1p(rest)", "log_norm = jnp.log(1 + rest)"),
         ("a clipped loss", "log_norm = jnp.log1p(rest)", "log_norm = jnp.log1p(jnp.maximum(rest, 1e-7))"),
         (
             "a clipped exponential in the gradient",
-            "e = jnp.exp(_below(z, shift, axis))",
-            "e = jnp.exp(jnp.maximum(_below(z, shift, axis), -80))",
+            "jnp.exp(jnp.minimum(z - per_row(finite(shift), axis), 1))",
+            "jnp.exp(jnp.clip(z - per_row(finite(shift), axis), -80, 1))",
         ),
-        ("near q == p for any label", "(_below(z, shift, axis) == 0) & (2 * q > mass)", "_below(z, shift, axis) == 0"),
+        ("near q == p for any label", "(below == 0) & (2 * q > mass)", "below == 0"),
         ("near q == p, q is label_mass", "* per_row(inverse, axis) + (mass - q)", "* per_row(inverse, axis)"),
         ("a label at +inf has a loss of -inf", "finite(shift) - capped(pick(", "finite(shift) - (pick("),
         (
@@ -245,18 +249,18 @@ MUTANTS = [
         ],
         (
             "the gradient has the other sign",
-            "label_mass * inverse * jnp.sum(e * z_dot, axis) + p_gap * own_dot",
-            "-(label_mass * inverse * jnp.sum(e * z_dot, axis) + p_gap * own_dot)",
+            "label_nll_dot = jnp.sum(of_label * z_dot, axis)\n    return",
+            "label_nll_dot = -jnp.sum(of_label * z_dot, axis)\n    return",
         ),
         (
             "p of total_nll is not weighed",
-            "per_row(total_mass * inverse, axis) * e - u",
-            "per_row(inverse, axis) * e - u",
+            "of_total = per_row(total_mass * inverse, axis) * e",
+            "of_total = per_row(inverse, axis) * e",
         ),
         (
             "p of label_nll is not weighed",
-            "label_mass * inverse * jnp.sum(e * z_dot, axis)",
-            "inverse * jnp.sum(e * z_dot, axis)",
+            "share = jnp.exp(below), label_mass * inverse",
+            "share = jnp.exp(below), inverse",
         ),
         (
             "the gap of a label that is no class counts",
@@ -265,8 +269,8 @@ MUTANTS = [
         ),
         (
             "rest has no tangent",
-            "jnp.sum(of_rest * z_dot, axis) + own_of_rest.squeeze(axis) * own_dot",
-            "jnp.zeros_like(own_dot)",
+            "return jnp.sum(of_rest * z_dot, axis), label_nll_dot",
+            "return jnp.zeros_like(shift), label_nll_dot",
         ),
         ("a capped logit moves the rest", "of_rest = jnp.where(z == jnp.inf, 0, e)", "of_rest = e"),
         (
@@ -855,30 +859,12 @@ MUTANTS = [
             "    if mask is None:\n        return fields\n",
             "    return fields\n",
         ),
+        ("the label's own logit counts twice", "per_row(p_gap, axis), p)", "per_row(p_gap, axis) + p, p)"),
+        ("the label's own logit is lost", "per_row(p_gap, axis), p)", "jnp.zeros_like(p), p)"),
         (
-            "the label's own logit counts twice",
-            'z_dot = z_dot.at[place].set(0, mode="drop", unique_indices=True)',
-            "z_dot = z_dot",
-        ),
-        (
-            "the label's own logit is lost",
-            "label_mass * inverse * jnp.sum(e * z_dot, axis) + p_gap * own_dot",
-            "label_mass * inverse * jnp.sum(e * z_dot, axis)",
-        ),
-        (
-            "a label that is no class has the last one's place",
-            "jnp.where(is_class, labels, shape[axis]).astype(jnp.int32)",
-            "jnp.where(is_class, labels, shape[axis] - 1).astype(jnp.int32)",
-        ),
-        (
-            "the label's own class weight is 1",
-            "own_u = 1 if own_weight is None else per_row(own_weight.astype(z.dtype), axis)",
-            "own_u = 1",
-        ),
-        (
-            "the label's own logit of rest is a constant",
-            "jnp.sum(of_rest * z_dot, axis) + own_of_rest.squeeze(axis) * own_dot",
-            "jnp.sum(of_rest * z_dot, axis)",
+            "a +inf of the label is infinite in second derivatives",
+            "jnp.exp(jnp.minimum(z - per_row(finite(shift), axis), 1))",
+            "jnp.exp(z - per_row(finite(shift), axis))",
         ),
     ),
 ]
