@@ -46,8 +46,9 @@ def weighted(weight, size, zero, half, one, largest):
     """
     # Halved, a finite size is not at the bound of the minimum, where its derivative would be a half.
     part = weight * jnp.minimum(half * size, largest)
-    is_infinite = lax.stop_gradient(jnp.minimum(jnp.maximum(size - largest, zero), one))
-    return part + part + weight * is_infinite * largest * largest
+    is_infinite = jnp.minimum(jnp.maximum(size - largest, zero), one)
+    sign = jnp.maximum(jnp.minimum(weight * is_infinite * largest, one), -one)
+    return part + part + lax.stop_gradient(sign / (one - jnp.abs(sign)))
 
 
 def total(term, *numbers, logits, where, shift, axis, after, beside=None):

@@ -2,6 +2,7 @@
 
 import cases
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import INTEGER, SIGMOID
@@ -47,6 +48,28 @@ def test_masked_row_of_nan_is_nowhere_in_any_derivative(loss, rng):
         return [jax.jit(d(total, argnums=argnums))(*arrays) for d in (jax.grad, jax.jacfwd)]
 
     dirty, clean = derivatives(dirty_logits, dirty_labels), derivatives(LOGITS, labels)
+    for actual, expected in zip(jax.tree.leaves(dirty), jax.tree.leaves(clean), strict=True):
+        assert np.isfinite(expected).all()
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("names", [(), ("label_smoothing", "class_weights")], ids=cases.name_of)
+@pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
+def test_masked_row_of_nan_is_nowhere_in_second_derivatives_through_loops(loss, names, rng):
+    """There JAX may differentiate what makes the statistics, instead of taking their rule."""
+    mask = np.array([True, False, True])
+    dirty_logits, labels = LOGITS.copy(), targets(loss, LABELS)
+    dirty_logits[1] = NAN
+    options = cases.make_options(rng, names, loss, LOGITS.shape, labels)
+
+    def total(arrays):
+        logits, options = arrays
+        zero = jnp.zeros((), logits.dtype)
+        add = lambda carry, _: (carry + loss.function(logits, labels, mask=mask, **options).sum(), None)  # noqa: E731
+        return jax.lax.scan(add, zero, None, length=2)[0]
+
+    second = jax.jit(jax.jacfwd(jax.jacrev(total)))
+    dirty, clean = (second((logits, options)) for logits in (dirty_logits, LOGITS))
     for actual, expected in zip(jax.tree.leaves(dirty), jax.tree.leaves(clean), strict=True):
         assert np.isfinite(expected).all()
         np.testing.assert_array_equal(actual, expected)

@@ -2,6 +2,7 @@
 
 import functools
 
+import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from closeness import assert_within
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_softmax import check
 
 import jaxce
 from jaxce import _reductions as reductions
@@ -105,6 +107,16 @@ def test_infinities_and_nan(short_parts):
         assert rest[4] > 0  # two of them: a loss that is not 0, and so not defined
 
 
+@pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
+@pytest.mark.parametrize(
+    "names", [(), ("where",), ("mask",), ("class_weights",), cases.SOFTMAX_OPTIONS], ids=cases.name_of
+)
+@pytest.mark.parametrize(("shape", "axis"), [((4, 10), -1), ((2, 3, 6), 2), ((2, 6, 4), 1), ((6, 4), 0)], ids=str)
+def test_losses_of_rows_that_could_be_cut(loss, names, shape, axis, rng, short_parts):
+    logits, labels = cases.make_logits(rng, shape), loss.make_labels(rng, shape, axis)
+    check(loss, logits, labels, rng, axis, **cases.make_options(rng, names, loss, shape, labels, axis))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn"])
 def test_narrow_logits_of_labels(dtype, rng, short_parts):
     logits = jnp.asarray(rng.standard_normal((5, 12)), dtype)
@@ -121,7 +133,10 @@ def test_narrow_logits_of_labels(dtype, rng, short_parts):
 def test_how_rows_are_cut(num_classes, parts):
     logits = jax.ShapeDtypeStruct((4, num_classes), "float32")
     assert jax.eval_shape(lambda z: jnp.zeros(reductions._parts(z, None, 1)), logits).shape == (parts,)
-    assert jax.eval_shape(lambda z: jnp.zeros(reductions._parts(z, None, 0)), logits).shape == (1,)
+    for shape, axis, where in ((num_classes, 4), 0, None), ((4, num_classes), 1, jnp.ones((1, num_classes), bool)):
+        logits = jax.ShapeDtypeStruct(shape, "float32")
+        parts = jax.eval_shape(lambda z, a=axis, w=where: jnp.zeros(reductions._parts(z, w, a)), logits).shape
+        assert parts == (1,)
 
 
 @pytest.mark.parametrize("option", ["plain", "mask", "label_smoothing", "z_loss"])

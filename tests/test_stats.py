@@ -105,6 +105,15 @@ def test_a_class_that_where_leaves_out_is_not_counted(logits, integer, rng):
     assert_within(stats.smooth_nll, smooth_nll(logits, where=where), ULPS)
 
 
+@pytest.mark.parametrize("way", [jax.jacrev, jax.jacfwd], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("label", [0, 1])
+def test_an_infinite_logit_moves_no_rest(way, label):
+    """It counts as the largest number, and stays it."""
+    rows = jnp.float32([[np.inf, 0, 1], [np.inf, np.inf, 2]])
+    labels = jnp.full(2, label)
+    np.testing.assert_array_equal(way(lambda z: logit_stats(z, labels).rest)(rows), np.zeros((2, 2, 3)))
+
+
 @either("kind")
 @pytest.mark.parametrize("bounds", [(0, 6, C), (0, 1, C), (0, 11, C), (0, 5, 10, C), tuple(range(C + 1))], ids=str)
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])

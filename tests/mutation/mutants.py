@@ -719,7 +719,7 @@ MUTANTS = [
         ),
         (
             "every infinite gap is left out",
-            "return part + part + weight * is_infinite * largest * largest",
+            "return part + part + lax.stop_gradient(sign / (one - jnp.abs(sign)))",
             "return part + part",
         ),
         (
@@ -839,7 +839,7 @@ MUTANTS = [
             "    return where is None and axis == logits.ndim - 1 and is_whole",
             "    return axis == logits.ndim - 1 and is_whole",
         ),
-        ("a finite size is half as large", "return part + part + weight", "return part + weight"),
+        ("a finite size is half as large", "return part + part +", "return part +"),
     ),
     *_of(
         "_dense",
