@@ -114,6 +114,7 @@ SHAPES_AND_DTYPES = {
     # LossSum.of
     "integer losses": (SUM, {"losses": i32(4)}, TypeError, "`losses` must be floating point; got int32"),
     "weights of another shape": (SUM, {"losses": LOSSES, "weights": f32(4, 1)}, ValueError, r"`weights`.*`losses`, \(4,\); got \(4, 1\)"),
+    "one weight for all losses": (SUM, {"losses": LOSSES, "weights": f32()}, ValueError, r"`weights`.*`losses`, \(4,\); got \(\)"),
     "boolean weights": (SUM, {"losses": LOSSES, "weights": booleans(4)}, TypeError, "`weights` must be numbers; got booleans"),
     "integer mask of losses": (SUM, {"losses": LOSSES, "mask": i32(4)}, TypeError, "`mask` must be boolean; got int32"),
     "mask of losses of another shape": (SUM, {"losses": LOSSES, "mask": booleans(3)}, ValueError, r"`mask`.*\(4,\); got \(3,\)"),

@@ -62,12 +62,15 @@ def test_float64_adds_up_in_float64(x64):
     assert loss_sum.total == 1 + 1e-12
 
 
+@pytest.mark.parametrize("jit", [True, False], ids=["jit", "no jit"])
 @pytest.mark.parametrize("junk", [np.nan, np.inf])
-def test_masked_loss_is_not_added_whatever_it_is(junk):
+def test_masked_loss_is_not_added_whatever_it_is(junk, jit):
+    """Without jit too: XLA makes a choice of a product with a mask, as if 0 times NaN were 0."""
     losses = np.float32([1, junk, 3])
     mask = np.array([True, False, True])
-    assert LossSum.of(losses, mask=mask).mean() == 2
-    assert LossSum.of(losses, weights=np.float32([1, junk, 1]), mask=mask).mean() == 2
+    with jax.disable_jit(not jit):
+        assert LossSum.of(losses, mask=mask).mean() == 2
+        assert LossSum.of(losses, weights=np.float32([1, junk, 1]), mask=mask).mean() == 2
 
 
 @pytest.mark.parametrize("nothing", [{"mask": np.zeros(4, bool)}, {"weights": np.zeros(4, np.float32)}])

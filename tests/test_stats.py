@@ -182,6 +182,26 @@ def test_two_blocks_of_minus_infinity_are_still_none():
     assert LogitStats.merge(label_inside, finite).nll == np.inf
 
 
+@either("kind")
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_a_label_in_a_block_of_minus_infinity_moves_the_other_classes(kind, order):
+    """Its loss is infinite, with the gradient that it has in one block: the probability of each."""
+    z, none = np.float32([[1, 3, 0.5]]), np.full((1, 2), -np.inf, np.float32)
+
+    def nll(z):
+        if kind == "integer":
+            with_label, others = logit_stats(none, np.int32([1])), logit_stats(z, np.int32([-1]))
+        else:
+            with_label, others = logit_stats(none, np.float32([[0, 1]])), logit_stats(z, jnp.zeros_like(z))
+        pair = (with_label, others) if order == "first" else (others, with_label)
+        return LogitStats.merge(*pair).nll.sum()
+
+    value, gradient = jax.value_and_grad(nll)(z)
+    assert value == np.inf
+    p = np.exp(z.astype(np.float64))
+    assert_within(gradient, p / p.sum(), ULPS)
+
+
 @pytest.mark.parametrize("label", [-1, C, C + 3, -100])
 def test_a_label_that_is_in_no_block_gives_a_nan_nll_after_all_merges(label, logits):
     labels = np.full(5, label, np.int32)

@@ -867,4 +867,66 @@ MUTANTS = [
             "jnp.exp(z - per_row(finite(shift), axis))",
         ),
     ),
+    # Blocks of a linear layer
+    *_of(
+        "_kernels/chunked",
+        [
+            "linear::test_every_implementation",
+            "linear::test_masked_token_costs_nothing_and_poisons_nothing",
+            "linear::test_every_mode_of_differentiation",
+        ],
+        (
+            "every block of classes counts labels from its first",
+            "    return labels - jnp.asarray(start).astype(labels.dtype)",
+            "    return labels",
+        ),
+        ("masked tokens are read", "return masked(hidden, mask), label", "return hidden, label"),
+        ("labels of masked tokens are read", "label_indices(labels, mask)\n", "label_indices(labels, None)\n"),
+        ("the weight of a label has no gradient", "pull_weight(weight_ct)", "pull_weight(0 * weight_ct)"),
+        (
+            "a cap does not flatten",
+            "logits, logits_dot = jax.jvp(capped, (raw, soft_cap), (raw_dot, soft_cap_dot))",
+            "logits, logits_dot = capped(raw, soft_cap), raw_dot",
+        ),
+        ("only the last block of classes moves", "return tuple(map(jnp.add, total, part))", "return part"),
+        (
+            "the bias has no tangent",
+            "terms += [] if b_dot is None else [jnp.broadcast_to(b_dot, (hidden.shape[0], size))]",
+            "pass",
+        ),
+        ("blocks merge with a class at 0", "jnp.full_like(none, -jnp.inf)", "jnp.zeros_like(none)"),
+        (
+            "a whole row has the bias of none",
+            "raw = raw_logits(hidden, classifier, bias)",
+            "raw = raw_logits(hidden, classifier, None)",
+        ),
+    ),
+    *_of(
+        "_kernels/blocked",
+        [
+            "linear::test_every_implementation",
+            "linear::test_masked_token_costs_nothing_and_poisons_nothing",
+            "linear::test_only_blocks_with_valid_tokens_are_visited",
+        ],
+        (
+            "the last classes are left out",
+            "return carry if whole == num_classes else body(carry, whole, num_classes - whole)",
+            "return carry",
+        ),
+        (
+            "the last classes count twice",
+            "body(carry, whole, num_classes - whole)",
+            "body(carry, num_classes - block, block)",
+        ),
+        ("every block of classes is the first", "(body(c, start, block), None)", "(body(c, 0 * start, block), None)"),
+        ("masked tokens come first", "jnp.argsort(~valid, stable=True)", "jnp.argsort(valid, stable=True)"),
+        ("gradients of tokens are in the order of the blocks", ".at[order].set(", ".at[jnp.sort(order)].set("),
+        (
+            "what fills the last block counts",
+            "jnp.pad(valid[order], padding)",
+            "jnp.pad(valid[order], padding, constant_values=True)",
+        ),
+        ("a block that is not full is not visited", " + (block - 1)) // block if", ") // block if"),
+        ("a block replaces the sum of those before", "total, old + part, start", "total, part, start"),
+    ),
 ]
