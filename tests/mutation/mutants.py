@@ -926,7 +926,7 @@ MUTANTS = [
             "jnp.pad(valid[order], padding)",
             "jnp.pad(valid[order], padding, constant_values=True)",
         ),
-        ("a block that is not full is not visited", " + (block - 1)) // block if", ") // block if"),
+        ("a block that is not full is not visited", "+ (block - 1)) // block", ") // block"),
         ("a block replaces the sum of those before", "total, old + part, start", "total, part, start"),
     ),
 ]
