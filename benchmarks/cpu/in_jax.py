@@ -13,7 +13,8 @@ import jaxce
 from benchmarks.cpu.problems import GRADIENT, INTEGER, LAYER, SIGMOID, SMOOTHING, SOFT, Z_LOSS, Problem
 from benchmarks.scoreboard import libraries
 
-OURS, OPTAX, OPTAX_WIDE, KERAS, COPY = "jaxce", "optax", "optax in float32", "Keras on JAX", "a copy"
+OURS, OPTAX, OPTAX_WIDE, KERAS = "jaxce", "optax", "optax in float32", "Keras on JAX"
+COPY, MATMULS = "a copy", "bare matmuls"  # the floors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,10 @@ def programs(problem: Problem, what: str, arrays: tuple[jax.Array, ...]) -> Iter
     """All that offer the loss."""
     for name, loss in _losses(problem).items():
         yield _program(name, _of_mean(loss, what, problem.loss == LAYER), arrays, _answer)
-    yield _program(COPY, lambda logits, *_: logits * 2, arrays, None)
+    if problem.loss == LAYER:
+        yield _program(MATMULS, _matmuls if what == GRADIENT else lambda h, w, _: h @ w, arrays, None)
+    else:
+        yield _program(COPY, lambda logits, *_: logits * 2, arrays, None)
 
 
 def _losses(problem):
@@ -44,6 +48,12 @@ def _losses(problem):
         narrow = losses[OPTAX]
         losses[OPTAX_WIDE] = lambda logits, labels: narrow(logits.astype(jnp.float32), _wide(labels))
     return losses
+
+
+def _matmuls(hidden, classifier, _):
+    """That of the logits, and those of the gradients by both, with the logits for their cotangent."""
+    logits = hidden @ classifier
+    return logits, logits @ classifier.T, hidden.T @ logits
 
 
 def _wide(labels):
