@@ -34,7 +34,7 @@ def markdown(about: str, rows: list[Row], points: list[curves.Point], import_ms:
         f"{about}. Mean loss, float32 and bfloat16, each program in its turn in one process.",
         "Times over that of optax called on the same logits: of medians, in brackets the quartiles of the program itself over that median, "
         "then the ratio of CPU-seconds. `target` is what jaxce is meant to reach. optax's loss of bfloat16 logits is a bfloat16 number; "
-        f'"{OPTAX_WIDE}" converts them first, so that its loss is float32, as ours is; that of PyTorch is bfloat16. Temporaries by XLA\'s own figure.',
+        f'"{OPTAX_WIDE}" converts them first, so that its loss is float32, as ours is; PyTorch has bfloat16. Temporaries by XLA\'s own figure.',
     ]
     if import_ms:
         parts.append(f"`import jaxce` after `import jax`: {float(import_ms):.0f} ms (target 60).")
