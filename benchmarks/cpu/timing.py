@@ -13,7 +13,7 @@ from benchmarks.cpu.in_jax import OURS
 from benchmarks.cpu.problems import Problem
 
 # A sample is as many calls as take so long, a program gets so many samples, fewer if all of them together take longer than that.
-SAMPLE_SECONDS, SAMPLES, PROBLEM_SECONDS = 0.01, 15, 6.0
+SAMPLE_SECONDS, SAMPLES, PROBLEM_SECONDS = 0.01, 15, 3.0
 FEWEST_SAMPLES = 3
 # How far the mean loss, and its gradient as a vector, may be from ours: what rounding to the dtype does, and no mistake.
 NEAR = {"float32": (1e-5, 1e-3), "bfloat16": (2e-2, 3e-2)}
