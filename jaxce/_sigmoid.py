@@ -76,9 +76,18 @@ def _sigmoid_loss(logits, labels, mask, label_smoothing, pos_weight):
 
 
 def _primal(x, yes, no):
-    numbers = _numbers(x.dtype, 0, 0.5, 1, jnp.finfo(x.dtype).max)
-    sides = weighted(no, jnp.maximum(x, numbers[0]), *numbers) + weighted(yes, jnp.maximum(-x, numbers[0]), *numbers)
-    return ((yes + no) * jnp.log1p(jnp.exp(-jnp.abs(x))) + sides,)
+    def in_arithmetic(x, yes, no):
+        numbers = _numbers(x.dtype, 0, 0.5, 1, jnp.finfo(x.dtype).max)
+        zero = numbers[0]
+        sides = weighted(no, jnp.maximum(x, zero), *numbers) + weighted(yes, jnp.maximum(-x, zero), *numbers)
+        return (yes + no) * jnp.log1p(jnp.exp(-jnp.abs(x))) + sides
+
+    def by_selecting(x, yes, no):
+        size, log_norm = _size_and_log_norm(x)
+        against = jnp.where(x > 0, no, yes)
+        return (yes + no) * log_norm + jnp.where(against == 0, 0, against * size)
+
+    return (lax.platform_dependent(x, yes, no, cpu=in_arithmetic, default=by_selecting),)
 
 
 def _numbers(dtype, *numbers):

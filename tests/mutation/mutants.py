@@ -494,13 +494,13 @@ MUTANTS = [
         ],
         (
             "max(x, 0) - x y + log_norm",
-            "return ((yes + no) * jnp.log1p(jnp.exp(-jnp.abs(x))) + sides,)",
-            "return ((yes + no) * (jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))) - x * yes,)",
+            "return (yes + no) * jnp.log1p(jnp.exp(-jnp.abs(x))) + sides",
+            "return (yes + no) * (jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))) - x * yes",
         ),
         (
             "yes and no change places",
-            "weighted(no, jnp.maximum(x, numbers[0]), *numbers) + weighted(yes,",
-            "weighted(yes, jnp.maximum(x, numbers[0]), *numbers) + weighted(no,",
+            "weighted(no, jnp.maximum(x, zero), *numbers) + weighted(yes,",
+            "weighted(yes, jnp.maximum(x, zero), *numbers) + weighted(no,",
         ),
         ("log of 1 + exp", "jnp.log1p(jnp.exp(-size))", "jnp.log(1 + jnp.exp(-size))"),
         (
@@ -511,8 +511,8 @@ MUTANTS = [
         ("smoothing by s, not s / 2", "(1 - s) * yes + s / 2, (", "(1 - s) * yes + s, ("),
         (
             "0 times an infinite logit is NaN",
-            "weighted(no, jnp.maximum(x, numbers[0]), *numbers)",
-            "no * jnp.maximum(x, numbers[0])",
+            "weighted(no, jnp.maximum(x, zero), *numbers)",
+            "no * jnp.maximum(x, zero)",
         ),
         ("the derivative is a difference", "(no * sigmoid - yes * sigmoid_of_minus)", "((yes + no) * sigmoid - yes)"),
         (
