@@ -15,6 +15,8 @@ from jaxce._types import working_dtype
 
 # Of fewer logits a copy costs nothing.
 _MANY = 2**16
+# So far float32 counts classes.
+_COUNTED = 2**24
 # Shorter rows are not worth cutting.
 _SHORT = 1000
 # Parts of a row this long cost little, the one that is read again too; the first size that divides the row is taken.
@@ -103,7 +105,8 @@ def pick(logits, where, labels, axis):
 
     if is_explicit(logits):
         return by_comparison(logits, labels)
-    by_maximum = is_narrow(logits) and _is_matrix(logits, where, axis) and logits.size >= _MANY
+    is_counted = logits.shape[axis] <= _COUNTED or _parts(logits, where, axis) > 1
+    by_maximum = is_narrow(logits) and _is_matrix(logits, where, axis) and logits.size >= _MANY and is_counted
     on_cpu = _pick_by_maximum if by_maximum else by_index
     return lax.platform_dependent(logits, labels, cpu=on_cpu, default=by_comparison)
 
@@ -145,7 +148,7 @@ def _of_parts(logits, _, *, parts):
     order = lax.broadcasted_iota(jnp.int32, tops.shape, len(rows))
     first = jnp.min(jnp.where(tops == shift[..., None], order, parts - 1), -1)
     start = jnp.arange(0, tops.size, parts, dtype=jnp.int32)
-    own = matrix.at[start + first.reshape(-1)].get(mode="promise_in_bounds").reshape(*rows, -1)
+    own = matrix.at[start + first.reshape(-1)].get(mode="promise_in_bounds").reshape(*rows, matrix.shape[1])
     own_others, own_ties = _others_and_ties(own, None, shift, len(rows))
     others = jnp.sum(jnp.where(order == first[..., None], 0, sums.reshape(tops.shape)), -1)
     return shift, _all_but_one(own_others + others, own_ties, shift)
@@ -156,10 +159,8 @@ def _pick_by_maximum(logits, labels):
     parts = _parts(logits, None, logits.ndim - 1)
     size, dtype = logits.shape[-1] // parts, working_dtype(logits)
     starts = jnp.arange(0, logits.shape[-1], size, dtype=labels.dtype)
-    matrix, labels_of_parts = (
-        _cut(logits, parts),
-        (labels[..., None] - starts.reshape(*[1] * labels.ndim, -1)).reshape(-1, 1).astype(dtype),
-    )
+    from_starts = labels[..., None] - starts.reshape(*[1] * labels.ndim, parts)
+    matrix, labels_of_parts = _cut(logits, parts), from_starts.reshape(-1, 1).astype(dtype)
     numbers = jnp.arange(size, dtype=dtype), dtype.type(0.5), dtype.type(jnp.inf)
     matrix, labels_of_parts, numbers = lax.optimization_barrier((matrix, labels_of_parts, numbers))
     classes, half, inf = numbers

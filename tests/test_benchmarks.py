@@ -71,11 +71,18 @@ def test_a_peer_that_is_wrong_or_fails_is_named_and_not_timed(monkeypatch):
     def fails():
         raise RuntimeError("no such kernel")
 
+    def fails_to_compile():
+        raise ValueError("no such option")
+
+    def made(name, run, answer):
+        return name, lambda: in_jax.Program(name, run, answer)
+
     def programs(*_):
-        yield in_jax.Program("ours", lambda: None, lambda _: (1.0, np.ones((8, 12))))
-        yield in_jax.Program("off", lambda: None, lambda _: (1.1, np.ones((8, 12))))
-        yield in_jax.Program("off in its gradient", lambda: None, lambda _: (1.0, np.zeros((8, 12))))
-        yield in_jax.Program("fails", fails, lambda _: (1.0, None))
+        yield made("ours", lambda: None, lambda _: (1.0, np.ones((8, 12))))
+        yield "fails to compile", fails_to_compile
+        yield made("off", lambda: None, lambda _: (1.1, np.ones((8, 12))))
+        yield made("off in its gradient", lambda: None, lambda _: (1.0, np.zeros((8, 12))))
+        yield made("fails", fails, lambda _: (1.0, None))
 
     monkeypatch.setattr(in_jax, "programs", programs)
     monkeypatch.setattr(timing.in_torch, "programs", lambda *_: iter(()))
@@ -83,6 +90,7 @@ def test_a_peer_that_is_wrong_or_fails_is_named_and_not_timed(monkeypatch):
     assert rows["ours"] == "done" and logits.shape == (16, 12)
     assert rows["off"].startswith("another loss: 1.1 for 1")
     assert rows["off in its gradient"].startswith("another gradient")
+    assert rows["fails to compile"] == "ValueError: no such option"
     assert rows["fails"] == "RuntimeError: no such kernel"
 
 

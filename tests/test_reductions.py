@@ -95,6 +95,16 @@ def test_derivatives_of_the_sums_themselves(dtype, x64, short_parts):
     )
 
 
+@pytest.mark.parametrize("shape", [(0, 1000), (0, 3, 2048), (3, 0, 1000), (2048,)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_rows_and_a_single_one(dtype, shape, rng):
+    logits, labels = jnp.asarray(rng.standard_normal(shape), dtype), jnp.zeros(shape[:-1], jnp.int32)
+    losses, pull = jax.vjp(lambda z: jaxce.softmax_cross_entropy_with_integer_labels(z, labels), logits)
+    z = np.asarray(logits, np.float64)
+    assert_within(losses, np.log(np.exp(z).sum(-1)) - z[..., 0], 8)
+    assert pull(losses)[0].shape == shape
+
+
 def test_infinities_and_nan(short_parts):
     nan, inf = np.nan, np.inf
     rows = jnp.asarray(

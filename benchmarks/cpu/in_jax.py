@@ -1,6 +1,7 @@
 """The programs in JAX: ours, optax's, Keras's on JAX, and the floor."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,14 +28,14 @@ class Program:
     temporaries: int | None = None  # bytes
 
 
-def programs(problem: Problem, what: str, arrays: tuple[jax.Array, ...]) -> Iterator[Program]:
-    """All that offer the loss."""
+def programs(problem: Problem, what: str, arrays: tuple[jax.Array, ...]) -> Iterator[tuple[str, Callable[[], Program]]]:
+    """The name of each library that offers the loss, and what makes its program; then the floor."""
     for name, loss in _losses(problem).items():
-        yield _program(name, _of_mean(loss, what, problem.loss == LAYER), arrays, _answer)
+        yield name, functools.partial(_program, name, _of_mean(loss, what, problem.loss == LAYER), arrays, _answer)
+    floor, function = COPY, lambda logits, *_: logits * 2
     if problem.loss == LAYER:
-        yield _program(MATMULS, _matmuls if what == GRADIENT else lambda h, w, _: h @ w, arrays, None)
-    else:
-        yield _program(COPY, lambda logits, *_: logits * 2, arrays, None)
+        floor, function = MATMULS, _matmuls if what == GRADIENT else lambda h, w, _: h @ w
+    yield floor, functools.partial(_program, floor, function, arrays, None)
 
 
 def _losses(problem):

@@ -1,7 +1,7 @@
 """The same losses in PyTorch, eager and compiled, on as many threads as there are cores; nothing where it cannot be imported."""
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -12,8 +12,8 @@ from benchmarks.cpu.problems import GRADIENT, LAYER, SIGMOID, SMOOTHED, SMOOTHIN
 EAGER, COMPILED = "torch", "torch.compile"
 
 
-def programs(problem: Problem, what: str, arrays: tuple[jax.Array, ...]) -> Iterator[Program]:
-    """Called as its documentation says; a compiler that fails is the caller's to catch."""
+def programs(problem: Problem, what: str, arrays: tuple[jax.Array, ...]) -> Iterator[tuple[str, Callable[[], Program]]]:
+    """The names, and what makes the programs; they call it as its documentation says."""
     if importlib.util.find_spec("torch") is None:
         return
     import torch
@@ -36,9 +36,12 @@ def programs(problem: Problem, what: str, arrays: tuple[jax.Array, ...]) -> Iter
 
         return run
 
-    yield Program(EAGER, running(mean), _answer)
-    torch._dynamo.reset()  # it keeps few versions of a function, then runs it eagerly
-    yield Program(COMPILED, running(torch.compile(mean, dynamic=False)), _answer)
+    def compiled():
+        torch._dynamo.reset()  # it keeps few versions of a function, then runs it eagerly
+        return Program(COMPILED, running(torch.compile(mean, dynamic=False)), _answer)
+
+    yield EAGER, lambda: Program(EAGER, running(mean), _answer)
+    yield COMPILED, compiled
 
 
 def _loss(problem, logits, labels):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -43,23 +44,17 @@ def rows(problem: Problem, what: str, *, seconds: float = PROBLEM_SECONDS) -> It
     arrays = problem.arrays()
     about = problem.loss, problem.shape, problem.dtype, what
     ready, ours = [], None
-    for make in (in_jax.programs, in_torch.programs):
-        found = make(problem, what, arrays)
-        while True:
-            try:
-                program = next(found, None)
-                if program is None:
-                    break
-                name = program.name
-                answer = program.answer and program.answer(program.run())
-                ours = ours or answer
-                if answer and (off := _difference(answer, ours, problem.dtype)):
-                    yield Row(*about, name, status=off)
-                    continue
-                ready.append(program)
-            except Exception as error:  # whatever stops one program must not stop the others
-                name = locals().get("name", make.__module__)
-                yield Row(*about, name, status=f"{type(error).__name__}: {error}".splitlines()[0][:200])
+    for name, make in itertools.chain(in_jax.programs(problem, what, arrays), in_torch.programs(problem, what, arrays)):
+        try:
+            program = make()
+            answer = program.answer and program.answer(program.run())
+            ours = ours or answer
+            if answer and (off := _difference(answer, ours, problem.dtype)):
+                yield Row(*about, name, status=off)
+                continue
+            ready.append(program)
+        except Exception as error:  # whatever stops one program must not stop the others
+            yield Row(*about, name, status=f"{type(error).__name__}: {error}".splitlines()[0][:200])
     gc.collect()
     target = problem.targets.get(what)
     for program, (wall, cpu) in zip(ready, _in_turns([p.run for p in ready], seconds), strict=True):
