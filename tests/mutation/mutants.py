@@ -20,16 +20,51 @@ def _of(module, tests, *mutants):
     return [Mutant(name, module, old, new, tuple(tests)) for name, old, new in mutants]
 
 
+# Tests that mutants of several modules meet.
+_OF_LABELS = [
+    "values::test_a_label_that_is_no_class_gives_nan_to_its_row_alone",
+    "values::test_labels_are_never_wrapped_to_another_dtype",
+    "softmax::test_any_shape_and_class_axis",
+    "softmax::test_labels_of_any_integer_dtype",
+]
+_OF_MASKED_ROWS = [
+    "masks::test_masked_row_has_zero_loss_and_gradient_whatever_it_holds",
+    "masks::test_masked_row_of_nan_is_nowhere_in_any_derivative",
+]
+_OF_CLASSES_LEFT_OUT = [
+    "masks::test_masked_row_has_zero_loss_and_gradient_whatever_it_holds",
+    "values::test_excluded_true_class_makes_the_loss_infinite",
+    "values::test_class_probability_0_on_minus_infinity_is_0_in_value_vjp_and_jvp",
+    "values::test_excluded_class_takes_no_part_and_has_zero_gradient",
+    "values::test_lowest_finite_logit_is_a_class_like_any_other",
+    "softmax::test_options_and_their_combinations",
+    "rule::test_second_derivatives_of_every_input_in_every_mode",
+]
+_OF_DIGITS = [
+    "accuracy::test_a_tiny_loss_and_its_gradient_keep_every_digit",
+    "softmax::test_hard_logits",
+    "values::test_infinite_logit_alone_as_the_true_class_costs_nothing",
+    "stats::test_two_blocks_of_minus_infinity_are_still_none",
+    "softmax::test_class_probabilities_need_not_sum_to_one",
+    "values::test_infinite_logit_of_the_only_class_costs_nothing_smoothed_either",
+    "values::test_infinite_logit_as_the_true_class_is_no_loss_when_smoothing_asks_for_others",
+    "softmax::test_small_probability_keeps_its_digits_even_as_the_largest",
+    "softmax::test_any_shape_and_class_axis",
+    "accuracy::test_softmax_values_and_gradients",
+]
+_OF_HESSIANS = [
+    "hessians::test_hessian_in_four_orders",
+    "hessians::test_hessian_where_the_maximum_is_the_largest_number",
+    "hessians::test_hessian_through_loops_and_checkpoint",
+    "rule::test_second_derivatives_of_every_input_in_every_mode",
+]
+
+
 MUTANTS = [
     # Labels
     *_of(
         "_dense",
-        [
-            "values::test_a_label_that_is_no_class_gives_nan_to_its_row_alone",
-            "values::test_labels_are_never_wrapped_to_another_dtype",
-            "softmax::test_any_shape_and_class_axis",
-            "softmax::test_labels_of_any_integer_dtype",
-        ],
+        _OF_LABELS,
         (
             "label_mass of any label is 1",
             "label_mass = is_class.astype(dtype)",
@@ -64,10 +99,7 @@ MUTANTS = [
     ),
     *_of(
         "_dense",
-        [
-            "masks::test_masked_row_has_zero_loss_and_gradient_whatever_it_holds",
-            "masks::test_masked_row_of_nan_is_nowhere_in_any_derivative",
-        ],
+        _OF_MASKED_ROWS,
         ("labels of masked rows are read", "labels if mask is None else jnp.where(mask, labels, 0)", "labels"),
         ("probabilities of masked rows are read", "q if mask is None else jnp.where(per_row(mask, axis), q, 0)", "q"),
     ),
@@ -114,10 +146,7 @@ MUTANTS = [
     # Masks and classes that take no part
     *_of(
         "_softmax",
-        [
-            "masks::test_masked_row_has_zero_loss_and_gradient_whatever_it_holds",
-            "masks::test_masked_row_of_nan_is_nowhere_in_any_derivative",
-        ],
+        _OF_MASKED_ROWS,
         ("losses of masked rows stay", "return loss if mask is None else jnp.where(mask, loss, 0)", "return loss"),
         ("the mask is turned round", "jnp.where(mask, loss, 0)", "jnp.where(mask, 0, loss)"),
         (
@@ -128,15 +157,7 @@ MUTANTS = [
     ),
     *_of(
         "_dense",
-        [
-            "masks::test_masked_row_has_zero_loss_and_gradient_whatever_it_holds",
-            "values::test_excluded_true_class_makes_the_loss_infinite",
-            "values::test_class_probability_0_on_minus_infinity_is_0_in_value_vjp_and_jvp",
-            "values::test_excluded_class_takes_no_part_and_has_zero_gradient",
-            "values::test_lowest_finite_logit_is_a_class_like_any_other",
-            "softmax::test_options_and_their_combinations",
-            "rule::test_second_derivatives_of_every_input_in_every_mode",
-        ],
+        _OF_CLASSES_LEFT_OUT,
         ("masked rows are read", "z if mask is None else jnp.where(per_row(mask, axis), z, 0)", "z"),
         (
             "masked rows are read as -inf",
@@ -179,18 +200,7 @@ MUTANTS = [
     # Digits
     *_of(
         "_dense",
-        [
-            "accuracy::test_a_tiny_loss_and_its_gradient_keep_every_digit",
-            "softmax::test_hard_logits",
-            "values::test_infinite_logit_alone_as_the_true_class_costs_nothing",
-            "stats::test_two_blocks_of_minus_infinity_are_still_none",
-            "softmax::test_class_probabilities_need_not_sum_to_one",
-            "values::test_infinite_logit_of_the_only_class_costs_nothing_smoothed_either",
-            "values::test_infinite_logit_as_the_true_class_is_no_loss_when_smoothing_asks_for_others",
-            "softmax::test_small_probability_keeps_its_digits_even_as_the_largest",
-            "softmax::test_any_shape_and_class_axis",
-            "accuracy::test_softmax_values_and_gradients",
-        ],
+        _OF_DIGITS,
         (
             "the loss is log_z - z_y",
             "label_mass * log_norm + label_gap",
@@ -226,12 +236,7 @@ MUTANTS = [
     ),
     *_of(
         "_dense",
-        [
-            "hessians::test_hessian_in_four_orders",
-            "hessians::test_hessian_where_the_maximum_is_the_largest_number",
-            "hessians::test_hessian_through_loops_and_checkpoint",
-            "rule::test_second_derivatives_of_every_input_in_every_mode",
-        ],
+        _OF_HESSIANS,
         (
             "the derivative of a small p is 1 more than its value",
             "jnp.where(label_nll < 0.5, jnp.expm1(-label_nll), jnp.exp(-label_nll) - 1)",
@@ -681,12 +686,7 @@ MUTANTS = [
     # Sums over the classes
     *_of(
         "_reductions",
-        [
-            "values::test_a_label_that_is_no_class_gives_nan_to_its_row_alone",
-            "values::test_labels_are_never_wrapped_to_another_dtype",
-            "softmax::test_any_shape_and_class_axis",
-            "softmax::test_labels_of_any_integer_dtype",
-        ],
+        _OF_LABELS,
         ("labels count from 1", "indices=per_row(labels, axis)", "indices=per_row(labels - 1, axis)"),
         (
             "labels count from 1 in the gradient",
@@ -696,15 +696,7 @@ MUTANTS = [
     ),
     *_of(
         "_reductions",
-        [
-            "masks::test_masked_row_has_zero_loss_and_gradient_whatever_it_holds",
-            "values::test_excluded_true_class_makes_the_loss_infinite",
-            "values::test_class_probability_0_on_minus_infinity_is_0_in_value_vjp_and_jvp",
-            "values::test_excluded_class_takes_no_part_and_has_zero_gradient",
-            "values::test_lowest_finite_logit_is_a_class_like_any_other",
-            "softmax::test_options_and_their_combinations",
-            "rule::test_second_derivatives_of_every_input_in_every_mode",
-        ],
+        _OF_CLASSES_LEFT_OUT,
         ("classes are padded with 0", "else jnp.where(where, z, -jnp.inf)", "else jnp.where(where, z, 0)"),
         (
             "classes are padded with a large number",
@@ -730,18 +722,7 @@ MUTANTS = [
     ),
     *_of(
         "_reductions",
-        [
-            "accuracy::test_a_tiny_loss_and_its_gradient_keep_every_digit",
-            "softmax::test_hard_logits",
-            "values::test_infinite_logit_alone_as_the_true_class_costs_nothing",
-            "stats::test_two_blocks_of_minus_infinity_are_still_none",
-            "softmax::test_class_probabilities_need_not_sum_to_one",
-            "values::test_infinite_logit_of_the_only_class_costs_nothing_smoothed_either",
-            "values::test_infinite_logit_as_the_true_class_is_no_loss_when_smoothing_asks_for_others",
-            "softmax::test_small_probability_keeps_its_digits_even_as_the_largest",
-            "softmax::test_any_shape_and_class_axis",
-            "accuracy::test_softmax_values_and_gradients",
-        ],
+        _OF_DIGITS,
         ("the sum is whole, less 1", "return e - _is_top(z, below, zero, one, big) * lax.stop_gradient(e)", "return e"),
         ("a tied maximum is left out", "others + (ties - 1)", "others"),
         ("nearly tied logits are tied", "jnp.minimum(below, zero) * big", "jnp.minimum(below, zero) * 1e3"),
@@ -768,12 +749,7 @@ MUTANTS = [
     ),
     *_of(
         "_reductions",
-        [
-            "hessians::test_hessian_in_four_orders",
-            "hessians::test_hessian_where_the_maximum_is_the_largest_number",
-            "hessians::test_hessian_through_loops_and_checkpoint",
-            "rule::test_second_derivatives_of_every_input_in_every_mode",
-        ],
+        _OF_HESSIANS,
         ("ties are constants of the sum", " * lax.stop_gradient(e)", " * e"),
         (
             "the largest number has half a derivative",
