@@ -30,6 +30,7 @@ _OF_LABELS = [
 _OF_MASKED_ROWS = [
     "masks::test_masked_row_has_zero_loss_and_gradient_whatever_it_holds",
     "masks::test_masked_row_of_nan_is_nowhere_in_any_derivative",
+    "linear::test_masked_token_costs_nothing_and_poisons_nothing",
 ]
 _OF_CLASSES_LEFT_OUT = [
     "masks::test_masked_row_has_zero_loss_and_gradient_whatever_it_holds",
@@ -251,6 +252,7 @@ MUTANTS = [
             "softmax::test_options_and_their_combinations",
             "stats::test_gradient_flows_through_merges",
             "rule::test_derivatives_of_every_statistic",
+            "stats::test_an_infinite_logit_moves_no_rest",
         ],
         (
             "the gradient has the other sign",
