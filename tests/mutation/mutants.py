@@ -160,11 +160,6 @@ MUTANTS = [
         "_dense",
         _OF_CLASSES_LEFT_OUT,
         ("masked rows are read", "z if mask is None else jnp.where(per_row(mask, axis), z, 0)", "z"),
-        (
-            "masked rows are read as -inf",
-            "z if mask is None else jnp.where(per_row(mask, axis), z, 0)",
-            "z if mask is None else jnp.where(per_row(mask, axis), z, -jnp.inf)",
-        ),
         ("tangents of classes left out count", "z_dot = jnp.where(where, z_dot, 0)", "z_dot = z_dot"),
         ("an infinite gap of the total is NaN", "* jnp.minimum(-below, largest)", "* -below"),
         (
