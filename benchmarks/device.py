@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.accelerator import in_jax, in_torch, numerics, report
 from benchmarks.accelerator.clock import Budget
-from benchmarks.accelerator.problems import FORWARD, GRADIENTS, problems
+from benchmarks.accelerator.problems import problems
 
 RESULTS = Path(__file__).parent / "results"
 SECONDS = 440.0
@@ -56,21 +56,21 @@ def check_numerics(writer, budget, *, tiny):
 def time_losses(writer, budget, *, tiny):
     """Every program of every problem, in the order of what tells most."""
     todo = list(problems(tiny=tiny))
-    progress = tqdm(total=sum(2 * len(in_jax.names(p) + in_torch.names(p)) for p in todo), desc="times", mininterval=1)
-    for problem in todo:
+    modules = (in_jax, in_torch)
+    progress = tqdm(total=sum(len(m.names(p, what)) for p, what in todo for m in modules), desc="times", mininterval=1)
+    for problem, what in todo:
         arrays = None
-        for what in (GRADIENTS, FORWARD):
-            for module in (in_jax, in_torch):
-                for name in module.names(problem):
-                    progress.set_postfix_str(f"{problem.model}, {problem.kind}, {problem.dtype}, {name}")
-                    if budget.left() < 0:
-                        figures = {"status": "out of time"}
-                    else:
-                        arrays = arrays or problem.arrays()
-                        figures = _figures(module, problem, name, what, arrays)
-                    writer.add(_row(problem, name, what, figures))
-                    progress.update()
-            in_torch.release()
+        for module in modules:
+            for name in module.names(problem, what):
+                progress.set_postfix_str(f"{problem.model}, {problem.kind}, {problem.dtype}, {name}")
+                if budget.left() < 0:
+                    figures = {"status": "out of time"}
+                else:
+                    arrays = arrays or problem.arrays()
+                    figures = _figures(module, problem, name, what, arrays)
+                writer.add(_row(problem, name, what, figures))
+                progress.update()
+        in_torch.release()
     progress.close()
 
 

@@ -57,8 +57,19 @@ def checked(implementation: Implementation) -> Implementation:
     return implementation
 
 
-def blocks(implementation: Implementation, hidden: Array, classifier: Array, *, total: bool) -> Blocks | None:
-    """The blocks for statistics of each token, or for a `total` with its gradients; None for the reference, which has none."""
+def blocks(implementation: Implementation, hidden: Array, classifier: Array) -> Blocks | None:
+    """The blocks for statistics of each token; None for the reference, which has none."""
+    return _chosen(implementation, hidden, classifier, tiles.for_statistics)
+
+
+def blocks_of_total(implementation: Implementation, hidden: Array, classifier: Array) -> tuple[Blocks, Blocks] | None:
+    """The blocks for a total with its gradients, and those for it on a GPU; None for the reference."""
+    rules = tiles.for_total, tiles.for_total_on_gpu
+    anywhere, on_gpu = (_chosen(implementation, hidden, classifier, rule) for rule in rules)
+    return None if anywhere is None or on_gpu is None else (anywhere, on_gpu)
+
+
+def _chosen(implementation, hidden, classifier, rule):
     tokens, num_classes = hidden.shape[0], classifier.shape[1]
     if implementation == "reference":
         return None
@@ -67,4 +78,4 @@ def blocks(implementation: Implementation, hidden: Array, classifier: Array, *, 
     if implementation is None and (is_on_auto_mesh(hidden) or is_on_auto_mesh(classifier)):
         # XLA decides later which device has which tokens and classes; cut into blocks, they would have to be sent around.
         return None
-    return (tiles.for_total if total else tiles.for_statistics)(tokens, num_classes)
+    return rule(tokens, num_classes)

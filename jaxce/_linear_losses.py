@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxce import _checks as checks
 from jaxce import _dispatch as dispatch
@@ -49,12 +50,12 @@ def loss_sum(hidden, classifier, bias, labels, mask, class_weights, soft_cap, op
         args, _ = _flat(args, axis_name)
         hidden, classifier, _, _, mask, _, _ = args
         options = varying_like(options, (args, options), but=axis_name or ())
-        blocks = dispatch.blocks(implementation, hidden, classifier, total=True)
+        blocks = dispatch.blocks_of_total(implementation, hidden, classifier)
         if blocks is None:
             of_tokens = functools.partial(_of_tokens, reference.statistics(axis_name), axis_name)
             total = jnp.sum(keep_statistics(of_tokens)(args, options))
         else:
-            total = _total(blocks, axis_name)(args, options)
+            total = _total(*blocks, axis_name)(args, options)
         weight = jnp.asarray(hidden.shape[0], total.dtype) if mask is None else jnp.sum(mask, dtype=total.dtype)
         return LossSum(total, weight)
 
@@ -91,7 +92,7 @@ def _flat(args, axis_name):
 
 
 def _kernel(args, axis_name, implementation):
-    blocks = dispatch.blocks(implementation, *args[:2], total=False)
+    blocks = dispatch.blocks(implementation, *args[:2])
     return reference.statistics(axis_name) if blocks is None else chunked.statistics(blocks, axis_name)
 
 
@@ -108,7 +109,7 @@ def _formula(fields, label_weight, mask, options):
 
 
 @functools.cache
-def _total(blocks, axis_name):
+def _total(blocks, on_gpu, axis_name):
     """The sum of the losses as a function of `(args, options)`, with the rule that makes the gradients along with the value."""
 
     @jax.custom_jvp
@@ -119,7 +120,7 @@ def _total(blocks, axis_name):
         args, options = primals
         tangents = _differentiable(*jax.tree.map(none_if_absent, tangents, is_leaf=lambda x: x is None))
         wanted = (tangents[0] is not None, tangents[1] is not None)
-        value, gradients = _with_gradients(blocks, axis_name, *wanted)(args, options)
+        value, gradients = _with_gradients(blocks, on_gpu, axis_name, *wanted)(args, options)
         *of_args, of_options = jax.tree.map(
             lambda g, t: None if t is None else jnp.sum(g * t.astype(g.dtype)),
             gradients,
@@ -135,7 +136,7 @@ def _total(blocks, axis_name):
 
 
 @functools.cache
-def _with_gradients(blocks, axis_name, of_hidden, of_classifier):
+def _with_gradients(blocks, on_gpu, axis_name, of_hidden, of_classifier):
     """The sum with its gradients as a function of `(args, options)`; its own derivatives are those of the losses of each token.
 
     The gradients by `args` are what the classes of this device contribute.
@@ -146,10 +147,18 @@ def _with_gradients(blocks, axis_name, of_hidden, of_classifier):
         label_smoothing, z_loss = options
         uses = {"rest": z_loss is not None, "label_nll": True, "total_nll": label_smoothing is not None}
         used = tuple(i for i, field in enumerate(dataclasses.fields(LogitStats)) if uses.get(field.name))
-        value, gradients = chunked.total_with_gradients(
-            _formula, used, (*args, options), blocks, axis_name, of_hidden=of_hidden, of_classifier=of_classifier
+        total = functools.partial(
+            chunked.total_with_gradients,
+            _formula,
+            used,
+            axis_name=axis_name,
+            of_hidden=of_hidden,
+            of_classifier=of_classifier,
         )
-        return value, gradients
+        if blocks == on_gpu:
+            return total((*args, options), blocks)
+        in_blocks, in_blocks_on_gpu = (functools.partial(total, blocks=b) for b in (blocks, on_gpu))
+        return lax.platform_dependent((*args, options), cuda=in_blocks_on_gpu, default=in_blocks)
 
     def again(args, options):
         def of(differentiable):

@@ -1,15 +1,18 @@
-"""Reductions over the classes, in the form that XLA for CPU makes loops without temporaries of. Elsewhere all share one reading.
+"""Reductions over the classes, each in the form that XLA makes its best loop of. By default those that follow a maximum share one reading.
 
-There a sum is one such loop if nothing else reads what it reads, constants included; if it is arithmetic without selecting; and if the rows
-are those of a matrix, not longer than 2**15, else it takes four times as long. So each sum comes after the one before it, its numbers are
-arguments, what leaves a class out is a factor of 0, and long rows are cut into parts.
+On a GPU the maximum shares it too, where rows are long (`_online`). On a CPU a sum is one loop, without temporaries, if nothing else reads what
+it reads, constants included; if it is arithmetic without selecting; and if the rows are those of a matrix, not longer than 2**15, else it takes
+four times as long. So there each sum comes after the one before it, its numbers are arguments, what leaves a class out is a factor of 0, and
+long rows are cut into parts.
 """
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxce import _online as online
 from jaxce._axes import is_explicit, is_on_auto_mesh, per_row
 from jaxce._types import working_dtype
 
@@ -81,14 +84,11 @@ def total(term, *numbers, logits, where, shift, axis, after, beside=None):
 
 def shift_and_rest(logits, where, axis):
     """The maximum of each row, a constant of differentiation, and `sum_k exp(z_k - shift)` over all but one maximal class."""
-
-    def of_rows(logits, where):
-        shift = lax.stop_gradient(jnp.max(read(logits, where), axis))
-        return shift, _all_but_one(*_others_and_ties(logits, where, shift, axis), shift)
-
-    in_parts = functools.partial(_of_parts, parts=_parts(logits, where, axis))
-    on_cpu = of_rows if in_parts.keywords["parts"] == 1 else in_parts
-    return lax.platform_dependent(logits, where, cpu=on_cpu, default=of_rows)
+    of_rows = functools.partial(_of_rows, axis=axis)
+    parts = _parts(logits, where, axis)
+    on_cpu = of_rows if parts == 1 else functools.partial(_of_parts, parts=parts)
+    on_gpu = _in_one_reading if _is_long(logits, where, axis) else of_rows
+    return lax.platform_dependent(logits, where, cpu=on_cpu, cuda=on_gpu, default=of_rows)
 
 
 def pick(logits, where, labels, axis):
@@ -108,12 +108,30 @@ def pick(logits, where, labels, axis):
     is_counted = logits.shape[axis] <= _COUNTED or _parts(logits, where, axis) > 1
     by_maximum = is_narrow(logits) and _is_matrix(logits, where, axis) and logits.size >= _MANY and is_counted
     on_cpu = _pick_by_maximum if by_maximum else by_index
-    return lax.platform_dependent(logits, labels, cpu=on_cpu, default=by_comparison)
+    on_gpu = by_index if _is_long(logits, where, axis) else by_comparison
+    return lax.platform_dependent(logits, labels, cpu=on_cpu, cuda=on_gpu, default=by_comparison)
 
 
 def is_label(z, labels, axis):
     """Whether a class is that of the integer label."""
     return lax.broadcasted_iota(labels.dtype, z.shape, axis) == per_row(labels, axis)
+
+
+def _of_rows(logits, where, *, axis):
+    shift = lax.stop_gradient(jnp.max(read(logits, where), axis))
+    return shift, _all_but_one(*_others_and_ties(logits, where, shift, axis), shift)
+
+
+@jax.custom_jvp
+def _in_one_reading(logits, _):
+    return online.shift_and_rest(logits)
+
+
+@_in_one_reading.defjvp
+def _in_one_reading_jvp(primals, tangents):
+    logits, where = primals
+    of_rows = functools.partial(_of_rows, where=where, axis=logits.ndim - 1)
+    return jax.jvp(of_rows, (logits,), tangents[:1])
 
 
 def _others_and_ties(logits, where, shift, axis):
@@ -195,10 +213,15 @@ def _is_matrix(logits, where, axis):
     return where is None and axis == logits.ndim - 1 and is_whole
 
 
+def _is_long(logits, where, axis):
+    """Whether rows are worth cutting, and lie so that they can be."""
+    return logits.shape[axis] >= _SHORT and _is_matrix(logits, where, axis)
+
+
 def _parts(logits, where, axis):
     """Into how many parts to cut the rows."""
     num_classes = logits.shape[axis]
-    if num_classes < _SHORT or not _is_matrix(logits, where, axis):
+    if not _is_long(logits, where, axis):
         return 1
     return num_classes // next((size for size in _SIZES if num_classes % size == 0), num_classes)
 

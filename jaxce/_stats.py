@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxce import _checks as checks
+from jaxce import _online as online
 from jaxce import _sharded_checks as sharded_checks
 from jaxce._axes import varying_like
 from jaxce._dense import finite, statistics
@@ -95,12 +96,7 @@ class LogitStats:
         checks.mergeable(a, b)
         step = finite(b.shift) - finite(a.shift)
         b_over_a = step + (b.log_norm - a.log_norm)
-        shift = jnp.maximum(a.shift, b.shift)
-        rest = jnp.where(
-            step <= 0,
-            a.rest + (1 + b.rest) * jnp.exp(jnp.minimum(step, 0)),
-            b.rest + (1 + a.rest) * jnp.exp(jnp.minimum(-step, 0)),
-        )
+        shift, rest = online.joined((a.shift, a.rest), (b.shift, b.rest))
         return LogitStats(
             shift=shift,
             rest=jnp.where(shift == -jnp.inf, 0, rest),

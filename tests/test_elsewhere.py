@@ -16,21 +16,28 @@ from ways import INF, LOGITS, NAN, C, targets, value_and_gradient
 from jaxce import Chunked, logit_stats
 
 
-@pytest.fixture(scope="module", autouse=True)
-def elsewhere():
-    """Every branch is the one of any other platform."""
+@pytest.fixture(scope="module", autouse=True, params=["cuda", "any other"])
+def elsewhere(request):
+    """Every branch is the one of that platform; on a GPU that of long rows, for short ones too."""
+
+    def platform_dependent(*args, default, **branches):
+        return branches.get(request.param, default)(*args)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax.lax, "platform_dependent", lambda *args, default, **_: default(*args))
+        patch.setattr(jax.lax, "platform_dependent", platform_dependent)
+        if request.param == "cuda":
+            patch.setattr("jaxce._reductions._SHORT", 1)
         jax.clear_caches()
-        yield
+        yield request.param
     jax.clear_caches()
 
 
 @pytest.mark.parametrize("loss", cases.LOSSES)
-def test_no_branch_for_a_platform_is_left(loss, rng):
+def test_no_branch_for_a_platform_is_left(loss, rng, elsewhere):
     logits, labels = cases.make_logits(rng, (3, 2000)), loss.make_labels(rng, (3, 2000), -1)
     program = str(jax.make_jaxpr(jax.value_and_grad(lambda z: loss.function(z, labels).sum()))(logits))
     assert "exp" in program and "platform_index" not in program
+    assert ("reduce_max" in program) == (elsewhere != "cuda" and loss is not SIGMOID)
 
 
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)

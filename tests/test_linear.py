@@ -68,6 +68,19 @@ def check(rng, implementation, names, ulps=ULPS):
         assert_within(gradient, want_gradients[name], ulps)
 
 
+@pytest.mark.parametrize("names", [(), tuple(OPTIONS)], ids=lambda names: "+".join(names) or "plain")
+@pytest.mark.parametrize("mode", ["eager", "vmap of grad", "hvp", "hvp of scan"])
+def test_blocks_that_are_others_on_a_gpu(rng, names, mode, monkeypatch):
+    """Every platform's blocks are in the program; those of this one are run."""
+    monkeypatch.setattr(tiles, "for_total", lambda tokens, _: blocked.Blocks(tokens, 7))
+    monkeypatch.setattr(tiles, "for_total_on_gpu", lambda _, num_classes: blocked.Blocks(6, num_classes))
+    if mode == "eager":
+        check(rng, None, names)
+    else:
+        with jax.enable_x64(True):
+            test_every_mode_of_differentiation(rng, mode, True, None, None)
+
+
 @pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: "+".join(names) or "plain")
 def test_every_combination_of_options(rng, names):
     check(rng, Chunked(6, 7), names)
@@ -335,9 +348,12 @@ def test_every_mode_of_differentiation(rng, mode, total, blocks, x64):
 
 
 def dots(jaxpr):
-    """How many matmuls a program has, inner programs included once."""
+    """How many matmuls a program has, inner programs included once; of branches, for one platform or another, those of the one with the most."""
     count = 0
     for equation in jaxpr.eqns:
+        if equation.primitive.name == "cond":
+            count += max(dots(branch.jaxpr) for branch in equation.params["branches"])
+            continue
         count += equation.primitive.name == "dot_general"
         for inner in jax.tree.leaves(
             list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
@@ -438,26 +454,32 @@ def test_memory_of_a_sum_is_a_block(rng):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "num_classes", "total", "statistics"),
+    ("tokens", "num_classes", "total", "on_gpu", "statistics"),
     [
-        (64, 1000, (64, 1000), (64, 1000)),  # small: all at once
-        (600, 1000, (300, 1000), (600, 1000)),
-        (2048, 32768, (512, 32768), (2048, 4096)),
-        (4096, 50257, (512, 50257), (4096, 2048)),
+        (64, 1000, (64, 1000), (64, 1000), (64, 1000)),  # small: all at once
+        (64, 1001, (64, 1001), (64, 1001), (64, 1001)),
+        (600, 1000, (300, 1000), (300, 1000), (600, 1000)),
+        (2048, 32768, (512, 32768), (512, 32768), (2048, 4096)),
+        (4096, 50257, (512, 50257), (4096, 2048), (4096, 2048)),  # a GPU multiplies rows of 50,257 slowly
+        (1024, 128256, (512, 128256), (512, 128256), (1024, 8192)),
         (
             1024,
-            128256,
-            (256, 128256),
+            262144,
+            (256, 262144),
+            (256, 262144),
             (1024, 8192),
-        ),  # few tokens: a fourth matmul would cost more than rewriting the sums
-        (8192, 128256, (8192, 768), (8192, 768)),  # none left over
-        (65536, 128256, (16384, 384), (16384, 384)),
-        (0, 10, (0, 10), (0, 10)),
-        (1, 10**8, (1, 10**8), (1, 2**23)),
+        ),  # few: a fourth matmul costs more than rewriting the sums
+        (4096, 262144, (4096, 2048), (4096, 2048), (4096, 2048)),
+        (8192, 128256, (512, 128256), (512, 128256), (8192, 768)),
+        (8192, 262144, (512, 262144), (512, 262144), (8192, 1024)),  # a sixteenth of the tokens
+        (65536, 128256, (1024, 128256), (1024, 128256), (16384, 384)),  # none left over
+        (0, 10, (0, 10), (0, 10), (0, 10)),
+        (1, 10**8, (1, 10**8), (1, 10**8), (1, 2**23)),
     ],
 )
-def test_block_sizes(tokens, num_classes, total, statistics):
+def test_block_sizes(tokens, num_classes, total, on_gpu, statistics):
     assert tiles.for_total(tokens, num_classes) == blocked.Blocks(*total)
+    assert tiles.for_total_on_gpu(tokens, num_classes) == blocked.Blocks(*on_gpu)
     assert tiles.for_statistics(tokens, num_classes) == blocked.Blocks(*statistics)
 
 

@@ -19,7 +19,7 @@ _NEEDS = {
 }
 
 
-def names(problem):
+def names(problem, _):
     """What can be measured here; nothing where PyTorch does not see the device that JAX uses."""
     if importlib.util.find_spec("torch") is None:
         return []

@@ -45,12 +45,13 @@ class Problem:
 
 
 def problems(*, tiny: bool):
-    """All of them, the most telling first, as time may run out."""
+    """Each problem and what of it to time, the most telling first, as time may run out."""
     models, tokens = (TINY, TINY_TOKENS) if tiny else (MODELS, TOKENS)
-    for dtype in DTYPES:
-        for model, (classes, features) in models.items():
-            for kind in (DENSE, LINEAR):
-                yield Problem(model, kind, dtype, tokens, features, classes)
+    for what in (GRADIENTS, FORWARD):
+        for dtype in DTYPES:
+            for model, (classes, features) in models.items():
+                for kind in (DENSE, LINEAR):
+                    yield Problem(model, kind, dtype, tokens, features, classes), what
 
 
 def _normal(key, shape, scale, dtype):

@@ -94,15 +94,21 @@ def add_at(total, part, start):
     return lax.dynamic_update_slice_in_dim(total, old + part, start, total.ndim - 1)
 
 
-# The product that a block adds to the gradient of the classifier is made for so many classes at a time, as it is held until it is added.
+# On a CPU the product that a block adds to the gradient of the classifier is held until it is added: so many classes of it at a time.
 _PRODUCT = 2**22
 
 
 def add_matmul(total, a, b, start):
     """`total` with `a @ b` added to its classes from `start` on."""
 
-    def of_classes(total, offset, size):
-        (part,) = classes((b,), offset, size)
-        return add_at(total, dot(a, part, (1, 0)), start + offset)
+    def in_parts(total, a, b):
+        def of_classes(total, offset, size):
+            (part,) = classes((b,), offset, size)
+            return add_at(total, dot(a, part, (1, 0)), start + offset)
 
-    return over_classes(of_classes, total, b.shape[1], max(128, _PRODUCT // a.shape[0]))
+        return over_classes(of_classes, total, b.shape[1], max(128, _PRODUCT // a.shape[0]))
+
+    def at_once(total, a, b):
+        return add_at(total, dot(a, b, (1, 0)), start)
+
+    return lax.platform_dependent(total, a, b, cpu=in_parts, default=at_once)

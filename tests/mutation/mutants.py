@@ -700,6 +700,11 @@ MUTANTS = [
             "else jnp.where(where, z, -jnp.inf)",
             "else jnp.where(where, z, -1e9)",
         ),
+        (
+            "the maximum is also over classes left out",
+            "shift = lax.stop_gradient(jnp.max(read(logits, where), axis))",
+            "shift = lax.stop_gradient(jnp.max(read(logits, None), axis))",
+        ),
         ("where is turned round", "else jnp.where(where, z, -jnp.inf)", "else jnp.where(where, -jnp.inf, z)"),
         (
             "0 times an infinite gap is NaN",
@@ -737,6 +742,11 @@ MUTANTS = [
             "the minimum is subtracted",
             "shift = lax.stop_gradient(jnp.max(read(logits, where), axis))",
             "shift = lax.stop_gradient(jnp.min(read(logits, where), axis))",
+        ),
+        (
+            "the shift is differentiated",
+            "shift = lax.stop_gradient(jnp.max(read(logits, where), axis))",
+            "shift = jnp.max(read(logits, where), axis)",
         ),
         ("+inf is subtracted from itself", "    return jnp.clip(shift, -largest, largest)\n", "    return shift\n"),
         ("a +inf logit stays infinite", "jnp.where(z == jnp.inf, jnp.finfo(z.dtype).max, z)", "z"),
@@ -811,6 +821,11 @@ MUTANTS = [
             "rows are cut whatever is left out",
             "    return where is None and axis == logits.ndim - 1 and is_whole",
             "    return axis == logits.ndim - 1 and is_whole",
+        ),
+        (
+            "a sum in parts is that of the first",
+            "return jnp.sum(sums.reshape(*shift.shape, parts), -1)",
+            "return sums.reshape(*shift.shape, parts)[..., 0]",
         ),
         ("a finite size is half as large", "return part + part +", "return part +"),
     ),
