@@ -23,6 +23,7 @@ from tqdm import tqdm
 from benchmarks.accelerator import in_jax, in_torch, numerics, report
 from benchmarks.accelerator.clock import Budget
 from benchmarks.accelerator.problems import problems
+from benchmarks.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
 SECONDS = 440.0
@@ -48,7 +49,7 @@ def check_numerics(writer, budget, *, tiny):
             )
         )
         if budget.left() < end:
-            writer.add(report.Row(report.NUMERICS, "the checks after these", "", "", "", "", status="out of time"))
+            writer.add(report.Row(report.NUMERICS, "the checks after these", "", "", "", "", status=report.OUT_OF_TIME))
             break
     return holds
 
@@ -64,7 +65,7 @@ def time_losses(writer, budget, *, tiny):
             for name in module.names(problem, what):
                 progress.set_postfix_str(f"{problem.model}, {problem.kind}, {problem.dtype}, {name}")
                 if budget.left() < 0:
-                    figures = {"status": "out of time"}
+                    figures = {"status": report.OUT_OF_TIME}
                 else:
                     arrays = arrays or problem.arrays()
                     figures = _figures(module, problem, name, what, arrays)
@@ -101,10 +102,15 @@ def _row(problem, name, what, figures):
     )
 
 
+def machine_of(path):
+    """The file beside a CSV that says what was measured on, and with which versions."""
+    return path.with_name(f"{path.stem}-machine.txt")
+
+
 def write_report(path):
     """The markdown and the plots beside a CSV."""
     rows, title = report.read(path), path.stem
-    path.with_suffix(".md").write_text(report.markdown(title, rows))
+    path.with_suffix(".md").write_text(report.markdown(title, machine_of(path).read_text().strip(), rows))
     return [path.with_suffix(".md"), *report.plot(title, rows, path.with_suffix(""))]
 
 
@@ -123,7 +129,9 @@ def main():
     name = re.sub(r"[^a-z0-9]+", "-", device.device_kind.lower()).strip("-") + ("-tiny" if options.tiny else "")
     path = options.results / f"{name}.csv"
     budget, writer = Budget(options.seconds), report.Writer(path)
-    print(f"{device.device_kind}, jax {jax.__version__}; writing {path}", flush=True)
+    versions = machine("jax", "jaxlib", "optax", "torch", "triton", "liger-kernel", "cut-cross-entropy", "jaxce")
+    machine_of(path).write_text(versions + "\n")
+    print(f"{versions}; writing {path}", flush=True)
     try:
         holds = check_numerics(writer, budget, tiny=options.tiny)
         time_losses(writer, budget, tiny=options.tiny)

@@ -51,8 +51,7 @@ def _slices(logits):
     filled = [(0, 0, 0)] * (logits.ndim - 1)
 
     def of_length(start):
-        part = lax.slice_in_dim(logits, min(start, num_classes), min(start + size, num_classes), axis=-1)
-        padding = jnp.asarray(-jnp.inf, logits.dtype), [*filled, (0, size - part.shape[-1], 0)]
-        return lax.pad(part, *padding).astype(dtype)
+        part = lax.slice_in_dim(logits, min(start, num_classes), min(start + size, num_classes), axis=-1).astype(dtype)
+        return lax.pad(part, dtype.type(-jnp.inf), [*filled, (0, size - part.shape[-1], 0)])
 
     return [of_length(start) for start in range(0, _SLICES * size, size)]

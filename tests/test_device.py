@@ -60,4 +60,5 @@ def test_a_run_without_time_leaves_what_it_has(tmp_path):
     assert code == 0, errors[-2000:]
     assert [row["status"] for row in of(rows, "numerics")] == ["done", "out of time"]
     assert {row["status"] for row in of(rows, "timing")} == {"out of time"}
-    assert "out of time" in text and not plots
+    assert "There was no time for the rest of the checks." in text and not plots
+    assert text.count("There was no time for") == 1 + len(PLOTS)

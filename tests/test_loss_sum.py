@@ -73,7 +73,11 @@ def test_masked_loss_is_not_added_whatever_it_is(junk, jit):
         assert LossSum.of(losses, weights=np.float32([1, junk, 1]), mask=mask).mean() == 2
 
 
-@pytest.mark.parametrize("nothing", [{"mask": np.zeros(4, bool)}, {"weights": np.zeros(4, np.float32)}])
+@pytest.mark.parametrize(
+    "nothing",
+    [{"mask": np.zeros(4, bool)}, {"weights": np.zeros(4, np.float32)}, {"weights": np.float32([1, -1, 2, -2])}],
+    ids=["mask", "weights", "weights that sum to 0"],
+)
 def test_mean_over_nothing_is_0_with_gradient_0(nothing):
     mean, gradient = jax.value_and_grad(lambda x: LossSum.of(x, **nothing).mean())(LOSSES)
     assert mean == 0

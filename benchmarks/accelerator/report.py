@@ -13,6 +13,7 @@ from benchmarks.accelerator.in_jax import COPY, MATMULS, OURS
 from benchmarks.accelerator.problems import DENSE, FORWARD, GRADIENTS
 
 NUMERICS, TIMING = "numerics", "timing"
+OUT_OF_TIME = "out of time"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +55,9 @@ def read(path: Path) -> list[Row]:
     return records.read(path, Row)
 
 
-def markdown(title: str, rows: list[Row]) -> str:
-    """The numerics in a few lines, then a table for each kind of loss."""
-    parts = [f"# {title}", _numerics([row for row in rows if row.part == NUMERICS])]
+def markdown(title: str, machine: str, rows: list[Row]) -> str:
+    """What it ran on, the numerics in a few lines, then a table for each kind of loss."""
+    parts = [f"# {title}", machine, _numerics([row for row in rows if row.part == NUMERICS])]
     for kind, what in _sections(rows):
         parts.append(_table(kind, what, [r for r in _timings(rows) if (r.kind, r.what) == (kind, what)]))
     return "\n\n".join(parts) + "\n"
@@ -83,7 +84,7 @@ def plot(title: str, rows: list[Row], stem: Path) -> list[Path]:
             memory.bar(places, [float(r.held_mib) if r and r.held_mib else 0 for r in mine], **options)
         times.axhline(1, color="black", linewidth=0.8)
         times.set(ylabel=f"time / {_floor_words(kind, what)}", title=f"{title}: {kind} loss, {what}")
-        times.margins(y=0.2)
+        times.margins(y=0.35)
         times.legend(ncols=4, fontsize=8, loc="upper left")
         memory.set(ylabel="MiB held beyond the arguments")
         memory.set_xticks(range(len(groups)), ["\n".join(group) for group in groups], fontsize=8)
@@ -127,7 +128,7 @@ def _times_the_floor(row, found):
 def _numerics(rows):
     if not rows:
         return "Numerics: not run."
-    worst, cut = {}, [row for row in rows if row.status == "out of time"]
+    worst, cut = {}, [row for row in rows if row.status == OUT_OF_TIME]
     rows = [row for row in rows if row not in cut]
     for row in rows:
         key = (row.subject, row.dtype)
@@ -157,7 +158,10 @@ def _table(kind, what, rows):
         "|---|---|---|---|---|---|---|",
     ]
     found = {((r.subject, r.dtype), r.who): r for r in rows if r.status == "done"}
+    cut = [r for r in rows if r.status == OUT_OF_TIME]
     for r in rows:
+        if r in cut:
+            continue
         title = f"{r.subject} {r.shape} {r.dtype}"
         if r.status != "done":
             lines.append(f"| {title} | {r.who} | {r.status} | | | | |")
@@ -169,4 +173,7 @@ def _table(kind, what, rows):
         lines.append(
             f"| {title} | {r.who} | {float(r.milliseconds):.3f} | {by_floor} | {by_ours} | {held} | {r.loss} |"
         )
+    if cut:
+        problems = "; ".join(dict.fromkeys(f"{r.subject} {r.dtype}" for r in cut))
+        lines += ["", f"There was no time for {len(cut)} programs of {problems}."]
     return "\n".join(lines)

@@ -426,6 +426,44 @@ MUTANTS = [
             "        num_classes = total_mass = sum_of(_weight, *bounds, beside=u, after=num_classes)",
         ),
     ),
+    # One reading
+    *_of(
+        "_online",
+        ["online", "stats"],
+        (
+            "the smaller maximum is the shift",
+            "shift = jnp.where(is_first, shift_a, shift_b)",
+            "shift = jnp.where(is_first, shift_b, shift_a)",
+        ),
+        ("the first maximum is the shift", "shift = jnp.where(is_first, shift_a, shift_b)", "shift = shift_a"),
+        (
+            "the smaller sum is the larger",
+            "jnp.where(is_first, rest_a + (1 + rest_b) * e, rest_b + (1 + rest_a) * e)",
+            "jnp.where(is_first, rest_b + (1 + rest_a) * e, rest_a + (1 + rest_b) * e)",
+        ),
+        ("the first set counts twice", "rest_a + (1 + rest_b) * e,", "rest_a + (1 + rest_a) * e,"),
+        ("joining forgets the maximum of a set", "rest_a + (1 + rest_b) * e,", "rest_a + rest_b * e,"),
+        ("equal infinities are not equal", "jnp.where(jnp.isnan(below), 0, below)", "below"),
+        (
+            "equal maxima have no derivative",
+            "jnp.where(jnp.isnan(below), 0, below)",
+            "jnp.where(below == 0, 0, jnp.where(jnp.isnan(below), 0, below))",
+        ),
+        ("a NaN is lost", "shift = jnp.where(jnp.isnan(rest), jnp.nan, shift)", "shift = shift"),
+        ("a row of no classes has a rest", "return shift, jnp.where(shift == -jnp.inf, 0, rest)", "return shift, rest"),
+        ("the sum is not empty at first", "(dtype(-jnp.inf), dtype(-1))", "(dtype(-jnp.inf), dtype(0))"),
+        ("the maximum is not empty at first", "(dtype(-jnp.inf), dtype(-1))", "(dtype(-1e9), dtype(-1))"),
+        ("a pair of no classes counts", "jnp.where(shift == -jnp.inf, -1, jnp.exp(below))", "jnp.exp(below)"),
+        (
+            "a pair of equal infinities is NaN",
+            "below = jnp.where(a == b, 0, -jnp.abs(a - b))",
+            "below = -jnp.abs(a - b)",
+        ),
+        ("a pair counts its maximum", "jnp.exp(below))", "1 + jnp.exp(below))"),
+        ("slices are filled up with 0", "lax.pad(part, dtype.type(-jnp.inf)", "lax.pad(part, dtype.type(0)"),
+        ("the last classes are left out", "size = -(-num_classes // _SLICES)", "size = max(1, num_classes // _SLICES)"),
+        ("slices overlap", "min(start + size, num_classes)", "min(start + size + 1, num_classes)"),
+    ),
     # Merging
     *_of(
         "_stats",
@@ -437,14 +475,6 @@ MUTANTS = [
             "stats::test_gradient_flows_through_merges",
             "stats",
         ],
-        ("merge takes the smaller sum", "            step <= 0,\n", "            step >= 0,\n"),
-        (
-            "merge counts the first block twice",
-            "a.rest + (1 + b.rest) * jnp.exp(jnp.minimum(step, 0))",
-            "a.rest + (1 + a.rest) * jnp.exp(jnp.minimum(step, 0))",
-        ),
-        ("merge forgets the maximum of a block", "a.rest + (1 + b.rest)", "a.rest + b.rest"),
-        ("merge keeps the shift of the first", "shift = jnp.maximum(a.shift, b.shift)", "shift = a.shift"),
         (
             "merge forgets half of the classes of a label",
             "_among_more(b.label_nll, b.label_mass, b.shift, -b_over_a)",
@@ -456,10 +486,14 @@ MUTANTS = [
             "_among_more(b.total_nll, b.total_mass, b.shift, b_over_a)",
         ),
         ("merge compares maxima alone", "b_over_a = step + (b.log_norm - a.log_norm)", "b_over_a = step"),
-        ("merge subtracts infinities", "step = finite(b.shift) - finite(a.shift)", "step = b.shift - a.shift"),
         ("an empty block is not neutral", "jnp.where(empty, 0, increase)", "increase"),
         ("any empty block is neutral", "empty = (shift == -jnp.inf) & (mass == 0)", "empty = shift == -jnp.inf"),
         ("merge of two empty blocks has a rest", "rest=jnp.where(shift == -jnp.inf, 0, rest)", "rest=rest"),
+        (
+            "merge counts the first block twice",
+            "online.joined((a.shift, a.rest), (b.shift, b.rest))",
+            "online.joined((a.shift, a.rest), (b.shift, a.rest))",
+        ),
         (
             "the increase of a merge overflows",
             "increase = jax.nn.softplus(others_over_own)",
