@@ -85,10 +85,11 @@ def total(term, *numbers, logits, where, shift, axis, after, beside=None):
 def shift_and_rest(logits, where, axis):
     """The maximum of each row, a constant of differentiation, and `sum_k exp(z_k - shift)` over all but one maximal class."""
     of_rows = functools.partial(_of_rows, axis=axis)
+    if not _is_long(logits, where, axis):
+        return of_rows(logits, where)
     parts = _parts(logits, where, axis)
-    on_cpu = of_rows if parts == 1 else functools.partial(_of_parts, parts=parts)
-    on_gpu = _in_one_reading if _is_long(logits, where, axis) else of_rows
-    return lax.platform_dependent(logits, where, cpu=on_cpu, cuda=on_gpu, default=of_rows)
+    in_parts = of_rows if parts == 1 else functools.partial(_of_parts, parts=parts)
+    return lax.platform_dependent(logits, where, cpu=in_parts, cuda=_in_one_reading, default=of_rows)
 
 
 def pick(logits, where, labels, axis):
@@ -108,8 +109,8 @@ def pick(logits, where, labels, axis):
     is_counted = logits.shape[axis] <= _COUNTED or _parts(logits, where, axis) > 1
     by_maximum = is_narrow(logits) and _is_matrix(logits, where, axis) and logits.size >= _MANY and is_counted
     on_cpu = _pick_by_maximum if by_maximum else by_index
-    on_gpu = by_index if _is_long(logits, where, axis) else by_comparison
-    return lax.platform_dependent(logits, labels, cpu=on_cpu, cuda=on_gpu, default=by_comparison)
+    on_gpu = {"cuda": by_index} if _is_long(logits, where, axis) else {}
+    return lax.platform_dependent(logits, labels, cpu=on_cpu, default=by_comparison, **on_gpu)
 
 
 def is_label(z, labels, axis):

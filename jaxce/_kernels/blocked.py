@@ -100,15 +100,18 @@ _PRODUCT = 2**22
 
 def add_matmul(total, a, b, start):
     """`total` with `a @ b` added to its classes from `start` on."""
+    size = max(128, _PRODUCT // a.shape[0])
+
+    def at_once(total, a, b, start=start):
+        return add_at(total, dot(a, b, (1, 0)), start)
 
     def in_parts(total, a, b):
         def of_classes(total, offset, size):
             (part,) = classes((b,), offset, size)
-            return add_at(total, dot(a, part, (1, 0)), start + offset)
+            return at_once(total, a, part, start + offset)
 
-        return over_classes(of_classes, total, b.shape[1], max(128, _PRODUCT // a.shape[0]))
+        return over_classes(of_classes, total, b.shape[1], size)
 
-    def at_once(total, a, b):
-        return add_at(total, dot(a, b, (1, 0)), start)
-
+    if size >= b.shape[1]:
+        return at_once(total, a, b)
     return lax.platform_dependent(total, a, b, cpu=in_parts, default=at_once)

@@ -28,6 +28,16 @@ _FREE = {
 }
 _CONTROL = {"while", "conditional", "call"}
 _PICKING = {"gather", "dynamic-slice", "scatter", "dynamic-update-slice"}  # of their first operand they touch little
+_GATHERING = {
+    "reduce",
+    "reduce-window",
+    "dot",
+    "convolution",
+    "sort",
+    "select-and-scatter",
+    "scatter",
+    "custom-call",
+}  # many into one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +80,8 @@ def passes(text: str, size: int) -> Passes:
             elif _is_work(i):
                 body = computations.get(i.called.get("calls", ("",))[0])
                 for name in dict.fromkeys(i.operands):
-                    if _is_large(by_name[name], size, memory=True) and not _only_picked(i, body, name):
+                    picked = _makes_little_of_little(i, body, size) or _only_picked(i, body, name)
+                    if _is_large(by_name[name], size, memory=True) and not picked:
                         origin = origins.get(name, "made")
                         reads[origin] = reads.get(origin, 0) + times
                 if not _updates_in_place(i, body):
@@ -119,6 +130,11 @@ def _only_picked(instruction, body, operand):
     names = {i.name for i in body if i.opcode == "parameter" and i.position in positions}
     uses = [(i, o) for i in body for o in i.operands if o in names]
     return bool(uses) and all(i.opcode in _PICKING and i.operands[0] == o for i, o in uses)
+
+
+def _makes_little_of_little(instruction, body, size):
+    """Whether it is a fusion with few results, each made of a few elements: whatever lies between an operand and the picking of some."""
+    return body is not None and not _is_large(instruction, size) and _GATHERING.isdisjoint(i.opcode for i in body)
 
 
 def _updates_in_place(instruction, body):

@@ -24,6 +24,15 @@ FUSED = """HloModule m
   ROOT %gather = bf16[8]{0} gather(%p0.1, %p1.1), slice_sizes={1,1}
 }
 
+%selected (p0.2: bf16[8,128], p1.2: s32[8]) -> bf16[8] {
+  %p0.2 = bf16[8,128]{1,0} parameter(0)
+  %p1.2 = s32[8]{0} parameter(1)
+  %zero.2 = bf16[] constant(0)
+  %zeros = bf16[8,128]{1,0} broadcast(%zero.2), dimensions={}
+  %most = bf16[8,128]{1,0} maximum(%p0.2, %zeros)
+  ROOT %gather.2 = bf16[8]{0} gather(%most, %p1.2), slice_sizes={1,1}
+}
+
 %body (state: (s32[], bf16[8,128])) -> (s32[], bf16[8,128]) {
   %state = (s32[], bf16[8,128]{1,0}) parameter(0)
   %i = s32[] get-tuple-element(%state), index=0
@@ -77,6 +86,7 @@ def test_names_for_what_exists_are_free_and_stand_for_it():
 
 def test_a_few_elements_are_no_pass():
     assert found("%v = bf16[8]{0} fusion(%z, %labels), kind=kLoop, calls=%picked").reads == {"0": 1.0}
+    assert found("%v = bf16[8]{0} fusion(%z, %labels), kind=kLoop, calls=%selected").reads == {"0": 1.0}
     assert found("%v = bf16[8]{0} gather(%z, %labels), slice_sizes={1,1}").reads == {"0": 1.0}
 
 
