@@ -38,7 +38,10 @@ def shift_and_rest(logits):
 
 
 def _of_pair(a, b):
-    """What `joined` would make of two classes, in fewer steps."""
+    """What `joined` would make of two classes, in fewer steps.
+
+    Of two at -inf any rest would do; but without this select XLA for GPU makes two loops of float32 logits, with an array between them.
+    """
     shift = jnp.maximum(a, b)
     below = jnp.where(a == b, 0, -jnp.abs(a - b))
     return shift, jnp.where(shift == -jnp.inf, -1, jnp.exp(below))
