@@ -460,7 +460,7 @@ MUTANTS = [
         ("a pair counts its maximum", "jnp.exp(below))", "1 + jnp.exp(below))"),
         ("slices are filled up with 0", "lax.pad(part, dtype.type(-jnp.inf)", "lax.pad(part, dtype.type(0)"),
         ("the last classes are left out", "size = -(-num_classes // _SLICES)", "size = max(1, num_classes // _SLICES)"),
-        ("slices overlap", "min(start + size, num_classes)", "min(start + size + 1, num_classes)"),
+        ("slices begin a class early", "min(start, num_classes), min", "max(0, min(start, num_classes) - 1), min"),
     ),
     # Merging
     *_of(
