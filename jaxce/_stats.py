@@ -97,6 +97,7 @@ class LogitStats:
         step = finite(b.shift) - finite(a.shift)
         b_over_a = step + (b.log_norm - a.log_norm)
         shift, rest = online.joined((a.shift, a.rest), (b.shift, b.rest))
+        shift = jnp.where(jnp.isnan(rest), jnp.nan, shift)
         return LogitStats(
             shift=shift,
             rest=jnp.where(shift == -jnp.inf, 0, rest),

@@ -15,6 +15,8 @@ from ways import INF, LOGITS, NAN, C, targets, value_and_gradient
 
 from jaxce import Chunked, logit_stats
 
+others_on_a_gpu = test_linear.others_on_a_gpu
+
 
 @pytest.fixture(scope="module", autouse=True, params=["cuda", "any other"])
 def elsewhere(request):
@@ -56,22 +58,17 @@ def test_narrow_logits(loss, names, rng):
     test_softmax.check(loss, logits, labels, rng, **cases.make_options(rng, names, loss, shape, labels))
 
 
-@pytest.fixture
-def not_twice(elsewhere):
-    """For what is the same on a GPU as on any other platform."""
-    if elsewhere == "cuda":
-        pytest.skip("as on any other platform")
-
-
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32"])
-def test_labels_of_other_dtypes(dtype, rng, not_twice):
+def test_labels_of_other_dtypes(dtype, rng):
     logits, labels = cases.make_logits(rng, (5, 300)), np.array([0, 1, 2, 126, 127]).astype(dtype)
     test_softmax.check(INTEGER, logits, labels, rng)
 
 
 @pytest.mark.parametrize("names", [(), cases.SIGMOID_OPTIONS], ids=cases.name_of)
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
-def test_sigmoid_loss(names, dtype, rng, not_twice):
+def test_sigmoid_loss(names, dtype, rng, elsewhere):
+    if elsewhere == "cuda":
+        pytest.skip("it has no branch of its own for a GPU: run as any other platform's")
     shape = (5, 7)
     logits, labels = cases.make_logits(rng, shape, dtype), SIGMOID.make_labels(rng, shape, -1)
     test_sigmoid.check(logits, labels, rng, **cases.make_options(rng, names, SIGMOID, shape, labels))
@@ -122,7 +119,7 @@ def test_hessian(way, hard, loss, rng):
     assert_within(jax.jit(jax.jacfwd(jax.jacrev(way(loss, labels, w))))(logits), expected, 16)
 
 
-def test_statistics_of_classes_that_do_not_hold_the_label(rng, not_twice):
+def test_statistics_of_classes_that_do_not_hold_the_label(rng):
     logits = cases.make_logits(rng, (4, 6))
     stats = logit_stats(logits, np.int32([-1, 6, -100, 3]))
     np.testing.assert_array_equal(stats.label_mass, [0, 0, 0, 1])
@@ -131,9 +128,13 @@ def test_statistics_of_classes_that_do_not_hold_the_label(rng, not_twice):
 
 @pytest.mark.parametrize("names", [(), tuple(test_linear.OPTIONS)], ids=lambda names: "+".join(names) or "plain")
 @pytest.mark.parametrize("implementation", ["reference", Chunked(6, 7)], ids=str)
-def test_linear_losses(implementation, names, rng, not_twice):
+def test_linear_losses(implementation, names, rng):
     test_linear.check(rng, implementation, names)
 
 
-def test_hessian_vector_product_of_a_linear_loss(rng, x64, not_twice):
+def test_hessian_vector_product_of_a_linear_loss(rng, x64):
     test_linear.test_every_mode_of_differentiation(rng, "hvp", False, Chunked(4, 5), None)
+
+
+def test_blocks_of_a_linear_loss_that_are_others_on_a_gpu(rng, others_on_a_gpu):
+    test_linear.check(rng, None, tuple(test_linear.OPTIONS))

@@ -68,17 +68,25 @@ def check(rng, implementation, names, ulps=ULPS):
         assert_within(gradient, want_gradients[name], ulps)
 
 
-@pytest.mark.parametrize("names", [(), tuple(OPTIONS)], ids=lambda names: "+".join(names) or "plain")
-@pytest.mark.parametrize("mode", ["eager", "vmap of grad", "hvp", "hvp of scan"])
-def test_blocks_that_are_others_on_a_gpu(rng, names, mode, monkeypatch):
-    """Every platform's blocks are in the program; those of this one are run."""
+@pytest.fixture
+def others_on_a_gpu(monkeypatch):
+    """A total is made in blocks of classes, on a GPU in blocks of tokens."""
     monkeypatch.setattr(tiles, "for_total", lambda tokens, _: blocked.Blocks(tokens, 7))
     monkeypatch.setattr(tiles, "for_total_on_gpu", lambda _, num_classes: blocked.Blocks(6, num_classes))
-    if mode == "eager":
-        check(rng, None, names)
-    else:
-        with jax.enable_x64(True):
-            test_every_mode_of_differentiation(rng, mode, True, None, None)
+    jax.clear_caches()  # or a program that another test has made is run
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("names", [(), tuple(OPTIONS)], ids=lambda names: "+".join(names) or "plain")
+def test_blocks_that_are_others_on_a_gpu(rng, names, others_on_a_gpu):
+    """Both are in the program; those of this platform are run."""
+    check(rng, None, names)
+
+
+@pytest.mark.parametrize("mode", ["vmap of grad", "hvp", "hvp of scan"])
+def test_derivatives_in_blocks_that_are_others_on_a_gpu(rng, mode, others_on_a_gpu, x64):
+    test_every_mode_of_differentiation(rng, mode, True, None, None)
 
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: "+".join(names) or "plain")

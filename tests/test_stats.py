@@ -274,3 +274,10 @@ def test_statistics_of_different_rows_do_not_merge(logits, integer):
         ValueError, match=r"`a` and `b` must be statistics of the same rows; got shapes \(5,\) and \(1,\)"
     ):
         LogitStats.merge(logit_stats(logits, integer), logit_stats(logits[:1], integer[:1]))
+
+
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_a_nan_of_one_block_is_in_the_merged_statistics(order):
+    some, none = (logit_stats(np.float32([[1, value, 3]]), np.int32([0])) for value in (np.nan, 2))
+    both = LogitStats.merge(some, none) if order == "first" else LogitStats.merge(none, some)
+    assert np.isnan([both.shift, both.rest, both.log_z, both.nll, both.smooth_nll]).all()
