@@ -18,7 +18,6 @@ from jaxce._axes import apart, per_class, per_row
 from jaxce._reductions import capped, finite, is_label, pick, read, shift_and_rest, total, weighted
 from jaxce._rule import read_anew, with_rule
 from jaxce._sharded import AxisName, across
-from jaxce._types import working_dtype
 
 # What a masked row is given: the fields of a row of one certain class whose logit is 0.
 _OF_ONE_CLASS = (0, 0, 0, 1, 0, 1, 1)
@@ -40,11 +39,13 @@ def tangent(args, outs, tangents, *, axis):
 
     `logits` may be some of the classes of a row whose statistics are `outs`: its tangents then are the part that they contribute.
     """
-    logits, _, where, mask, _ = args
+    logits, labels, where, mask, class_weights = args
     shift, rest, _, label_mass, _, _, _ = outs
     logits_dot, labels_dot, _, _, class_weights_dot = tangents
     # Read anew, or XLA holds what the statistics have in common with the derivatives: a float32 copy of narrow logits, say.
     logits = read_anew(logits, shift)
+    labels = lax.platform_dependent(labels, cpu=lambda labels: read_anew(labels, shift), default=lambda labels: labels)
+    args = logits, labels, where, mask, class_weights
     z = _read(logits, where, mask, axis)
     zero = jnp.zeros_like(shift)
     rest_dot = label_nll_dot = total_nll_dot = total_mass_dot = zero
@@ -78,7 +79,7 @@ def _by_logits(args, outs, z, z_dot, axis):
     if labels.ndim == z.ndim:
         # label_mass * p - q, where both are nearly label_mass (the class of a confident, right row), is worked out in terms that are small
         # themselves. Both forms have the derivatives of what they stand for.
-        q, mass = _label_probabilities(z, labels, mask, axis), per_row(label_mass, axis)
+        q, mass = _label_probabilities(labels, mask, axis).astype(z.dtype), per_row(label_mass, axis)
         near = mass * ((e - 1) - per_row(rest, axis)) * per_row(inverse, axis) + (mass - q)
         of_label = jnp.where((below == 0) & (2 * q > mass), near, per_row(share, axis) * e - q)
         label_nll_dot = jnp.sum(of_label * z_dot, axis)
@@ -99,16 +100,16 @@ def _primal(logits, labels, where, mask, class_weights, *, axis):
         unread = lax.stop_gradient(logits) if class_weights is None else 0
         logits = jnp.where(per_row(mask, axis), logits, unread)
     # Had XLA for CPU made the logits anew for each sum, the maximum of one would not be quite that of another.
-    logits = lax.platform_dependent(logits, cpu=lax.optimization_barrier, default=lambda x: x)
+    logits, labels = lax.platform_dependent((logits, labels), cpu=lax.optimization_barrier, default=lambda x: x)
     shift, rest = shift_and_rest(logits, where, axis)
     dtype = rest.dtype
     sum_of = functools.partial(total, logits=logits, where=where, shift=shift, axis=axis)
     log_norm = jnp.log1p(rest)
     bounds = (0, 0.5, 1, jnp.finfo(dtype).max)
     if labels.ndim == logits.ndim:
-        q = _label_probabilities(logits, labels, mask, axis)
-        label_mass = jnp.sum(q, axis)
-        label_gap = sum_of(_label_gap, *bounds, beside=q, after=rest)
+        q = _label_probabilities(labels, mask, axis)
+        label_mass = jnp.sum(q.astype(dtype), axis)
+        label_gap = sum_of(_label_gap, *bounds, beside=q, after=(rest, label_mass))
     else:
         labels = label_indices(labels, mask)
         is_class = (labels >= 0) & (labels < logits.shape[axis])
@@ -163,10 +164,9 @@ def _below(z, shift, axis):
     return capped(z) - per_row(finite(shift), axis)
 
 
-def _label_probabilities(z, labels, mask, axis):
-    """`q`, with a masked row of zeros."""
-    q = labels.astype(working_dtype(z))
-    return q if mask is None else jnp.where(per_row(mask, axis), q, 0)
+def _label_probabilities(labels, mask, axis):
+    """`q` in its own dtype, with a masked row of zeros."""
+    return labels if mask is None else jnp.where(per_row(mask, axis), labels, jnp.zeros((), labels.dtype))
 
 
 def label_indices(labels, mask):

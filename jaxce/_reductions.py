@@ -50,10 +50,14 @@ def weighted(weight, size, zero, half, one, largest):
     In arithmetic: of a select, or of the clamp that XLA makes of a maximum and minimum with constants, XLA for CPU makes a loop of its own.
     """
     # Halved, a finite size is not at the bound of the minimum, where its derivative would be a half.
-    part = weight * jnp.minimum(half * size, largest)
+    return doubled(weight * jnp.minimum(half * size, largest), size, zero, one, largest)
+
+
+def doubled(part, size, zero, one, largest):
+    """Twice a product of a weight with half a size that is not above the largest number: infinite where the size is, unless the weight is 0."""
     is_infinite = jnp.minimum(jnp.maximum(size - largest, zero), one)
-    sign = jnp.maximum(jnp.minimum(weight * is_infinite * largest, one), -one)
-    return part + part + lax.stop_gradient(sign / (one - jnp.abs(sign)))
+    finite = jnp.maximum(jnp.minimum(part, largest), -largest)
+    return part + part + lax.stop_gradient(finite * is_infinite * largest)
 
 
 def total(term, *numbers, logits, where, shift, axis, after, beside=None):
@@ -61,25 +65,26 @@ def total(term, *numbers, logits, where, shift, axis, after, beside=None):
 
     `beside` are arrays that broadcast against the logits: then rows are not cut.
     """
-    numbers, beside = tuple(map(shift.dtype.type, numbers)), () if beside is None else (beside,)
-    parts = 1 if beside else _parts(logits, where, axis)
+    numbers = tuple(map(shift.dtype.type, numbers))
+    parts = 1 if beside is not None else _parts(logits, where, axis)
 
-    def one_reading(logits, where, shift, numbers, axis=axis):
+    def one_reading(logits, where, shift, beside, numbers, axis=axis):
         z = read(logits, where)
+        beside = () if beside is None else (beside.astype(z.dtype),)
         return jnp.sum(term(z, z - per_row(finite(shift), axis), *numbers, *beside), axis)
 
-    def on_cpu(logits, where, shift, after):
+    def on_cpu(logits, where, shift, beside, after):
         arrays = (logits, where, shift) if parts == 1 else (_cut(logits, parts), None, _repeated(shift, parts))
-        *arrays, numbers_, _ = lax.optimization_barrier((*arrays, tuple(map(jnp.asarray, numbers)), after))
+        *arrays, numbers_, _ = lax.optimization_barrier((*arrays, beside, tuple(map(jnp.asarray, numbers)), after))
         if parts == 1:
             return one_reading(*arrays, numbers_)
         sums = one_reading(*arrays, numbers_, axis=1)
         return jnp.sum(sums.reshape(*shift.shape, parts), -1)
 
-    def elsewhere(logits, where, shift, _):
-        return one_reading(logits, where, shift, numbers)
+    def elsewhere(logits, where, shift, beside, _):
+        return one_reading(logits, where, shift, beside, numbers)
 
-    return lax.platform_dependent(logits, where, shift, after, cpu=on_cpu, default=elsewhere)
+    return lax.platform_dependent(logits, where, shift, beside, after, cpu=on_cpu, default=elsewhere)
 
 
 def shift_and_rest(logits, where, axis):
@@ -102,7 +107,7 @@ def pick(logits, where, labels, axis):
 
     def by_comparison(logits, labels):
         # Fuses with the other sums over the classes, and shards as they do.
-        return jnp.sum(jnp.where(is_label(logits, labels, axis), read(logits, where), 0), axis)
+        return jnp.sum(jnp.where(_classes(labels, logits, axis) == per_row(labels, axis), read(logits, where), 0), axis)
 
     if is_explicit(logits):
         return by_comparison(logits, labels)
@@ -115,7 +120,15 @@ def pick(logits, where, labels, axis):
 
 def is_label(z, labels, axis):
     """Whether a class is that of the integer label."""
-    return lax.broadcasted_iota(labels.dtype, z.shape, axis) == per_row(labels, axis)
+
+    def on_cpu(labels):
+        # An equality of integers XLA for CPU makes in 64 bits each, which takes longer than all the rest of a gradient.
+        return jnp.abs((_classes(labels, z, axis) - per_row(labels, axis)).astype(jnp.float32)) < 0.5
+
+    def elsewhere(labels):
+        return _classes(labels, z, axis) == per_row(labels, axis)
+
+    return lax.platform_dependent(labels, cpu=on_cpu, default=elsewhere)
 
 
 def _of_rows(logits, where, *, axis):
@@ -186,6 +199,11 @@ def _pick_by_maximum(logits, labels):
     bounds = (half - jnp.abs(classes[None] - labels_of_parts)) * inf  # +inf at the label, -inf at any other
     at_labels = jnp.max(jnp.minimum(matrix.astype(dtype), bounds), 1)
     return jnp.max(at_labels.reshape(*labels.shape, parts), -1)
+
+
+def _classes(labels, z, axis):
+    """The number of each class, in the dtype of the labels."""
+    return lax.broadcasted_iota(labels.dtype, z.shape, axis)
 
 
 def _is_top(_, below, zero, one, big):

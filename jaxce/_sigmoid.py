@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce import _checks as checks
-from jaxce._reductions import weighted
+from jaxce._reductions import doubled
 from jaxce._rule import keep_statistics, read_anew, with_rule
 from jaxce._types import Array, ArrayLike, working_dtype
 
@@ -58,36 +58,47 @@ def _sigmoid_loss(logits, labels, mask, label_smoothing, pos_weight):
     mask = checks.mask(mask, logits.shape, logits)
     pos_weight = checks.pos_weight(pos_weight, logits)
 
-    def losses(logits, labels, mask, label_smoothing, pos_weight):
-        dtype = working_dtype(logits)
-        x, y = logits.astype(dtype), labels.astype(dtype)
-        if mask is not None:
-            x, y = jnp.where(mask, x, 0), jnp.where(mask, y, 0)
-        yes, no = y, _numbers(dtype, 1)[0] - y
-        if label_smoothing is not None:
-            s = label_smoothing.astype(dtype)
-            yes, no = (1 - s) * yes + s / 2, (1 - s) * no + s / 2  # not 1 - yes, which would round a small s away
-        if pos_weight is not None:
-            yes = yes * pos_weight.astype(dtype)
-        (loss,) = _two_sided(x, yes, no)
+    def losses(*args):
+        (loss,) = _two_sided(*args)
         return loss if mask is None else jnp.where(mask, loss, 0)
 
     return keep_statistics(losses)(logits, labels, mask, label_smoothing, pos_weight)
 
 
-def _primal(x, yes, no):
+def _read(one, logits, labels, mask, label_smoothing, pos_weight):
+    """The logits, and the weights of both sides: of `-log sigmoid(x)` and `-log sigmoid(-x)`."""
+    dtype = working_dtype(logits)
+    x, yes = logits.astype(dtype), labels.astype(dtype)
+    if mask is not None:
+        x, yes = jnp.where(mask, x, 0), jnp.where(mask, yes, 0)
+    no = one - yes
+    if label_smoothing is not None:
+        s = label_smoothing.astype(dtype)
+        yes, no = (1 - s) * yes + s / 2, (1 - s) * no + s / 2  # not 1 - yes, which would round a small s away
+    if pos_weight is not None:
+        yes = yes * pos_weight.astype(dtype)
+    return x, yes, no
+
+
+def _primal(*args):
+    (one,) = _numbers(working_dtype(args[0]), 1)
+    logits, labels, *others = args
+    (labels,) = _on_cpu(lax.optimization_barrier, labels)
+
     def in_arithmetic(x, yes, no):
-        numbers = _numbers(x.dtype, 0, 0.5, 1, jnp.finfo(x.dtype).max)
-        zero = numbers[0]
-        sides = weighted(no, jnp.maximum(x, zero), *numbers) + weighted(yes, jnp.maximum(-x, zero), *numbers)
-        return (yes + no) * jnp.log1p(jnp.exp(-jnp.abs(x))) + sides
+        zero, half, one, largest = _numbers(x.dtype, 0, 0.5, 1, jnp.finfo(x.dtype).max)
+        halved = half * x
+        part = no * jnp.minimum(jnp.maximum(halved, zero), largest)
+        part = part + yes * jnp.minimum(jnp.maximum(-halved, zero), largest)
+        size = jnp.abs(x)
+        return (yes + no) * jnp.log1p(jnp.exp(-size)) + doubled(part, size, zero, one, largest)
 
     def by_selecting(x, yes, no):
         size, log_norm = _size_and_log_norm(x)
         against = jnp.where(x > 0, no, yes)
         return (yes + no) * log_norm + jnp.where(against == 0, 0, against * size)
 
-    return (lax.platform_dependent(x, yes, no, cpu=in_arithmetic, default=by_selecting),)
+    return (lax.platform_dependent(*_read(one, logits, labels, *others), cpu=in_arithmetic, default=by_selecting),)
 
 
 def _numbers(dtype, *numbers):
@@ -101,20 +112,29 @@ def _numbers(dtype, *numbers):
     return lax.platform_dependent(numbers, cpu=lax.optimization_barrier, default=lambda numbers: numbers)
 
 
+def _on_cpu(barrier, *args):
+    return lax.platform_dependent(args, cpu=barrier, default=lambda args: args)
+
+
 def _tangent(args, _, tangents):
-    # Read anew on a CPU, or XLA writes out what the loss and its derivatives have in common.
-    args = lax.platform_dependent(args, cpu=lambda args: read_anew(args, ()), default=lambda args: args)
-    (x, yes, no), (x_dot, yes_dot, no_dot) = args, tangents
+    # Read anew on a CPU, the number 1 too, or XLA writes out what the loss and its derivatives have in common.
+    one, *args = _on_cpu(lambda anew: read_anew(anew, ()), jnp.ones((), working_dtype(args[0])), *args)
+    moving = [i for i, t in enumerate(tangents) if t is not None]
+
+    def read(*some):
+        at = dict(zip(moving, some, strict=True))
+        return _read(one, *(at.get(i, arg) for i, arg in enumerate(args)))
+
+    (x, yes, no), (x_dot, yes_dot, no_dot) = jax.jvp(read, [args[i] for i in moving], [tangents[i] for i in moving])
     size, log_norm = _size_and_log_norm(x)
     loss_dot = jnp.zeros_like(x)
-    if x_dot is not None:
+    if 0 in moving:
         # Both sigmoids from the smaller one, so that neither is a difference from 1, nor is any derivative of them.
         small = jnp.exp(-size)
         sigmoid, sigmoid_of_minus = (jnp.where(side, 1, small) / (1 + small) for side in (x > 0, x <= 0))
         loss_dot = (no * sigmoid - yes * sigmoid_of_minus) * x_dot
-    if yes_dot is not None:
+    if moving != [0]:
         loss_dot = loss_dot + yes_dot * (log_norm + jnp.where(x > 0, 0, size))
-    if no_dot is not None:
         loss_dot = loss_dot + no_dot * (log_norm + jnp.where(x > 0, size, 0))
     return (loss_dot,)
 
@@ -124,5 +144,4 @@ def _size_and_log_norm(x):
     return size, jnp.log1p(jnp.exp(-size))
 
 
-# (x, yes, no) -> yes * -log sigmoid(x) + no * -log sigmoid(-x)
 _two_sided = with_rule(_primal, _tangent)

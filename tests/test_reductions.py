@@ -166,3 +166,32 @@ def test_value_and_gradient_hold_nothing_as_large_as_the_logits(dtype, option):
     args = jax.ShapeDtypeStruct((rows, num_classes), dtype), jax.ShapeDtypeStruct((rows,), "int32")
     compiled = jax.jit(jax.value_and_grad(mean)).lower(*args).compile()
     assert compiled.memory_analysis().temp_size_in_bytes <= rows * num_classes * 4 / 16
+
+
+@pytest.mark.parametrize("of_narrow_labels", [False, True])
+@pytest.mark.parametrize("option", ["plain", "label_smoothing", "pos_weight", "labels made on the way"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sigmoid_loss_and_gradient_hold_no_more_than_labels_made_on_the_way(dtype, option, of_narrow_labels):
+    rows, num_classes = 64, 8192
+    of_labels = "bfloat16" if of_narrow_labels else "float32"
+
+    def mean(logits, labels):
+        options = {"label_smoothing": {option: 0.1}, "pos_weight": {option: jnp.arange(num_classes)}}
+        if labels.ndim == 1:
+            labels = jax.nn.one_hot(labels, num_classes, dtype=of_labels)
+        return jaxce.sigmoid_binary_cross_entropy(logits, labels, **options.get(option, {})).mean()
+
+    made = option == "labels made on the way"
+    labels = jax.ShapeDtypeStruct((rows,), "int32") if made else jax.ShapeDtypeStruct((rows, num_classes), of_labels)
+    compiled = jax.jit(jax.value_and_grad(mean)).lower(jax.ShapeDtypeStruct((rows, num_classes), dtype), labels).compile()
+    size = rows * num_classes * jnp.dtype(of_labels).itemsize
+    assert compiled.memory_analysis().temp_size_in_bytes <= made * size + size / 16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_soft_labels_of_few_bits_are_not_copied_to_more(dtype):
+    rows, num_classes = 64, 8192
+    args = [jax.ShapeDtypeStruct((rows, num_classes), dtype), jax.ShapeDtypeStruct((rows, num_classes), "bfloat16")]
+    loss = lambda logits, labels: jaxce.softmax_cross_entropy(logits, labels, label_smoothing=0.1).mean()  # noqa: E731
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(*args).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes <= rows * num_classes * 4 / 16

@@ -90,3 +90,8 @@ def test_label_smoothing_from_none_to_all(smoothing):
     logits, labels = np.float32([[-30, 0, 30], [5, -5, 2]]), np.float32([[0, 1, 1], [1, 0, 0.5]])
     values = sigmoid_binary_cross_entropy(logits, labels, label_smoothing=smoothing)
     assert_within(values, oracle.sigmoid(logits, labels, label_smoothing=np.float32(smoothing)).loss, ULPS)
+
+
+def test_a_product_beyond_the_largest_number_is_infinite():
+    values = sigmoid_binary_cross_entropy(np.float32([-3e38, 3e38, -3e38]), np.float32([1, 1, 0]), pos_weight=3.0)
+    np.testing.assert_array_equal(values, [np.inf, 0, 0])

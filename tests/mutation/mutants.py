@@ -102,7 +102,11 @@ MUTANTS = [
         "_dense",
         _OF_MASKED_ROWS,
         ("labels of masked rows are read", "labels if mask is None else jnp.where(mask, labels, 0)", "labels"),
-        ("probabilities of masked rows are read", "q if mask is None else jnp.where(per_row(mask, axis), q, 0)", "q"),
+        (
+            "probabilities of masked rows are read",
+            "return labels if mask is None else jnp.where(per_row(mask, axis), labels, jnp.zeros((), labels.dtype))",
+            "return labels",
+        ),
     ),
     *_of(
         "_softmax",
@@ -528,15 +532,15 @@ MUTANTS = [
         ],
         (
             "max(x, 0) - x y + log_norm",
-            "return (yes + no) * jnp.log1p(jnp.exp(-jnp.abs(x))) + sides",
-            "return (yes + no) * (jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))) - x * yes",
+            "jnp.log1p(jnp.exp(-size)) + doubled(part, size, zero, one, largest)",
+            "(jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-size))) - x * yes",
         ),
         (
             "yes and no change places",
-            "weighted(no, jnp.maximum(x, zero), *numbers) + weighted(yes,",
-            "weighted(yes, jnp.maximum(x, zero), *numbers) + weighted(no,",
+            "part + yes * jnp.minimum(jnp.maximum(-halved, zero), largest)",
+            "part + yes * jnp.minimum(jnp.maximum(halved, zero), largest)",
         ),
-        ("log of 1 + exp", "jnp.log1p(jnp.exp(-size))", "jnp.log(1 + jnp.exp(-size))"),
+        ("log of 1 + exp", "(yes + no) * jnp.log1p(jnp.exp(-size))", "(yes + no) * jnp.log(1 + jnp.exp(-size))"),
         (
             "no is 1 - yes after smoothing",
             "(1 - s) * yes + s / 2, (1 - s) * no + s / 2",
@@ -545,8 +549,8 @@ MUTANTS = [
         ("smoothing by s, not s / 2", "(1 - s) * yes + s / 2, (", "(1 - s) * yes + s, ("),
         (
             "0 times an infinite logit is NaN",
-            "weighted(no, jnp.maximum(x, zero), *numbers)",
-            "no * jnp.maximum(x, zero)",
+            "no * jnp.minimum(jnp.maximum(halved, zero), largest)",
+            "no * jnp.maximum(halved, zero)",
         ),
         ("the derivative is a difference", "(no * sigmoid - yes * sigmoid_of_minus)", "((yes + no) * sigmoid - yes)"),
         (
@@ -566,7 +570,7 @@ MUTANTS = [
             "loss_dot = loss_dot + no_dot * jnp.where(x > 0, size, 0)",
         ),
         ("losses that are masked stay", "return loss if mask is None else jnp.where(mask, loss, 0)", "return loss"),
-        ("masked entries are read", "x, y = jnp.where(mask, x, 0), jnp.where(mask, y, 0)", "pass"),
+        ("masked entries are read", "x, yes = jnp.where(mask, x, 0), jnp.where(mask, yes, 0)", "pass"),
         ("the size of x has no derivative at 0", "size = jnp.where(x > 0, x, -x)", "size = jnp.abs(x)"),
     ),
     # LossSum
@@ -719,8 +723,8 @@ MUTANTS = [
         ("labels count from 1", "indices=per_row(labels, axis)", "indices=per_row(labels - 1, axis)"),
         (
             "labels count from 1 in the gradient",
-            "return lax.broadcasted_iota(labels.dtype, z.shape, axis) == per_row(labels, axis)",
-            "return lax.broadcasted_iota(labels.dtype, z.shape, axis) + 1 == per_row(labels, axis)",
+            "jnp.abs((_classes(labels, z, axis) - per_row(labels, axis)).astype(jnp.float32)) < 0.5",
+            "jnp.abs((_classes(labels, z, axis) + 1 - per_row(labels, axis)).astype(jnp.float32)) < 0.5",
         ),
     ),
     *_of(
@@ -740,14 +744,15 @@ MUTANTS = [
         ("where is turned round", "else jnp.where(where, z, -jnp.inf)", "else jnp.where(where, -jnp.inf, z)"),
         (
             "0 times an infinite gap is NaN",
-            "    part = weight * jnp.minimum(half * size, largest)",
-            "    part = weight * (half * size)",
+            "return doubled(weight * jnp.minimum(half * size, largest),",
+            "return doubled(weight * (half * size),",
         ),
         (
             "every infinite gap is left out",
-            "return part + part + lax.stop_gradient(sign / (one - jnp.abs(sign)))",
+            "return part + part + lax.stop_gradient(finite * is_infinite * largest)",
             "return part + part",
         ),
+        ("a product that overflows is NaN", "finite = jnp.maximum(jnp.minimum(part, largest), -largest)", "finite = part"),
         (
             "a true class that is excluded has a loss",
             "allowed = None if where is None else at_labels(jnp.broadcast_to(where, logits.shape))",
