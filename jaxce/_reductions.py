@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxce import _online as online
 from jaxce._axes import is_explicit, is_on_auto_mesh, per_row
+from jaxce._infinities import finite
 from jaxce._types import working_dtype
 
 # Of fewer logits a copy costs nothing.
@@ -30,34 +31,6 @@ def read(logits, where):
     """The logits in the dtype to work in: a class that is left out as -inf."""
     z = logits.astype(working_dtype(logits))
     return z if where is None else jnp.where(where, z, -jnp.inf)
-
-
-def capped(z):
-    """A +inf logit as the largest number, so that alone it is its own maximum."""
-    # By a select: the derivative of a minimum at the largest number itself would be a half.
-    return jnp.where(z == jnp.inf, jnp.finfo(z.dtype).max, z)
-
-
-def finite(shift):
-    """`shift`, its infinities replaced by the largest numbers, so that it can be subtracted."""
-    largest = jnp.finfo(shift.dtype).max
-    return jnp.clip(shift, -largest, largest)
-
-
-def weighted(weight, size, zero, half, one, largest):
-    """The product of a weight and a size that is not negative, in which a weight of 0 takes away even an infinite size.
-
-    In arithmetic: of a select, or of the clamp that XLA makes of a maximum and minimum with constants, XLA for CPU makes a loop of its own.
-    """
-    # Halved, a finite size is not at the bound of the minimum, where its derivative would be a half.
-    return doubled(weight * jnp.minimum(half * size, largest), size, zero, one, largest)
-
-
-def doubled(part, size, zero, one, largest):
-    """Twice a product of a weight with half a size that is not above the largest number: infinite where the size is, unless the weight is 0."""
-    is_infinite = jnp.minimum(jnp.maximum(size - largest, zero), one)
-    finite = jnp.maximum(jnp.minimum(part, largest), -largest)
-    return part + part + lax.stop_gradient(finite * is_infinite * largest)
 
 
 def total(term, *numbers, logits, where, shift, axis, after, beside=None):
@@ -224,6 +197,11 @@ def _exp(_, below, one):
 
 def is_narrow(logits):
     return logits.dtype.itemsize <= 2
+
+
+def can_be_written_to(logits, where, axis):
+    """Whether single classes of an array like the logits are written in place on a CPU: not of narrow ones, nor over several devices."""
+    return _is_matrix(logits, where, axis) and not is_narrow(logits)
 
 
 def _is_matrix(logits, where, axis):

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce import _checks as checks
-from jaxce._reductions import doubled
+from jaxce._axes import varying_like
+from jaxce._infinities import doubled
 from jaxce._rule import keep_statistics, read_anew, with_rule
 from jaxce._types import Array, ArrayLike, working_dtype
 
@@ -118,7 +119,8 @@ def _on_cpu(barrier, *args):
 
 def _tangent(args, _, tangents):
     # Read anew on a CPU, the number 1 too, or XLA writes out what the loss and its derivatives have in common.
-    one, *args = _on_cpu(lambda anew: read_anew(anew, ()), jnp.ones((), working_dtype(args[0])), *args)
+    anew, tangents = varying_like(((jnp.ones((), working_dtype(args[0])), *args), tangents), args)
+    one, *args = _on_cpu(lambda anew: read_anew(anew, ()), *anew)
     moving = [i for i, t in enumerate(tangents) if t is not None]
 
     def read(*some):

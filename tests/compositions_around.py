@@ -1,6 +1,7 @@
 """More rows of the table of compositions: loops, branches, checkpoint, shard_map, export and checks around a loss and its derivatives."""
 
 import functools
+import gc
 import importlib.util
 
 import jax
@@ -153,8 +154,12 @@ def without_jit(p):
 
 
 def with_leak_checking(p):
-    with jax.checking_leaks():
-        return jax.jit(jax.value_and_grad(p.total))(p.z), jax.jit(jax.vmap(jax.grad(p.f)))(p.z, p.y)
+    gc.freeze()  # each check collects garbage, which takes long among what other tests have left
+    try:
+        with jax.checking_leaks():
+            return jax.jit(jax.value_and_grad(p.total))(p.z), jax.jit(jax.vmap(jax.grad(p.f)))(p.z, p.y)
+    finally:
+        gc.unfreeze()
 
 
 rows(

@@ -31,3 +31,11 @@ def no_programs_of_other_modules():
     """Thousands of compiled programs in one process are more than some machines let it map into memory."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def made_quickly():
+    """Programs are not optimised by LLVM, which takes a fourth off: for tests of rules, not of what a compiler makes of them."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -18,6 +18,8 @@ from jax.sharding import PartitionSpec as P
 import jaxce
 from jaxce import Chunked
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 UNCHECKED = pytest.mark.parametrize("check_vma", [True, False])
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from ours import OURS
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 TABLE = compositions_around.TABLE
 # The others run inside one more jit, which is quicker.
 EAGER = {

@@ -15,6 +15,8 @@ from ways import INF, LOGITS, NAN, C, targets, value_and_gradient
 
 from jaxce import Chunked, logit_stats
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 others_on_a_gpu = test_linear.others_on_a_gpu
 
 

@@ -10,6 +10,8 @@ import pytest
 from cases import SIGMOID
 from closeness import assert_within
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 SHAPE = (3, 4)
 ORDERS = [
     pytest.param(a, b, id=f"{b.__name__} of {a.__name__}")

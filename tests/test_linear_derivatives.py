@@ -13,6 +13,8 @@ from jax import lax
 
 from jaxce import Chunked, LossSum, linear_softmax_cross_entropy, linear_softmax_cross_entropy_sum
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 BATCHES, TOKENS, FEATURES, CLASSES = 2, 5, 2, 4
 # Before jax 0.12 reverse mode through a loop takes further derivatives from the code of a function with a rule, not from its rule.
 BY_CODE = jax.__version_info__ < (0, 12)

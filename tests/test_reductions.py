@@ -183,7 +183,9 @@ def test_sigmoid_loss_and_gradient_hold_no_more_than_labels_made_on_the_way(dtyp
 
     made = option == "labels made on the way"
     labels = jax.ShapeDtypeStruct((rows,), "int32") if made else jax.ShapeDtypeStruct((rows, num_classes), of_labels)
-    compiled = jax.jit(jax.value_and_grad(mean)).lower(jax.ShapeDtypeStruct((rows, num_classes), dtype), labels).compile()
+    compiled = (
+        jax.jit(jax.value_and_grad(mean)).lower(jax.ShapeDtypeStruct((rows, num_classes), dtype), labels).compile()
+    )
     size = rows * num_classes * jnp.dtype(of_labels).itemsize
     assert compiled.memory_analysis().temp_size_in_bytes <= made * size + size / 16
 

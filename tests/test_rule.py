@@ -13,6 +13,8 @@ from jax.test_util import check_grads
 
 from jaxce import logit_stats
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 SHAPE = (3, 4)
 OPTION_SETS = [(loss, names) for loss in (INTEGER, SOFT) for names in cases.SOFTMAX_OPTION_SETS]
 OPTION_SETS += [(SIGMOID, names) for names in cases.SIGMOID_OPTION_SETS]

@@ -23,6 +23,8 @@ from oracle import Quantity
 import jaxce
 from jaxce import Chunked
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 ROWS, CLASSES, FEATURES, ULPS = 16, 24, 4, 8
 DIFFERENTIABLE = {
     "logits", "probabilities", "hidden", "classifier", "bias", "class_weights", "label_smoothing", "z_loss", "soft_cap"

@@ -127,3 +127,29 @@ def test_forward_mode_and_gradient_inside_shard_map(loss, rng):
     along = answer.logits if not loss.has_class_axis else tuple(x.sum(-1) for x in answer.logits)
     assert_within(tangents, along, 6)
     assert_within(gradient, answer.logits, 6)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": np.float32(0.1)}], ids=["plain", "label_smoothing"])
+@pytest.mark.parametrize("loss", cases.LOSSES)
+def test_labels_that_are_the_same_on_all_devices_of_a_shard_map(loss, options, check_vma, rng):
+    logits, labels = cases.make_logits(rng, (8, 16)), loss.make_labels(rng, (2, 16), -1)
+    gradient = jax.grad(lambda z: loss.function(z, jnp.asarray(labels), **options).sum())
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    split = jax.shard_map(gradient, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=check_vma)
+    want = np.concatenate([jax.jit(gradient)(part) for part in np.split(logits, 4)])
+    np.testing.assert_allclose(jax.jit(split)(logits), want, rtol=1e-6, atol=1e-12)
+    oracle_gradient = loss.oracle(logits, np.concatenate([labels] * 4), **options).logits
+    assert_within(want, oracle_gradient, 8)
+
+
+def test_gradient_of_an_option_that_is_the_same_on_all_devices_of_a_shard_map(rng):
+    logits, labels = cases.make_logits(rng, (8, 16)), cases.SIGMOID.make_labels(rng, (8, 16), -1)
+
+    def gradient(z, y, weight):
+        return jax.grad(lambda w: cases.SIGMOID.function(z, y, pos_weight=w).sum())(weight)
+
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    split = jax.shard_map(gradient, mesh=mesh, in_specs=(P("data"), P("data"), P()), out_specs=P())
+    weight = jnp.linspace(0.5, 2, 16, dtype=jnp.float32)
+    np.testing.assert_allclose(jax.jit(split)(logits, labels, weight), gradient(logits, labels, weight), rtol=1e-5)

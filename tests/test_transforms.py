@@ -13,6 +13,8 @@ from closeness import assert_within
 from jaxce._sigmoid import _sigmoid_loss
 from jaxce._softmax import _dense_loss
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 SHAPE = (6, 4, 5)
 
 

@@ -88,12 +88,17 @@ def evaluate(name: str, *, jit: bool) -> Answer:
     wrap = jax.jit if jit else lambda f: f
     with jax.enable_x64(True) if case["y_pred_dtype"] == "float64" else contextlib.nullcontext():
         y_true, y_pred = (jnp.asarray(_as_jax_holds_it(x)) for x in inputs(name))
+
+        def of_losses(p, y):
+            loss = function(y, p, **options)
+            return jnp.sum(loss * jnp.asarray(cotangent(loss.shape), loss.dtype))
+
+        def answer(y, p):
+            grad = jax.grad(of_losses)(p, y) if jnp.issubdtype(p.dtype, jnp.floating) else None
+            return function(y, p, *options.values()), grad
+
         try:
-            loss = wrap(lambda y, p: function(y, p, *options.values()))(y_true, y_pred)
-            grad = None
-            if jnp.issubdtype(y_pred.dtype, jnp.floating):
-                weights = jnp.asarray(cotangent(loss.shape), loss.dtype)
-                grad = wrap(jax.grad(lambda p, y: jnp.sum(function(y, p, **options) * weights)))(y_pred, y_true)
+            loss, grad = wrap(answer)(y_true, y_pred)
         except (
             TypeError,
             ValueError,
