@@ -17,6 +17,8 @@ from ours import OURS
 from jaxce import LossSum, logit_stats
 from jaxce.keras import losses as keras_losses
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 SHAPE = (4, 6)
 CONFIGURATIONS = {
     "x64": [functools.partial(jax.enable_x64, True)],

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from golden import comparison
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 
 def _reasons(name, got):
     references = comparison.references_to_meet(name)
