@@ -11,35 +11,31 @@ One elementwise pass over the logits makes any of them from the logits and the s
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxce._axes import apart, per_class, per_row, varying_like
 from jaxce._infinities import capped, finite, weighted
-from jaxce._reductions import can_be_written_to, is_label, pick, read, shift_and_rest, total
+from jaxce._reductions import is_label, pick, read, shift_and_rest, total
 from jaxce._rule import read_anew, with_rule
 from jaxce._sharded import AxisName, across
-from jaxce._transpose import with_transpose
 
 # What a masked row is given: the fields of a row of one certain class whose logit is 0.
 _OF_ONE_CLASS = (0, 0, 0, 1, 0, 1, 1)
 
 
 @functools.cache
-def statistics(axis: int, axis_name: AxisName = None, of_label_alone: bool = False):
+def statistics(axis: int, axis_name: AxisName = None):
     """The fields of `LogitStats` as a function of `(logits, labels, where, mask, class_weights)`, with their rule.
 
     An argument that is None is not used. A row whose `mask` is false has ordinary numbers for statistics, whatever it holds: so whoever
     gives the mask can make what comes of them, and with it its derivatives, 0. With an `axis_name` the arguments are those of some of the
-    classes, the labels counted from the first of them, and the statistics those of all. `of_label_alone` says that nothing will be
-    differentiated but `label_nll`: then its gradient is made faster, and all others slower.
+    classes, the labels counted from the first of them, and the statistics those of all.
     """
-    rule = functools.partial(tangent, axis=axis, of_label_alone=of_label_alone)
-    return with_rule(*across(axis_name, functools.partial(_primal, axis=axis), rule))
+    return with_rule(*across(axis_name, functools.partial(_primal, axis=axis), functools.partial(tangent, axis=axis)))
 
 
-def tangent(args, outs, tangents, *, axis, of_label_alone=False):
+def tangent(args, outs, tangents, *, axis):
     """The tangents of the fields, linear in those of the arguments.
 
     `logits` may be some of the classes of a row whose statistics are `outs`: its tangents then are the part that they contribute.
@@ -61,7 +57,7 @@ def tangent(args, outs, tangents, *, axis, of_label_alone=False):
         if where is not None:
             # The coefficients of a class left out are 0 already, but those of a row without a loss are NaN.
             z_dot = jnp.where(where, z_dot, 0)
-        rest_dot, label_nll_dot, total_nll_dot = _by_logits(args, outs, z, z_dot, axis, of_label_alone)
+        rest_dot, label_nll_dot, total_nll_dot = _by_logits(args, outs, z, z_dot, axis)
     nll = jnp.where(z > -jnp.inf, per_row(jnp.log1p(rest), axis) - _below(z, shift, axis), 0)
     if labels_dot is not None:
         q_dot = labels_dot.astype(z.dtype)
@@ -74,9 +70,9 @@ def tangent(args, outs, tangents, *, axis, of_label_alone=False):
     return zero, rest_dot, label_nll_dot, label_mass_dot, total_nll_dot, total_mass_dot, zero
 
 
-def _by_logits(args, outs, z, z_dot, axis, of_label_alone):
+def _by_logits(args, outs, z, z_dot, axis):
     """What the tangents of the logits contribute to those of `rest`, `label_nll` and `total_nll`."""
-    logits, labels, where, mask, class_weights = args
+    _, labels, _, mask, class_weights = args
     shift, rest, label_nll, label_mass, _, total_mass, _ = outs
     below, inverse = _below(z, shift, axis), 1 / (1 + rest)
     e, share = jnp.exp(below), label_mass * inverse
@@ -92,42 +88,12 @@ def _by_logits(args, outs, z, z_dot, axis, of_label_alone):
     else:
         # The derivative of expm1 is worked out as 1 more than its value, which of a small p leaves nothing.
         p_gap = jnp.where(label_nll < 0.5, jnp.expm1(-label_nll), jnp.exp(-label_nll) - 1)
-        residuals = z, label_indices(labels, mask), finite(shift), share, p_gap
-        by_label = functools.partial(_by_integer_label, axis=axis)
-        if of_label_alone and can_be_written_to(logits, where, axis):
-            label_nll_dot = with_transpose(by_label, _to_integer_label, z_dot, residuals)
-        else:
-            label_nll_dot = by_label(z_dot, residuals)
+        # A +inf is the label's own or in a row without a loss. It is not capped but cut down to what exp can bear: of a loop with one more
+        # select XLA for CPU makes one half as fast.
+        p = per_row(share, axis) * jnp.exp(jnp.minimum(z - per_row(finite(shift), axis), 1))
+        of_label = jnp.where(is_label(z, label_indices(labels, mask), axis), per_row(p_gap, axis), p)
+        label_nll_dot = jnp.sum(of_label * z_dot, axis)
     return jnp.sum(of_rest * z_dot, axis), label_nll_dot, jnp.sum(of_total * z_dot, axis)
-
-
-def _by_integer_label(z_dot, residuals, *, axis):
-    z, labels, shift, share, p_gap = residuals
-    of_label = jnp.where(is_label(z, labels, axis), per_row(p_gap, axis), _p(z, shift, share, axis))
-    return jnp.sum(of_label * z_dot, axis)
-
-
-def _to_integer_label(ct, residuals):
-    """The transpose. On a CPU the gradient of the label is put in its place: of a loop that selects it XLA makes one half as fast."""
-
-    def on_cpu(ct, residuals):
-        z, labels, shift, share, p_gap = residuals
-        others = _p(z, shift, share * ct, z.ndim - 1).reshape(-1, z.shape[-1])
-        rows, classes = jnp.arange(labels.size), jnp.where(labels < 0, z.shape[-1], labels).reshape(-1)
-        own = (p_gap * ct).reshape(-1)
-        return others.at[rows, classes].set(own, mode="drop", unique_indices=True).reshape(z.shape)
-
-    def elsewhere(ct, residuals):
-        linear = functools.partial(_by_integer_label, residuals=residuals, axis=residuals[0].ndim - 1)
-        return jax.linear_transpose(linear, residuals[0])(ct)[0]
-
-    return lax.platform_dependent(ct, residuals, cpu=on_cpu, default=elsewhere)
-
-
-def _p(z, shift, share, axis):
-    # A +inf is the label's own or in a row without a loss. It is not capped but cut down to what exp can bear: of a loop with one more select
-    # XLA for CPU makes one half as fast.
-    return per_row(share, axis) * jnp.exp(jnp.minimum(z - per_row(shift, axis), 1))
 
 
 def _primal(logits, labels, where, mask, class_weights, *, axis):

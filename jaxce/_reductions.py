@@ -199,11 +199,6 @@ def is_narrow(logits):
     return logits.dtype.itemsize <= 2
 
 
-def can_be_written_to(logits, where, axis):
-    """Whether single classes of an array like the logits are written in place on a CPU: not of narrow ones, nor over several devices."""
-    return _is_matrix(logits, where, axis) and not is_narrow(logits)
-
-
 def _is_matrix(logits, where, axis):
     """Whether the rows lie one after the other on one device, so that parts of them are the rows of a matrix."""
     is_whole = not (is_explicit(logits) or is_on_auto_mesh(logits))

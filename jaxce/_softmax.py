@@ -158,9 +158,7 @@ def _dense_loss(
                     per_row(mask, axis), labels, 0
                 )  # a NaN there must not reach the gradient of the weights
             labels = labels.astype(dtype) * per_class(class_weights.astype(dtype), axis, logits.ndim)
-        alone = label_smoothing is None and z_loss is None and axis_name is None
-        split = {"axis": axis, "axis_name": axis_name}
-        stats = dense_stats(logits, labels, where, mask, class_weights, of_label_alone=alone, **split)
+        stats = dense_stats(logits, labels, where, mask, class_weights, axis=axis, axis_name=axis_name)
         return cross_entropy(stats, mask, label_smoothing, label_weight, z_loss)
 
     return keep_statistics(losses)(logits, labels, where, mask, label_smoothing, class_weights, z_loss)

@@ -172,12 +172,10 @@ def _logit_stats(logits, labels, where, class_weights, *, axis, axis_name):
     return keep_statistics(stats)(logits, labels, where, None, class_weights)
 
 
-def dense_stats(
-    logits, labels, where, mask, class_weights, *, axis: int, axis_name: AxisName = None, of_label_alone: bool = False
-) -> LogitStats:
+def dense_stats(logits, labels, where, mask, class_weights, *, axis: int, axis_name: AxisName = None) -> LogitStats:
     """`logit_stats` of checked arguments, the labels being local; a row whose `mask` is false is read as one of zeros, whatever it holds."""
     integer_labels = labels.ndim < logits.ndim
-    fields = statistics(axis, axis_name, of_label_alone)(logits, labels, where, mask, class_weights)
+    fields = statistics(axis, axis_name)(logits, labels, where, mask, class_weights)
     return LogitStats(*fields, integer_labels=integer_labels)
 
 

@@ -16,7 +16,6 @@ FLOORS = {
     "_sharded_checks": 1,
     "_axes": 1,
     "_rule": 1,
-    "_transpose": 1,
     "_infinities": 1,
     "_sharded": 2,
     "_online": 2,

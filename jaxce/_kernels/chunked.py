@@ -92,7 +92,6 @@ def total_with_gradients(
     hidden, classifier, bias, labels, mask, class_weights, soft_cap, options = args
     dtype = dtype_of_logits(hidden, classifier)
     tokens, num_classes = hidden.shape[0], classifier.shape[1]
-    of_label_alone = [dataclasses.fields(LogitStats)[i].name for i in used] == ["label_nll"]
 
     def zeros(tree, but=()):
         return varying_like(jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), tree), args, but=but)
@@ -122,9 +121,7 @@ def total_with_gradients(
             raw = raw_logits(hidden, w, b) if whole_raw is None else whole_raw
 
             def linear(raw_dot, u_dot, cap_dot):
-                dots = _fields_dot(
-                    raw, _from(labels, start), u, soft_cap, fields, raw_dot, u_dot, cap_dot, of_label_alone
-                )
+                dots = _fields_dot(raw, _from(labels, start), u, soft_cap, fields, raw_dot, u_dot, cap_dot)
                 return [dots[i] for i in used]
 
             raw_ct, u_ct, cap_part = jax.linear_transpose(linear, raw, *zeros((u, soft_cap)))(fields_ct)
@@ -197,9 +194,7 @@ def _merged(a, b):
     return tuple(getattr(merged, field.name) for field in dataclasses.fields(merged)[:-1])
 
 
-def _fields_dot(
-    raw, labels, class_weights, soft_cap, fields, raw_dot, class_weights_dot, soft_cap_dot, of_label_alone=False
-):
+def _fields_dot(raw, labels, class_weights, soft_cap, fields, raw_dot, class_weights_dot, soft_cap_dot):
     """What a block of classes contributes to the tangents of the fields of its rows."""
     logits, logits_dot = raw, raw_dot
     if soft_cap is not None:
@@ -207,11 +202,7 @@ def _fields_dot(
         soft_cap_dot = jnp.zeros_like(soft_cap) if soft_cap_dot is None else soft_cap_dot.astype(soft_cap.dtype)
         logits, logits_dot = jax.jvp(capped, (raw, soft_cap), (raw_dot, soft_cap_dot))
     return dense.tangent(
-        (logits, labels, None, None, class_weights),
-        fields,
-        (logits_dot, None, None, None, class_weights_dot),
-        axis=1,
-        of_label_alone=of_label_alone,
+        (logits, labels, None, None, class_weights), fields, (logits_dot, None, None, None, class_weights_dot), axis=1
     )
 
 
