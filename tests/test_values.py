@@ -11,7 +11,7 @@ from cases import INTEGER, SIGMOID, SOFT
 from closeness import assert_within
 from ways import EXTRA_IDS, EXTRAS, INF, LABELS, LOGITS, NAN, WAYS, C, targets, value_and_gradient
 
-from jaxce import logit_stats
+from jaxce import logit_stats, softmax_cross_entropy
 
 INT_MIN, INT_MAX = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 
@@ -246,3 +246,11 @@ def test_statistics_of_a_label_that_is_no_class_show_no_mass_and_a_nan_nll(bad):
     np.testing.assert_array_equal(stats.label_mass, [1, 0, 1])
     np.testing.assert_array_equal(np.isnan(stats.nll), [False, True, False])
     assert np.isfinite(stats.log_z).all() and np.isfinite(stats.smooth_nll).all()
+
+
+@pytest.mark.parametrize("probability", [1e-30, 0.1, 0.5])
+def test_a_small_probability_of_an_excluded_class_makes_the_loss_infinite(probability):
+    logits, labels = np.float32([[0, -INF, 1]]), np.float32([[1 - probability, probability, 0]])
+    np.testing.assert_array_equal(softmax_cross_entropy(logits, labels), [INF])
+    finite = softmax_cross_entropy(np.where(logits == -INF, np.float32(-5), logits), labels)
+    assert np.isfinite(finite).all()

@@ -750,7 +750,11 @@ MUTANTS = [
     ),
     *_of(
         "_infinities",
-        [*_OF_CLASSES_LEFT_OUT, "sigmoid::test_a_product_beyond_the_largest_number_is_infinite"],
+        [
+            *_OF_CLASSES_LEFT_OUT,
+            "sigmoid::test_a_product_beyond_the_largest_number_is_infinite",
+            "values::test_a_small_probability_of_an_excluded_class_makes_the_loss_infinite",
+        ],
         (
             "0 times an infinite gap is NaN",
             "return doubled(weight * jnp.minimum(half * size, largest),",
