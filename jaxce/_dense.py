@@ -45,6 +45,8 @@ def tangent(args, outs, tangents, *, axis):
     logits_dot, labels_dot, _, _, class_weights_dot = tangents
     # Read anew, or XLA holds what the statistics have in common with the derivatives: a float32 copy of narrow logits, say.
     logits = read_anew(logits, shift)
+    # Labels on a CPU alone: elsewhere those made on the way, one-hot say, are better made again than held. In jax 0.10 what comes out of a
+    # barrier varies over all axes of `jax.shard_map` over which one of its operands does, so they vary before.
     labels = varying_like(labels, shift)
     labels = lax.platform_dependent(labels, cpu=lambda labels: read_anew(labels, shift), default=lambda labels: labels)
     args = logits, labels, where, mask, class_weights

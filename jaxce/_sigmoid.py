@@ -84,7 +84,7 @@ def _read(one, logits, labels, mask, label_smoothing, pos_weight):
 def _primal(*args):
     (one,) = _numbers(working_dtype(args[0]), 1)
     logits, labels, *others = args
-    (labels,) = _on_cpu(lax.optimization_barrier, labels)
+    (labels,) = _on_cpu(lax.optimization_barrier, labels)  # made once, if they are made on the way
 
     def in_arithmetic(x, yes, no):
         zero, half, one, largest = _numbers(x.dtype, 0, 0.5, 1, jnp.finfo(x.dtype).max)
@@ -109,8 +109,7 @@ def _numbers(dtype, *numbers):
     nothing with other loops: of the maximum and minimum with constants it would make a selection, a clamp, and share constants and what is
     made of them.
     """
-    numbers = tuple(jnp.asarray(n, dtype) for n in numbers)
-    return lax.platform_dependent(numbers, cpu=lax.optimization_barrier, default=lambda numbers: numbers)
+    return _on_cpu(lax.optimization_barrier, *(jnp.asarray(n, dtype) for n in numbers))
 
 
 def _on_cpu(barrier, *args):
@@ -119,6 +118,7 @@ def _on_cpu(barrier, *args):
 
 def _tangent(args, _, tangents):
     # Read anew on a CPU, the number 1 too, or XLA writes out what the loss and its derivatives have in common.
+    # (In jax 0.10 what comes out of a barrier varies over all axes of `jax.shard_map` over which one of its operands does.)
     anew, tangents = varying_like(((jnp.ones((), working_dtype(args[0])), *args), tangents), args)
     one, *args = _on_cpu(lambda anew: read_anew(anew, ()), *anew)
     moving = [i for i, t in enumerate(tangents) if t is not None]
