@@ -40,16 +40,11 @@ def tangent(args, outs, tangents, *, axis):
 
     `logits` may be some of the classes of a row whose statistics are `outs`: its tangents then are the part that they contribute.
     """
-    logits, labels, where, mask, class_weights = args
+    logits, _, where, mask, _ = args
     shift, rest, _, label_mass, _, _, _ = outs
     logits_dot, labels_dot, _, _, class_weights_dot = tangents
     # Read anew, or XLA holds what the statistics have in common with the derivatives: a float32 copy of narrow logits, say.
     logits = read_anew(logits, shift)
-    # Labels on a CPU alone: elsewhere those made on the way, one-hot say, are better made again than held. In jax 0.10 what comes out of a
-    # barrier varies over all axes of `jax.shard_map` over which one of its operands does, so they vary before.
-    labels = varying_like(labels, shift)
-    labels = lax.platform_dependent(labels, cpu=lambda labels: read_anew(labels, shift), default=lambda labels: labels)
-    args = logits, labels, where, mask, class_weights
     z = _read(logits, where, mask, axis)
     zero = jnp.zeros_like(shift)
     rest_dot = label_nll_dot = total_nll_dot = total_mass_dot = zero
@@ -103,6 +98,7 @@ def _primal(logits, labels, where, mask, class_weights, *, axis):
         # XLA drops a select whose sides are the same, but no derivative passes through the second.
         unread = lax.stop_gradient(logits) if class_weights is None else 0
         logits = jnp.where(per_row(mask, axis), logits, unread)
+    # In jax 0.10 what comes out of a barrier varies over all axes of `jax.shard_map` over which one of its operands does, so they vary before.
     logits, labels = varying_like((logits, labels), (logits, labels))
     # Had XLA for CPU made the logits anew for each sum, the maximum of one would not be quite that of another.
     logits, labels = lax.platform_dependent((logits, labels), cpu=lax.optimization_barrier, default=lambda x: x)
