@@ -57,25 +57,28 @@ def checked(implementation: Implementation) -> Implementation:
     return implementation
 
 
-def blocks(implementation: Implementation, hidden: Array, classifier: Array) -> Blocks | None:
-    """The blocks for statistics of each token; None for the reference, which has none."""
-    return _chosen(implementation, hidden, classifier, tiles.for_statistics)
+def blocks(implementation: Implementation, hidden: Array, classifier: Array) -> tuple[Blocks, Blocks] | None:
+    """The blocks for statistics of each token, anywhere and on a GPU; None for the reference, which has none."""
+    return _chosen(implementation, hidden, classifier, tiles.for_statistics, tiles.for_statistics_on_gpu)
 
 
-def blocks_of_total(implementation: Implementation, hidden: Array, classifier: Array) -> tuple[Blocks, Blocks] | None:
-    """The blocks for a total with its gradients, and those for it on a GPU; None for the reference."""
-    rules = tiles.for_total, tiles.for_total_on_gpu
-    anywhere, on_gpu = (_chosen(implementation, hidden, classifier, rule) for rule in rules)
-    return None if anywhere is None or on_gpu is None else (anywhere, on_gpu)
+def blocks_of_total(
+    implementation: Implementation, hidden: Array, classifier: Array
+) -> tuple[Blocks, Blocks, Blocks] | None:
+    """The blocks for a total alone, then for one with its gradients, anywhere and on a GPU; None for the reference."""
+    return _chosen(implementation, hidden, classifier, tiles.for_value, tiles.for_total, tiles.for_total_on_gpu)
 
 
-def _chosen(implementation, hidden, classifier, rule):
-    tokens, num_classes = hidden.shape[0], classifier.shape[1]
+def _chosen(implementation, hidden, classifier, *rules):
+    tokens, (features, num_classes) = hidden.shape[0], classifier.shape
     if implementation == "reference":
         return None
     if isinstance(implementation, Chunked):
-        return Blocks(implementation.block_tokens or max(tokens, 1), implementation.block_classes or num_classes)
+        chosen = Blocks(implementation.block_tokens or max(tokens, 1), implementation.block_classes or num_classes)
+        return (chosen,) * len(rules)
     if implementation is None and (is_on_auto_mesh(hidden) or is_on_auto_mesh(classifier)):
         # XLA decides later which device has which tokens and classes; cut into blocks, they would have to be sent around.
         return None
-    return rule(tokens, num_classes)
+    is_narrow = hidden.dtype == classifier.dtype and classifier.dtype.itemsize == 2
+    spare = features * classifier.dtype.itemsize if is_narrow else 0
+    return tuple(rule(tokens, num_classes, spare) for rule in rules)

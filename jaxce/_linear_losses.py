@@ -12,10 +12,11 @@ from jaxce import _dispatch as dispatch
 from jaxce import _linear_checks as linear_checks
 from jaxce import _sharded_checks as sharded_checks
 from jaxce._axes import varying_like
-from jaxce._dense import label_indices
 from jaxce._kernels import chunked, reference
+from jaxce._kernels.total import total_with_gradients
 from jaxce._linear_mesh import by_type
 from jaxce._loss_sum import LossSum
+from jaxce._reading import label_indices
 from jaxce._rule import keep_statistics, none_if_absent
 from jaxce._sharded import local_indices, over_all, share_of_cotangent, weight_of_label
 from jaxce._softmax import cross_entropy
@@ -93,7 +94,7 @@ def _flat(args, axis_name):
 
 def _kernel(args, axis_name, implementation):
     blocks = dispatch.blocks(implementation, *args[:2])
-    return reference.statistics(axis_name) if blocks is None else chunked.statistics(blocks, axis_name)
+    return reference.statistics(axis_name) if blocks is None else chunked.statistics(*blocks, axis_name)
 
 
 def _of_tokens(kernel, axis_name, args, options):
@@ -109,18 +110,18 @@ def _formula(fields, label_weight, mask, options):
 
 
 @functools.cache
-def _total(blocks, on_gpu, axis_name):
+def _total(of_value, anywhere, on_gpu, axis_name):
     """The sum of the losses as a function of `(args, options)`, with the rule that makes the gradients along with the value."""
 
     @jax.custom_jvp
     def total(args, options):
-        return _plain_total(args, options, blocks, axis_name)
+        return _plain_total(args, options, of_value, axis_name)
 
     def rule(primals, tangents):
         args, options = primals
         tangents = _differentiable(*jax.tree.map(none_if_absent, tangents, is_leaf=lambda x: x is None))
         wanted = (tangents[0] is not None, tangents[1] is not None)
-        value, gradients = _with_gradients(blocks, on_gpu, axis_name, *wanted)(args, options)
+        value, gradients = _with_gradients(of_value, anywhere, on_gpu, axis_name, *wanted)(args, options)
         *of_args, of_options = jax.tree.map(
             lambda g, t: None if t is None else jnp.sum(g * t.astype(g.dtype)),
             gradients,
@@ -136,7 +137,7 @@ def _total(blocks, on_gpu, axis_name):
 
 
 @functools.cache
-def _with_gradients(blocks, on_gpu, axis_name, of_hidden, of_classifier):
+def _with_gradients(of_value, anywhere, on_gpu, axis_name, of_hidden, of_classifier):
     """The sum with its gradients as a function of `(args, options)`; its own derivatives are those of the losses of each token.
 
     The gradients by `args` are what the classes of this device contribute.
@@ -148,23 +149,23 @@ def _with_gradients(blocks, on_gpu, axis_name, of_hidden, of_classifier):
         uses = {"rest": z_loss is not None, "label_nll": True, "total_nll": label_smoothing is not None}
         used = tuple(i for i, field in enumerate(dataclasses.fields(LogitStats)) if uses.get(field.name))
         total = functools.partial(
-            chunked.total_with_gradients,
+            total_with_gradients,
             _formula,
             used,
             axis_name=axis_name,
             of_hidden=of_hidden,
             of_classifier=of_classifier,
         )
-        if blocks == on_gpu:
-            return total((*args, options), blocks)
-        in_blocks, in_blocks_on_gpu = (functools.partial(total, blocks=b) for b in (blocks, on_gpu))
+        if anywhere == on_gpu:
+            return total((*args, options), anywhere)
+        in_blocks, in_blocks_on_gpu = (functools.partial(total, blocks=b) for b in (anywhere, on_gpu))
         return lax.platform_dependent((*args, options), cuda=in_blocks_on_gpu, default=in_blocks)
 
     def again(args, options):
         def of(differentiable):
             hidden, classifier, bias, class_weights, soft_cap, options = differentiable
             args_ = (hidden, classifier, bias, *args[3:5], class_weights, soft_cap)
-            return _plain_total(args_, options, blocks, axis_name)
+            return _plain_total(args_, options, of_value, axis_name)
 
         value, pull = jax.vjp(of, _differentiable(args, options))
         share, whole = share_of_cotangent(axis_name)
@@ -181,7 +182,7 @@ def _with_gradients(blocks, on_gpu, axis_name, of_hidden, of_classifier):
 
 
 def _plain_total(args, options, blocks, axis_name):
-    of_tokens = functools.partial(_of_tokens, chunked.statistics(blocks, axis_name), axis_name)
+    of_tokens = functools.partial(_of_tokens, chunked.statistics(blocks, blocks, axis_name), axis_name)
     return jnp.sum(keep_statistics(of_tokens)(args, options))
 
 

@@ -5,13 +5,17 @@ logits of -inf alone, the shift is -inf and the rest -1: then joining takes no s
 and Gimelshein, Online normalizer calculation for softmax, 2018.
 """
 
+import math
+
 import jax.numpy as jnp
 from jax import lax
 
 from jaxce._types import working_dtype
 
-# A step of XLA's loop over a row costs a GPU as much as five classes, so it takes one class of each of so many slices of the row.
-_SLICES = 8
+# A step of XLA's loop over a row costs a GPU as much as five classes, so it takes one class of each of so many slices of the row. Slices of
+# more than 16,384 classes XLA would cut again, into a loop of its own: of narrow logits, whose loop has more to do than to read, that takes a
+# third longer. Of more slices it makes one loop only where there are many rows.
+_SLICES, _LONGEST, _MANY_ROWS = 8, 2**14, 2048
 
 
 def joined(a, b):
@@ -27,12 +31,23 @@ def joined(a, b):
 
 def shift_and_rest(logits):
     """The maximum of each row and its rest, 0 of a row of -inf alone. The classes are the last axis, of one device."""
-    slices = _slices(logits)
-    pairs = [_of_pair(a, b) for a, b in zip(slices[::2], slices[1::2], strict=True)]
-    while len(pairs) > 1:
-        pairs = [joined(a, b) for a, b in zip(pairs[::2], pairs[1::2], strict=True)]
-    dtype = pairs[0][0].dtype.type
-    shift, rest = lax.reduce(pairs[0], (dtype(-jnp.inf), dtype(-1)), joined, (logits.ndim - 1,))
+    rows, num_classes, dtype = math.prod(logits.shape[:-1]), logits.shape[-1], working_dtype(logits)
+    largest = jnp.finfo(dtype).max
+    is_widened = jnp.finfo(logits.dtype).max < largest
+    if is_widened:
+        is_cut_more = rows >= _MANY_ROWS and num_classes > _SLICES * _LONGEST
+        slices = _slices(logits, 2 * _SLICES if is_cut_more else _SLICES)
+        # No logit is the largest number of the wider dtype, so that can stand for +inf, of which two have a difference then.
+        slices = [jnp.minimum(z, largest) for z in slices]
+        parts = [_of_four(*slices[i : i + 4]) for i in range(0, len(slices), 4)]
+    else:
+        slices = _slices(logits, _SLICES)
+        parts = [_of_pair(*slices[i : i + 2]) for i in range(0, _SLICES, 2)]
+    while len(parts) > 1:
+        parts = [joined(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    shift, rest = lax.reduce(parts[0], (dtype.type(-jnp.inf), dtype.type(-1)), joined, (logits.ndim - 1,))
+    if is_widened:
+        shift = jnp.where(shift == largest, jnp.inf, shift)
     shift = jnp.where(jnp.isnan(rest), jnp.nan, shift)
     return shift, jnp.where(shift == -jnp.inf, 0, rest)
 
@@ -47,14 +62,23 @@ def _of_pair(a, b):
     return shift, jnp.where(shift == -jnp.inf, -1, jnp.exp(below))
 
 
-def _slices(logits):
+def _of_four(a, b, c, d):
+    """The same of four finite classes, or classes at -inf: three of them are not the maximum."""
+    ab, cd = jnp.maximum(a, b), jnp.maximum(c, d)
+    shift = jnp.maximum(ab, cd)
+    others = jnp.minimum(a, b), jnp.minimum(c, d), jnp.minimum(ab, cd)
+    first, second, third = (jnp.exp(z - shift) for z in others)
+    return shift, jnp.where(shift == -jnp.inf, -1, (first + second) + third)
+
+
+def _slices(logits, number):
     """The row in slices of one length, the last filled up with -inf."""
     num_classes, dtype = logits.shape[-1], working_dtype(logits)
-    size = -(-num_classes // _SLICES)
+    size = -(-num_classes // number)
     filled = [(0, 0, 0)] * (logits.ndim - 1)
 
     def of_length(start):
         part = lax.slice_in_dim(logits, min(start, num_classes), min(start + size, num_classes), axis=-1).astype(dtype)
         return lax.pad(part, dtype.type(-jnp.inf), [*filled, (0, size - part.shape[-1], 0)])
 
-    return [of_length(start) for start in range(0, _SLICES * size, size)]
+    return [of_length(start) for start in range(0, number * size, size)]

@@ -7,6 +7,7 @@ long rows are cut into parts.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax import lax
 from jaxce import _online as online
 from jaxce._axes import is_explicit, is_on_auto_mesh, per_row
 from jaxce._infinities import finite
+from jaxce._reading import read
 from jaxce._types import working_dtype
 
 # Of fewer logits a copy costs nothing.
@@ -25,12 +27,6 @@ _COUNTED = 2**24
 _SHORT = 1000
 # Parts of a row this long cost little, the one that is read again too; the first size that divides the row is taken.
 _SIZES = sorted(range(64, 2049), key=lambda size: abs(size - 128))
-
-
-def read(logits, where):
-    """The logits in the dtype to work in: a class that is left out as -inf."""
-    z = logits.astype(working_dtype(logits))
-    return z if where is None else jnp.where(where, z, -jnp.inf)
 
 
 def total(term, *numbers, logits, where, shift, axis, after, beside=None):
@@ -63,7 +59,7 @@ def total(term, *numbers, logits, where, shift, axis, after, beside=None):
 def shift_and_rest(logits, where, axis):
     """The maximum of each row, a constant of differentiation, and `sum_k exp(z_k - shift)` over all but one maximal class."""
     of_rows = functools.partial(_of_rows, axis=axis)
-    if not _is_long(logits, where, axis):
+    if not is_long(logits, where, axis):
         return of_rows(logits, where)
     parts = _parts(logits, where, axis)
     in_parts = of_rows if parts == 1 else functools.partial(_of_parts, parts=parts)
@@ -87,7 +83,7 @@ def pick(logits, where, labels, axis):
     is_counted = logits.shape[axis] <= _COUNTED or _parts(logits, where, axis) > 1
     by_maximum = is_narrow(logits) and _is_matrix(logits, where, axis) and logits.size >= _MANY and is_counted
     on_cpu = _pick_by_maximum if by_maximum else by_index
-    on_gpu = {"cuda": by_index} if _is_long(logits, where, axis) else {}
+    on_gpu = {"cuda": by_index} if is_long(logits, where, axis) else {}
     return lax.platform_dependent(logits, labels, cpu=on_cpu, default=by_comparison, **on_gpu)
 
 
@@ -106,7 +102,7 @@ def is_label(z, labels, axis):
 
 def _of_rows(logits, where, *, axis):
     shift = lax.stop_gradient(jnp.max(read(logits, where), axis))
-    return shift, _all_but_one(*_others_and_ties(logits, where, shift, axis), shift)
+    return _all_but_one(*_others_and_ties(logits, where, shift, axis), shift)
 
 
 @jax.custom_jvp
@@ -132,8 +128,13 @@ def _others_and_ties(logits, where, shift, axis):
 
 
 def _all_but_one(others, ties, shift):
-    """All maximal classes are left out of the sum; all but one come back: a sum of exact ones."""
-    return jnp.where(shift == -jnp.inf, 0, others + (ties - 1))
+    """The shift and the rest: all maximal classes are left out of the sum; all but one come back: a sum of exact ones.
+
+    A NaN is in the sum in any case. XLA for CPU loses it from a maximum.
+    """
+    is_nan = jnp.isnan(others)
+    rest = jnp.where(shift == -jnp.inf, 0, others + (ties - 1))
+    return jnp.where(is_nan, jnp.nan, shift), jnp.where(is_nan, jnp.nan, rest)
 
 
 def _of_parts(logits, _, *, parts):
@@ -146,17 +147,18 @@ def _of_parts(logits, _, *, parts):
     if is_narrow(logits):
         sums = _others_and_ties(matrix, None, repeated, 1)
         others, ties = (jnp.sum(x.reshape(*rows, parts), -1) for x in sums)
-        return shift, _all_but_one(others, ties, shift)
+        return _all_but_one(others, ties, shift)
     # Only the first part that has a maximal class is read again, to sum it without that class; the others are summed as they are. (XLA for
     # CPU would make a wide copy of all narrow logits to look that part up.)
     sums = total(_exp, 1, logits=matrix, where=None, shift=repeated, axis=1, after=shift)
+    sums = jnp.where(repeated == jnp.inf, jnp.round(sums * math.exp(-1)), sums)  # `_exp` counts infinities as e each
     order = lax.broadcasted_iota(jnp.int32, tops.shape, len(rows))
     first = jnp.min(jnp.where(tops == shift[..., None], order, parts - 1), -1)
     start = jnp.arange(0, tops.size, parts, dtype=jnp.int32)
     own = matrix.at[start + first.reshape(-1)].get(mode="promise_in_bounds").reshape(*rows, matrix.shape[1])
     own_others, own_ties = _others_and_ties(own, None, shift, len(rows))
     others = jnp.sum(jnp.where(order == first[..., None], 0, sums.reshape(tops.shape)), -1)
-    return shift, _all_but_one(own_others + others, own_ties, shift)
+    return _all_but_one(own_others + others, own_ties, shift)
 
 
 def _pick_by_maximum(logits, labels):
@@ -181,7 +183,7 @@ def _classes(labels, z, axis):
 
 def _is_top(_, below, zero, one, big):
     """1 where the difference from the maximum is 0, else 0; a constant of differentiation."""
-    return lax.stop_gradient(jnp.maximum(one + jnp.minimum(below, zero) * big, zero))
+    return lax.stop_gradient(jnp.maximum(zero, one + jnp.minimum(zero, below) * big))
 
 
 def _exp_below_top(z, below, zero, one, big):
@@ -192,7 +194,7 @@ def _exp_below_top(z, below, zero, one, big):
 
 def _exp(_, below, one):
     # Only a +inf is above its shift, and does not move: never at the bound of this minimum, where its derivative would be a half.
-    return jnp.exp(jnp.minimum(below, one))
+    return jnp.exp(jnp.minimum(one, below))
 
 
 def is_narrow(logits):
@@ -205,7 +207,7 @@ def _is_matrix(logits, where, axis):
     return where is None and axis == logits.ndim - 1 and is_whole
 
 
-def _is_long(logits, where, axis):
+def is_long(logits, where, axis):
     """Whether rows are worth cutting, and lie so that they can be."""
     return logits.shape[axis] >= _SHORT and _is_matrix(logits, where, axis)
 
@@ -213,7 +215,7 @@ def _is_long(logits, where, axis):
 def _parts(logits, where, axis):
     """Into how many parts to cut the rows."""
     num_classes = logits.shape[axis]
-    if not _is_long(logits, where, axis):
+    if not is_long(logits, where, axis):
         return 1
     return num_classes // next((size for size in _SIZES if num_classes % size == 0), num_classes)
 

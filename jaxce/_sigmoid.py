@@ -89,8 +89,8 @@ def _primal(*args):
     def in_arithmetic(x, yes, no):
         zero, half, one, largest = _numbers(x.dtype, 0, 0.5, 1, jnp.finfo(x.dtype).max)
         halved = half * x
-        part = no * jnp.minimum(jnp.maximum(halved, zero), largest)
-        part = part + yes * jnp.minimum(jnp.maximum(-halved, zero), largest)
+        part = no * jnp.minimum(largest, jnp.maximum(zero, halved))
+        part = part + yes * jnp.minimum(largest, jnp.maximum(zero, -halved))
         size = jnp.abs(x)
         return (yes + no) * jnp.log1p(jnp.exp(-size)) + doubled(part, size, zero, one, largest)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxce import _checks as checks
 from jaxce import _sharded_checks as sharded_checks
 from jaxce._axes import per_class, per_row, row_shape, varying_like
-from jaxce._dense import label_indices
+from jaxce._reading import label_indices
 from jaxce._rule import keep_statistics
 from jaxce._sharded import local_indices, over_all, weight_of_label
 from jaxce._stats import LogitStats, dense_stats

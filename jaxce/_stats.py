@@ -24,7 +24,8 @@ from jaxce import _checks as checks
 from jaxce import _online as online
 from jaxce import _sharded_checks as sharded_checks
 from jaxce._axes import varying_like
-from jaxce._dense import finite, statistics
+from jaxce._dense import statistics
+from jaxce._infinities import finite
 from jaxce._rule import keep_statistics
 from jaxce._sharded import AxisName, local_indices
 from jaxce._types import Array, ArrayLike

@@ -21,6 +21,7 @@ from jaxce import (
     linear_softmax_cross_entropy,
     linear_softmax_cross_entropy_sum,
 )
+from jaxce import _dispatch as dispatch
 from jaxce._kernels import blocked, tiles
 
 pytestmark = pytest.mark.usefixtures("made_quickly")
@@ -74,10 +75,32 @@ def check(rng, implementation, names, ulps=ULPS):
 
 
 @pytest.fixture
+def gathered(monkeypatch):
+    """Blocks of 2 tokens, of which 3 are gathered before a matmul adds them to the gradient of the classifier."""
+    for rule in ("for_total", "for_total_on_gpu"):
+        monkeypatch.setattr(tiles, rule, lambda _, num_classes, __: blocked.Blocks(2, num_classes, 3))
+    jax.clear_caches()  # or a program that another test has made is run
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("names", SOME, ids=lambda names: "+".join(names) or "plain")
+def test_gathered_blocks(rng, names, gathered):
+    check(rng, None, names)
+
+
+@pytest.mark.parametrize("mode", ["vmap of grad", "hvp", "hvp of scan", "checkpoint"])
+def test_derivatives_in_gathered_blocks(rng, mode, gathered, x64):
+    test_every_mode_of_differentiation(rng, mode, True, None, None)
+
+
+@pytest.fixture
 def others_on_a_gpu(monkeypatch):
     """A total is made in blocks of classes, on a GPU in blocks of tokens."""
-    monkeypatch.setattr(tiles, "for_total", lambda tokens, _: blocked.Blocks(tokens, 7))
-    monkeypatch.setattr(tiles, "for_total_on_gpu", lambda _, num_classes: blocked.Blocks(6, num_classes))
+    monkeypatch.setattr(tiles, "for_total", lambda tokens, *_: blocked.Blocks(tokens, 7))
+    monkeypatch.setattr(tiles, "for_total_on_gpu", lambda _, num_classes, *__: blocked.Blocks(6, num_classes))
+    monkeypatch.setattr(tiles, "for_statistics", lambda tokens, *_: blocked.Blocks(tokens, 7))
+    monkeypatch.setattr(tiles, "for_statistics_on_gpu", lambda tokens, num_classes, *_: blocked.Blocks(6, num_classes))
     jax.clear_caches()  # or a program that another test has made is run
     yield
     jax.clear_caches()
@@ -227,8 +250,9 @@ def test_everything_masked_is_0(rng):
     jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0), gradients)
 
 
+@pytest.mark.parametrize("gathered", [1, 2])
 @pytest.mark.parametrize(("valid", "visited"), [(0, 0), (1, 1), (4, 1), (5, 2), (10, 3), (11, 3)])
-def test_only_blocks_with_valid_tokens_are_visited(rng, valid, visited):
+def test_only_blocks_with_valid_tokens_are_visited(rng, valid, visited, gathered):
     mask = jnp.asarray(rng.permutation(TOKENS) < valid)
     hidden, labels = jnp.asarray(rng.normal(size=(TOKENS, 2)), jnp.float32), jnp.arange(TOKENS)
 
@@ -236,9 +260,14 @@ def test_only_blocks_with_valid_tokens_are_visited(rng, valid, visited):
         (hidden, _), mask = rows
         return (visits[0] + 1,), jnp.where(mask[:, None], hidden, 0)
 
-    visits, outs = blocked.over_valid_tokens(body, (jnp.zeros(()),), ((hidden, labels), mask), mask, 4, True)
+    def gather(carry, hidden, rows):
+        assert hidden.shape == rows.shape == (4 * gathered, 2)
+        return carry, 2 * rows
+
+    rows, blocks = ((hidden, labels), mask), blocked.Blocks(4, 1, gathered)
+    visits, outs = blocked.over_valid_tokens(body, gather, (jnp.zeros(()),), rows, mask, blocks)
     assert float(visits[0]) == visited
-    np.testing.assert_array_equal(outs, np.where(mask[:, None], hidden, 0))
+    np.testing.assert_array_equal(outs, 2 * np.where(mask[:, None], hidden, 0))
 
 
 DTYPES = [
@@ -472,34 +501,52 @@ def test_memory_of_a_sum_is_a_block(rng):
     assert temp("reference") >= logits
 
 
+# (tokens, features of a bfloat16 layer, classes): for a sum with its gradients anywhere and on a GPU, then for statistics.
+BLOCK_SIZES = {
+    (64, 16, 1000): [(64, 1000)] * 4,  # small: all at once
+    (64, 16, 1001): [(64, 1001)] * 4,
+    (600, 16, 1000): [(300, 1000), (300, 1000), (600, 1000), (600, 1000)],
+    # A GPU gathers slopes where the gradient of the classifier will be, which has as many rows as there are features.
+    (8192, 4096, 128256): [(2048, 128256), (256, 128256, 16), (8192, 768), (8192, 2048)],
+    (8192, 2048, 128256): [(1024, 128256), (256, 128256, 8), (8192, 768), (8192, 2048)],
+    (8192, 2304, 262144): [(1024, 262144), (256, 262144, 8), (8192, 1024), (8192, 2048)],
+    (8192, 3584, 151936): [(1024, 151936), (256, 151936, 8), (8192, 1024), (8192, 2048)],
+    (1024, 4096, 128256): [(1024, 128256), (256, 128256, 4), (1024, 8192), (1024, 16384)],
+    (32768, 4096, 128256): [(2048, 128256), (512, 128256, 8), (16384, 384), (16384, 768)],
+    # Evenly, if not in the sizes wished for.
+    (8000, 4096, 128256): [(2000, 128256), (250, 128256, 16), (8000, 768), (8000, 2048)],
+    # None divides a prime.
+    (8191, 4096, 128256): [(2048, 128256), (256, 128256, 16), (8191, 768), (8191, 2048)],
+    # Too few features to gather.
+    (8192, 512, 128256): [(512, 128256), (1024, 128256), (8192, 768), (8192, 2048)],
+    # A GPU multiplies rows of 50,257 slowly.
+    (8192, 768, 50257): [(512, 50257), (8192, 2048), (8192, 1024), (8192, 2048)],
+    # Few: a fourth matmul costs more than rewriting the sums.
+    (1024, 64, 262144): [(256, 262144), (256, 262144), (1024, 8192), (1024, 16384)],
+    (4096, 64, 262144): [(4096, 2048), (512, 262144), (4096, 2048), (4096, 4096)],
+    (0, 16, 10): [(0, 10)] * 4,
+    (1, 16, 10**8): [(1, 10**8), (1, 10**8), (1, 2**23), (1, 10**7)],
+}
+
+
+@pytest.mark.parametrize("sizes", BLOCK_SIZES, ids=str)
+def test_block_sizes(sizes):
+    tokens, features, num_classes = sizes
+    assert tiles.for_value(tokens, num_classes) == tiles.for_total(tokens, num_classes, 0)
+    rules = tiles.for_total, tiles.for_total_on_gpu, tiles.for_statistics, tiles.for_statistics_on_gpu
+    found = [rule(tokens, num_classes, 2 * features) for rule in rules]
+    assert found == [blocked.Blocks(*blocks) for blocks in BLOCK_SIZES[sizes]]
+
+
 @pytest.mark.parametrize(
-    ("tokens", "num_classes", "total", "on_gpu", "statistics"),
-    [
-        (64, 1000, (64, 1000), (64, 1000), (64, 1000)),  # small: all at once
-        (64, 1001, (64, 1001), (64, 1001), (64, 1001)),
-        (600, 1000, (300, 1000), (300, 1000), (600, 1000)),
-        (2048, 32768, (512, 32768), (512, 32768), (2048, 4096)),
-        (4096, 50257, (512, 50257), (4096, 2048), (4096, 2048)),  # a GPU multiplies rows of 50,257 slowly
-        (1024, 128256, (512, 128256), (512, 128256), (1024, 8192)),
-        (
-            1024,
-            262144,
-            (256, 262144),
-            (256, 262144),
-            (1024, 8192),
-        ),  # few: a fourth matmul costs more than rewriting the sums
-        (4096, 262144, (4096, 2048), (4096, 2048), (4096, 2048)),
-        (8192, 128256, (512, 128256), (512, 128256), (8192, 768)),
-        (8192, 262144, (512, 262144), (512, 262144), (8192, 1024)),  # a sixteenth of the tokens
-        (65536, 128256, (1024, 128256), (1024, 128256), (16384, 384)),  # none left over
-        (0, 10, (0, 10), (0, 10), (0, 10)),
-        (1, 10**8, (1, 10**8), (1, 10**8), (1, 2**23)),
-    ],
+    ("hidden", "classifier", "spare"),
+    [("bfloat16", "bfloat16", 32), ("float16", "float16", 32), ("float32", "float32", 0), ("float32", "bfloat16", 0)],
 )
-def test_block_sizes(tokens, num_classes, total, on_gpu, statistics):
-    assert tiles.for_total(tokens, num_classes) == blocked.Blocks(*total)
-    assert tiles.for_total_on_gpu(tokens, num_classes) == blocked.Blocks(*on_gpu)
-    assert tiles.for_statistics(tokens, num_classes) == blocked.Blocks(*statistics)
+def test_room_that_is_spare_where_a_narrow_gradient_will_be(monkeypatch, hidden, classifier, spare):
+    seen = []
+    monkeypatch.setattr(tiles, "for_total_on_gpu", lambda *sizes: seen.append(sizes))
+    dispatch.blocks_of_total(None, jnp.zeros((5, 16), hidden), jnp.zeros((16, 9), classifier))
+    assert seen == [(5, 9, spare)]
 
 
 BAD = {

@@ -29,7 +29,6 @@ _LOSSES = {
     },
     "linear": {
         "jaxce sum": lambda h, w, y: jaxce.linear_softmax_cross_entropy_sum(h, w, y).mean(),
-        "jaxce sum, 1,024 tokens": lambda h, w, y: _in_blocks(1024)(h, w, y).mean(),
         "jaxce sum, 2,048 tokens": lambda h, w, y: _in_blocks(2048)(h, w, y).mean(),
         "jaxce losses": lambda h, w, y: jaxce.linear_softmax_cross_entropy(h, w, y).mean(),
         "naive, optax": lambda h, w, y: _optax((h @ w).astype(jnp.float32), y).mean(),

@@ -13,10 +13,15 @@ from jaxce._kernels.reference import dot
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """How many tokens, and how many of their classes, are worked on at a time."""
+    """How many tokens, and how many of their classes, are worked on at a time.
+
+    Of a total whose blocks have all classes, the slopes of `gathered` blocks of tokens are held until one matmul adds them to the gradient of
+    the classifier.
+    """
 
     tokens: int
     classes: int
+    gathered: int = 1
 
 
 def over_tokens(body, carry, rows, block):
@@ -50,18 +55,19 @@ def classes(arrays, start, size):
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size, x.ndim - 1), arrays)
 
 
-def over_valid_tokens(body, carry, rows, mask, block, has_rows, skips=True):
+def over_valid_tokens(body, gather, carry, rows, mask, blocks, skips=True):
     """Folds `body(carry, rows of a block) -> (carry, rows)` over blocks of tokens, valid ones first.
 
-    If it `skips`, only while there are any: the rows of the rest are 0. Then JAX cannot transpose the loop, whose length the mask decides.
+    What it gives of `blocks.gathered` blocks goes through `gather(carry, hidden, rows) -> (carry, rows)` at once. If it `skips`, only while there
+    are valid tokens: the rows of the rest are 0. Then JAX cannot transpose the loop, whose length the mask decides.
     """
     (hidden, labels), _ = rows
-    tokens = hidden.shape[0]
-    padded = -(-tokens // block) * block
-    count, order = padded // block, None
+    tokens, block, group = hidden.shape[0], blocks.tokens, blocks.tokens * blocks.gathered
+    padded = -(-tokens // group) * group
+    count, order, skips = padded // block, None, skips and mask is not None
     if mask is not None or padded > tokens:
         valid = jnp.ones(tokens, bool) if mask is None else mask
-        if mask is not None and skips:
+        if skips:
             count = (jnp.sum(valid, dtype=jnp.int32) + (block - 1)) // block
         order = jnp.argsort(~valid, stable=True)
         padding = (0, padded - tokens)
@@ -70,19 +76,44 @@ def over_valid_tokens(body, carry, rows, mask, block, has_rows, skips=True):
             jnp.pad(valid[order], padding),
         )
 
+    def some(start, size):
+        return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), rows)
+
+    def of_group(carry, first):
+        if blocks.gathered == 1:
+            return body(carry, some(first * block, block))
+
+        def of_block(i, state):
+            carry, outs = state
+            carry, out = body(carry, some((first + i) * block, block))
+            return carry, put(outs, out, i * block)
+
+        _, out = jax.eval_shape(lambda carry: body(carry, some(0, block)), carry)
+        outs = zeros(out, group)
+        end = jnp.minimum(count - first, blocks.gathered) if skips else blocks.gathered
+        return lax.fori_loop(0, end, of_block, (carry, outs))
+
     # So that JAX keeps nothing of a block: no residuals, and no loop invariants of what it compares or selects with, as large as the logits.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def step(i, state):
         carry, outs = state
-        start = i * block
-        carry, out = body(carry, jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, block), rows))
-        return carry, lax.dynamic_update_slice_in_dim(outs, out, start, 0) if has_rows else None
+        first = i * blocks.gathered
+        carry, out = of_group(carry, first)
+        carry, out = gather(carry, some(first * block, group)[0][0], out)
+        return carry, put(outs, out, first * block)
 
-    dtype = carry[0].dtype
-    outs = varying_like(jnp.zeros((padded, hidden.shape[1]), dtype), carry) if has_rows else None
-    carry, outs = lax.fori_loop(0, count, step, (carry, outs))
-    if outs is not None and order is not None:
-        outs = jnp.zeros((tokens, hidden.shape[1]), dtype).at[order].set(outs[:tokens], unique_indices=True)
+    def put(outs, out, start):
+        return jax.tree.map(lambda all_, x: lax.dynamic_update_slice_in_dim(all_, x, start, 0), outs, out)
+
+    def zeros(like, rows):
+        return varying_like(jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), like), carry)
+
+    _, out = jax.eval_shape(lambda carry: gather(carry, some(0, group)[0][0], of_group(carry, 0)[1]), carry)
+    carry, outs = lax.fori_loop(0, -(-count // blocks.gathered), step, (carry, zeros(out, padded)))
+    if order is not None:
+        outs = jax.tree.map(
+            lambda x: jnp.zeros((tokens, *x.shape[1:]), x.dtype).at[order].set(x[:tokens], unique_indices=True), outs
+        )
     return carry, outs
 
 

@@ -12,20 +12,30 @@ from jaxce._kernels.blocked import Blocks
 _ROOM = 2**26
 _SHARE = 16
 _ROOM_OF_CLASSES = 2**23
-# Blocks of so many tokens keep a matmul of a CPU busy for longer than it takes to read and write the gradient that it adds to. An H200, measured,
-# gains from twice as many: 46 ms after 57 at (8192, 4096, 128256) in bfloat16. They are taken where there are tokens enough.
+# Blocks of so many tokens keep a matmul of a CPU busy for longer than it takes to read and write the gradient that it adds to. More are taken
+# where there are tokens enough.
 _LARGE, _LARGEST = 512, 1024
 # So few blocks are better than a fourth matmul, however small they are.
 _FEW = 4
 # On a GPU a matmul is two to three times slower if the rows of a matrix do not start at multiples of 16 bytes.
 _ALIGNED = 8
+# An H200 takes 1.12 times three bare matmuls in blocks of 1,024 tokens, 1.35 in blocks of 512 (8192, 4096, 128256, float32), so there an eighth
+# of the logits is held. The slopes of a narrow classifier wait where its gradient will be, and what is left to hold is a 32nd, or 128 MiB: that
+# takes 1.18 times, not 1.49 as in blocks of 512, and holds no more.
+_SHARE_ON_GPU, _ROOM_OF_GATHERED, _SHARE_OF_GATHERED = 8, 2**25, 32
+_LEAST_GATHERED = 256
+# And 1.7 times, after 1.9, in blocks of twice as many classes.
+_ROOM_OF_CLASSES_ON_GPU = 2**24
 
 
-def whole_rows(tokens: int, num_classes: int) -> Blocks | None:
-    """Blocks of tokens with all their classes; None where they would be too many and too small."""
-    share = tokens // _SHARE
-    room = max(_ROOM // num_classes, share) // 128 * 128
-    most = max(1, min(room, max(_LARGE, min(_LARGEST, share))))
+def whole_rows(tokens: int, num_classes: int, spare: int = 0, share: int = _SHARE) -> Blocks | None:
+    """Blocks of tokens with all their classes; None where they would be too many and too small.
+
+    `spare` is how many bytes per class lie idle until the end: where the gradient of a classifier will be that is narrower than its sum.
+    """
+    share, spare = tokens // share, spare // 4
+    room = max(_ROOM // num_classes, share, spare) // 128 * 128
+    most = max(1, min(room, max(_LARGE, min(_LARGEST, share), spare)))
     if tokens <= most:
         return Blocks(tokens, num_classes)
     if most < _LARGE and most * _FEW < tokens:
@@ -33,30 +43,56 @@ def whole_rows(tokens: int, num_classes: int) -> Blocks | None:
     return Blocks(_even(tokens, most), num_classes)
 
 
-def blocks_of_classes(tokens: int, num_classes: int) -> Blocks:
+def gathered_rows(tokens: int, num_classes: int, spare: int) -> Blocks | None:
+    """Small blocks of tokens, of which many are gathered in the spare room; None where that is no gain."""
+    share, most = tokens // _SHARE_OF_GATHERED, min(tokens, spare // 2)
+    block = max(_LEAST_GATHERED, min(_LARGE, share // 128 * 128))
+    if block > max(share, _ROOM_OF_GATHERED // num_classes) or most < 2 * block:
+        return None
+    group = _even(tokens, most)
+    gathered = -(-group // block)
+    return Blocks(-(-group // gathered), num_classes, gathered)
+
+
+def blocks_of_classes(tokens: int, num_classes: int, room: int = _ROOM_OF_CLASSES) -> Blocks:
     """All tokens, but no more than 16,384, with as many classes at a time as there is room for."""
     tokens = min(tokens, 2**14)
-    room = max(256, _ROOM_OF_CLASSES // max(tokens, 1) // 256 * 256)
+    room = max(256, room // max(tokens, 1) // 256 * 256)
     # Whole tiles, and none left over where that can be had: of a smaller last block XLA for TPU lays the gradient out anew.
     whole = (block for block in range(room, room // 2, -128) if num_classes % block == 0)
     return Blocks(tokens, min(num_classes, next(whole, room)))
 
 
-def for_statistics(tokens: int, num_classes: int) -> Blocks:
+def for_statistics(tokens: int, num_classes: int, _: int = 0, room: int = _ROOM_OF_CLASSES) -> Blocks:
     """For statistics of each token, whose derivatives make the logits again in any case."""
-    if tokens * num_classes <= _ROOM_OF_CLASSES:
+    if tokens * num_classes <= room:
         return Blocks(tokens, num_classes)
-    return blocks_of_classes(tokens, num_classes)
+    return blocks_of_classes(tokens, num_classes, room)
 
 
-def for_total(tokens: int, num_classes: int) -> Blocks:
+def for_statistics_on_gpu(tokens: int, num_classes: int, _: int = 0) -> Blocks:
+    """The same with more classes at a time."""
+    return for_statistics(tokens, num_classes, room=_ROOM_OF_CLASSES_ON_GPU)
+
+
+def for_value(tokens: int, num_classes: int, _: int = 0) -> Blocks:
+    """For a sum of losses alone, beside which no room is spare."""
+    return for_total(tokens, num_classes, 0)
+
+
+def for_total(tokens: int, num_classes: int, spare: int) -> Blocks:
     """For a sum of losses with its gradients."""
-    return whole_rows(tokens, num_classes) or blocks_of_classes(tokens, num_classes)
+    return whole_rows(tokens, num_classes, spare) or blocks_of_classes(tokens, num_classes)
 
 
-def for_total_on_gpu(tokens: int, num_classes: int) -> Blocks:
-    """The same where rows of logits may be laid out badly: then blocks of classes, whose own rows are not."""
-    return for_statistics(tokens, num_classes) if num_classes % _ALIGNED else for_total(tokens, num_classes)
+def for_total_on_gpu(tokens: int, num_classes: int, spare: int) -> Blocks:
+    """The same; where rows of logits would be laid out badly, in blocks of classes, whose own rows are not."""
+    if num_classes % _ALIGNED:
+        return for_statistics_on_gpu(tokens, num_classes)
+    whole, gathered = whole_rows(tokens, num_classes, share=_SHARE_ON_GPU), gathered_rows(tokens, num_classes, spare)
+    if gathered and (whole is None or gathered.tokens * gathered.gathered >= whole.tokens):
+        return gathered
+    return whole or blocks_of_classes(tokens, num_classes, _ROOM_OF_CLASSES_ON_GPU)
 
 
 def _even(tokens, most):

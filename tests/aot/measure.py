@@ -24,7 +24,7 @@ def figures(target, loss, what, shape, dtype):
         return {"error": f"{type(error).__name__}: {error}"[:2000]}
     memory, text = compiled.memory_analysis(), compiled.as_text()
     logits = sizes[0] * sizes[-1]
-    found = passes.passes(text, logits)
+    found = passes.passes(text, logits, {"bfloat16": "bf16", "float16": "f16"}.get(dtype))
     cost = compiled.cost_analysis() or {}
     return {
         "temporary_bytes": memory.temp_size_in_bytes,
@@ -32,6 +32,7 @@ def figures(target, loss, what, shape, dtype):
         "output_bytes": memory.output_size_in_bytes,
         "logits": logits,
         "largest": passes.largest(text),
+        "multiplied": passes.multiplied(text),
         "reads": found.reads,
         "writes": found.writes,
         "made": found.made,

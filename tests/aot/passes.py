@@ -61,8 +61,12 @@ class Passes:
     made: tuple[str, ...]  # wherever: an accelerator may have a large array in memory of its own
 
 
-def passes(text: str, size: int) -> Passes:
-    """The passes of a program over arrays of at least `size` elements."""
+def passes(text: str, size: int, dtype: str | None = None) -> Passes:
+    """The passes of a program over arrays of at least `size` elements.
+
+    Of a narrow `dtype`, as the compiler writes it, two numbers may be read as one of 32 bits: those count as what they are.
+    """
+    text = _unpacked(text, size, dtype) if dtype else text
     computations, entry = _parse(text)
     reads: dict[str, float] = {}
     writes, made = 0.0, []
@@ -93,11 +97,36 @@ def passes(text: str, size: int) -> Passes:
     return Passes(reads, writes, tuple(made))
 
 
+def _unpacked(text, size, dtype):
+    """A program of integers that hold several numbers each, as one of those numbers."""
+    return re.sub(
+        r"\bu32\[([\d,]+)\]",
+        lambda found: f"{dtype}[{found[1]},2]" if math.prod(map(int, found[1].split(","))) * 2 == size else found[0],
+        text,
+    )
+
+
 def largest(text: str) -> int:
     """The size of the largest array that the program makes, its results included."""
     computations, entry = _parse(text)
     made = (i for name, _ in _run(computations, entry) for i in computations[name] if _is_work(i))
     return max(elements for i in made for _, elements, _ in i.arrays)
+
+
+def multiplied(text: str) -> list[str]:
+    """The dtypes of what the program multiplies as matrices, wherever it does."""
+    computations, _ = _parse(text)
+    return sorted(
+        {
+            dtype
+            for body in computations.values()
+            for by_name in [{i.name: i for i in body}]
+            for i in body
+            if i.opcode == "dot"
+            for name in i.operands
+            for dtype, _, _ in by_name[name].arrays
+        }
+    )
 
 
 def _run(computations, name, times=1.0):

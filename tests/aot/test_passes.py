@@ -118,3 +118,22 @@ def test_a_loop_passes_as_often_as_it_turns(says, times):
 def test_the_largest_array_is_that_of_no_fusion_nor_parameter():
     text = FUSED.replace("BODY", "  %w = f32[8,64]{1,0} slice(%z), slice={[0:8],[0:64]}")
     assert passes.largest(text) == 512
+
+
+def test_two_narrow_numbers_that_are_read_as_one_count_as_what_they_are():
+    lines = (
+        "%b = u32[8,64]{1,0} bitcast(%z)",
+        "%w = u32[8,64]{1,0} negate(%b)",
+        "%v = f32[8]{0} fusion(%w, %zero), kind=kLoop, calls=%fused",
+        "%small = u32[8,32]{1,0} slice(%b), slice={[0:8],[0:32]}",
+    )
+    text = FUSED.replace("BODY", "\n".join(f"  {line}" for line in lines))
+    assert passes.passes(text, 1024, "bf16").made == ("bf16",)
+    assert passes.passes(text, 1024, "bf16").reads["made"] == 1
+    assert passes.passes(text, 1024).made == ()
+
+
+def test_what_is_multiplied():
+    text = FUSED.replace("BODY", "  %d = f32[8,8]{1,0} dot(%z, %z), lhs_contracting_dims={1}, rhs_contracting_dims={1}")
+    assert passes.multiplied(text) == ["bf16"]
+    assert passes.multiplied(FUSED.replace("BODY", "")) == []

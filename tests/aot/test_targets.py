@@ -195,6 +195,16 @@ def test_linear_losses_hold_a_twentieth_of_the_logits_beside_the_gradient_of_the
 
 
 @over_targets
+@pytest.mark.parametrize("loss", LINEAR)
+def test_a_gpu_multiplies_a_narrow_layer_as_it_is(target, rows, loss):
+    """Slopes too, which are twice as fast then."""
+    if target != "h100":
+        return  # the others multiply float32 in bfloat16 as well
+    for row in of(rows, loss, "value and gradients", "real"):
+        assert row["multiplied"] == [row["dtype"].replace("bfloat16", "bf16").replace("float32", "f32")], name(row)
+
+
+@over_targets
 def test_all_logits_at_once_are_seen(rows):
     (row,) = of(rows, "matmul, then optax integer", "value and gradients", "real")
     assert row["largest"] >= row["logits"]

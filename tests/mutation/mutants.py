@@ -87,6 +87,10 @@ MUTANTS = [
             "is_class = (labels >= 0) & (labels < logits.shape[axis])",
             "is_class = (labels > 0) & (labels < logits.shape[axis])",
         ),
+    ),
+    *_of(
+        "_reading",
+        _OF_LABELS,
         (
             "narrow labels stay narrow",
             "labels = labels if labels.dtype.itemsize >= 4 else apart(labels.astype(jnp.int32))",
@@ -99,7 +103,7 @@ MUTANTS = [
         ),
     ),
     *_of(
-        "_dense",
+        "_reading",
         _OF_MASKED_ROWS,
         ("labels of masked rows are read", "labels if mask is None else jnp.where(mask, labels, 0)", "labels"),
         (
@@ -161,10 +165,23 @@ MUTANTS = [
         ),
     ),
     *_of(
+        "_reading",
+        _OF_CLASSES_LEFT_OUT,
+        ("masked rows are read", "return z if mask is None else jnp.where(per_row(mask, axis), z, 0)", "return z"),
+        (
+            "excluded classes have a gradient as of their weight",
+            "return jnp.where(z > -jnp.inf, weights, jnp.zeros((), z.dtype))",
+            "return jnp.broadcast_to(jnp.asarray(weights, z.dtype), z.shape)",
+        ),
+    ),
+    *_of(
+        "_slopes",
+        _OF_CLASSES_LEFT_OUT,
+        ("tangents of classes left out count", "z_dot = jnp.where(where, z_dot, 0)", "z_dot = z_dot"),
+    ),
+    *_of(
         "_dense",
         _OF_CLASSES_LEFT_OUT,
-        ("masked rows are read", "z if mask is None else jnp.where(per_row(mask, axis), z, 0)", "z"),
-        ("tangents of classes left out count", "z_dot = jnp.where(where, z_dot, 0)", "z_dot = z_dot"),
         ("an infinite gap of the total is NaN", "* jnp.minimum(-below, largest)", "* -below"),
         (
             "excluded classes are counted",
@@ -182,14 +199,9 @@ MUTANTS = [
             "bounds = (0, 1, 1, jnp.finfo(dtype).max)",
         ),
         (
-            "excluded classes have a gradient as of their weight",
-            "return jnp.where(z > -jnp.inf, weights, jnp.zeros((), z.dtype))",
-            "return jnp.broadcast_to(jnp.asarray(weights, z.dtype), z.shape)",
-        ),
-        (
             "NaN tangents by the labels at -inf",
-            "nll = jnp.where(z > -jnp.inf, per_row(jnp.log1p(rest), axis) - _below(z, shift, axis), 0)",
-            "nll = per_row(jnp.log1p(rest), axis) - _below(z, shift, axis)",
+            "nll = jnp.where(z > -jnp.inf, per_row(jnp.log1p(rest), axis) - below(z, shift, axis), 0)",
+            "nll = per_row(jnp.log1p(rest), axis) - below(z, shift, axis)",
         ),
         (
             "excluded classes have a gradient by their weights",
@@ -206,25 +218,8 @@ MUTANTS = [
             "label_mass * log_norm + label_gap",
             "label_mass * (finite(shift) + log_norm) - (label_mass * finite(shift) - label_gap)",
         ),
-        (
-            "the gradient is p - 1",
-            "jnp.where(label_nll < 0.5, jnp.expm1(-label_nll), jnp.exp(-label_nll) - 1)",
-            "jnp.exp(-label_nll) - 1",
-        ),
-        (
-            "the gradient is p - q",
-            "jnp.where((below == 0) & (2 * q > mass), near, per_row(share, axis) * e - q)",
-            "per_row(share, axis) * e - q",
-        ),
         ("log of 1 + rest", "log_norm = jnp.log1p(rest)", "log_norm = jnp.log(1 + rest)"),
         ("a clipped loss", "log_norm = jnp.log1p(rest)", "log_norm = jnp.log1p(jnp.maximum(rest, 1e-7))"),
-        (
-            "a clipped exponential in the gradient",
-            "jnp.exp(jnp.minimum(z - per_row(finite(shift), axis), 1))",
-            "jnp.exp(jnp.clip(z - per_row(finite(shift), axis), -80, 1))",
-        ),
-        ("near q == p for any label", "(below == 0) & (2 * q > mass)", "below == 0"),
-        ("near q == p, q is label_mass", "* per_row(inverse, axis) + (mass - q)", "* per_row(inverse, axis)"),
         ("a label at +inf has a loss of -inf", "finite(shift) - capped(pick(", "finite(shift) - (pick("),
         (
             "a +inf logit has a total of -inf",
@@ -235,7 +230,28 @@ MUTANTS = [
         ("a +inf logit costs the total, even alone", "jnp.where(num_classes == 1, 0, jnp.inf)", "jnp.inf"),
     ),
     *_of(
-        "_dense",
+        "_slopes",
+        _OF_DIGITS,
+        (
+            "the gradient is p - 1",
+            "jnp.where(label_nll < 0.5, jnp.expm1(-label_nll), jnp.exp(-label_nll) - 1)",
+            "jnp.exp(-label_nll) - 1",
+        ),
+        (
+            "the gradient is p - q",
+            "jnp.where((gap == 0) & (2 * q > mass), near, per_row(label_mass * inverse, axis) * e - q)",
+            "per_row(label_mass * inverse, axis) * e - q",
+        ),
+        (
+            "a clipped exponential in the gradient",
+            "jnp.exp(jnp.minimum(z - per_row(finite(shift), axis), 1))",
+            "jnp.exp(jnp.clip(z - per_row(finite(shift), axis), -80, 1))",
+        ),
+        ("near q == p for any label", "(gap == 0) & (2 * q > mass)", "gap == 0"),
+        ("near q == p, q is label_mass", "* per_row(inverse, axis) + (mass - q)", "* per_row(inverse, axis)"),
+    ),
+    *_of(
+        "_slopes",
         _OF_HESSIANS,
         (
             "the derivative of a small p is 1 more than its value",
@@ -246,7 +262,7 @@ MUTANTS = [
     ),
     # The rule
     *_of(
-        "_dense",
+        "_slopes",
         [
             "softmax::test_options_and_their_combinations",
             "stats::test_gradient_flows_through_merges",
@@ -255,34 +271,43 @@ MUTANTS = [
         ],
         (
             "the gradient has the other sign",
-            "label_nll_dot = jnp.sum(of_label * z_dot, axis)\n    return",
-            "label_nll_dot = -jnp.sum(of_label * z_dot, axis)\n    return",
+            "return [jnp.sum(of * z_dot, axis) for of in (_of_rest(z, e), of_label, of_total)]",
+            "return [jnp.sum(of * z_dot, axis) for of in (_of_rest(z, e), -of_label, of_total)]",
         ),
         (
             "p of total_nll is not weighed",
-            "of_total = per_row(total_mass * inverse, axis) * e",
-            "of_total = per_row(inverse, axis) * e",
+            "per_row(total_mass * (1 / (1 + rest)), axis) * e",
+            "per_row(1 / (1 + rest), axis) * e",
         ),
         (
             "p of label_nll is not weighed",
-            "share = jnp.exp(below), label_mass * inverse",
-            "share = jnp.exp(below), inverse",
+            "per_row(label_mass * inverse, axis) * e - q)",
+            "per_row(inverse, axis) * e - q)",
         ),
+        (
+            "rest has no tangent",
+            "for of in (_of_rest(z, e), of_label, of_total)]",
+            "for of in (0 * e, of_label, of_total)]",
+        ),
+        ("a capped logit moves the rest", "return jnp.where(z == jnp.inf, 0, e)", "return e"),
+        (
+            "rest has the tangent of log_norm",
+            "for of in (_of_rest(z, e), of_label, of_total)]",
+            "for of in (_of_rest(z, per_row(1 / (1 + rest), axis) * e), of_label, of_total)]",
+        ),
+    ),
+    *_of(
+        "_dense",
+        [
+            "softmax::test_options_and_their_combinations",
+            "stats::test_gradient_flows_through_merges",
+            "rule::test_derivatives_of_every_statistic",
+            "stats::test_an_infinite_logit_moves_no_rest",
+        ],
         (
             "the gap of a label that is no class counts",
             "label_gap = jnp.where(is_class, label_gap, 0)",
             "label_gap = label_gap + 0 * is_class",
-        ),
-        (
-            "rest has no tangent",
-            "return jnp.sum(of_rest * z_dot, axis), label_nll_dot",
-            "return jnp.zeros_like(shift), label_nll_dot",
-        ),
-        ("a capped logit moves the rest", "of_rest = jnp.where(z == jnp.inf, 0, e)", "of_rest = e"),
-        (
-            "rest has the tangent of log_norm",
-            "of_rest = jnp.where(z == jnp.inf, 0, e)",
-            "of_rest = jnp.where(z == jnp.inf, 0, per_row(inverse, axis) * e)",
         ),
         ("labels have no gradient", "label_nll_dot = label_nll_dot + jnp.sum(nll * q_dot, axis)", "pass"),
         (
@@ -351,16 +376,6 @@ MUTANTS = [
         ("rows lie along the last axis", "return jnp.expand_dims(rows, axis)", "return jnp.expand_dims(rows, -1)"),
         ("classes lie along the last axis", "tuple(i for i in range(ndim) if i != axis)", "tuple(range(ndim - 1))"),
     ),
-    *_of(
-        "_dense",
-        [
-            "softmax::test_any_shape_and_class_axis",
-        ],
-    ),
-    *_of(
-        "_dense",
-        ["sharding"],
-    ),
     # Options
     *_of(
         "_stats",
@@ -410,11 +425,6 @@ MUTANTS = [
             "u = jnp.ones_like(per_class(class_weights.astype(dtype), axis, logits.ndim))",
         ),
         (
-            "class weights are lost to the gradient",
-            "per_class(class_weights.astype(z.dtype), axis, z.ndim)\n    return",
-            "1\n    return",
-        ),
-        (
             "the total is not weighed by class",
             "total_gap = sum_of(_weighted_gap, *bounds, beside=u, after=total_mass)",
             "total_gap = sum_of(_weighted_gap, *bounds, after=total_mass)",
@@ -428,6 +438,17 @@ MUTANTS = [
             "the number of classes is the mass of the weights",
             "        total_mass = sum_of(_weight, *bounds, beside=u, after=num_classes)",
             "        num_classes = total_mass = sum_of(_weight, *bounds, beside=u, after=num_classes)",
+        ),
+    ),
+    *_of(
+        "_reading",
+        [
+            "softmax::test_options_and_their_combinations",
+        ],
+        (
+            "class weights are lost to the gradient",
+            "per_class(class_weights.astype(z.dtype), axis, z.ndim)\n    return",
+            "1\n    return",
         ),
     ),
     # One reading
@@ -463,7 +484,7 @@ MUTANTS = [
         ),
         ("a pair counts its maximum", "jnp.exp(below))", "1 + jnp.exp(below))"),
         ("slices are filled up with 0", "lax.pad(part, dtype.type(-jnp.inf)", "lax.pad(part, dtype.type(0)"),
-        ("the last classes are left out", "size = -(-num_classes // _SLICES)", "size = max(1, num_classes // _SLICES)"),
+        ("the last classes are left out", "size = -(-num_classes // number)", "size = num_classes // number"),
         ("slices begin a class early", "min(start, num_classes), min", "max(0, min(start, num_classes) - 1), min"),
     ),
     # Merging
@@ -728,20 +749,32 @@ MUTANTS = [
         ),
     ),
     *_of(
-        "_reductions",
+        "_reading",
         _OF_CLASSES_LEFT_OUT,
-        ("classes are padded with 0", "else jnp.where(where, z, -jnp.inf)", "else jnp.where(where, z, 0)"),
+        (
+            "classes are padded with 0",
+            "z if where is None else jnp.where(where, z, -jnp.inf)",
+            "z if where is None else jnp.where(where, z, 0)",
+        ),
         (
             "classes are padded with a large number",
-            "else jnp.where(where, z, -jnp.inf)",
-            "else jnp.where(where, z, -1e9)",
+            "z if where is None else jnp.where(where, z, -jnp.inf)",
+            "z if where is None else jnp.where(where, z, -1e9)",
         ),
+        (
+            "where is turned round",
+            "z if where is None else jnp.where(where, z, -jnp.inf)",
+            "z if where is None else jnp.where(where, -jnp.inf, z)",
+        ),
+    ),
+    *_of(
+        "_reductions",
+        _OF_CLASSES_LEFT_OUT,
         (
             "the maximum is also over classes left out",
             "shift = lax.stop_gradient(jnp.max(read(logits, where), axis))",
             "shift = lax.stop_gradient(jnp.max(read(logits, None), axis))",
         ),
-        ("where is turned round", "else jnp.where(where, z, -jnp.inf)", "else jnp.where(where, -jnp.inf, z)"),
         (
             "a true class that is excluded has a loss",
             "allowed = None if where is None else at_labels(jnp.broadcast_to(where, logits.shape))",
@@ -903,6 +936,10 @@ MUTANTS = [
             "    if mask is None:\n        return fields\n",
             "    return fields\n",
         ),
+    ),
+    *_of(
+        "_slopes",
+        ["values", "masks", "softmax::test_options_and_their_combinations", "stats", "rule", "hessians"],
         (
             "the label's own logit counts twice",
             "per_row(p_gap, axis), p)",
@@ -930,7 +967,6 @@ MUTANTS = [
         ),
         ("masked tokens are read", "return masked(hidden, mask), label", "return hidden, label"),
         ("labels of masked tokens are read", "label_indices(labels, mask)\n", "label_indices(labels, None)\n"),
-        ("the weight of a label has no gradient", "pull_weight(weight_ct)", "pull_weight(0 * weight_ct)"),
         (
             "a cap does not flatten",
             "logits, logits_dot = jax.jvp(capped, (raw, soft_cap), (raw_dot, soft_cap_dot))",
@@ -948,6 +984,15 @@ MUTANTS = [
             "raw = raw_logits(hidden, classifier, bias)",
             "raw = raw_logits(hidden, classifier, None)",
         ),
+    ),
+    *_of(
+        "_kernels/total",
+        [
+            "linear::test_every_implementation",
+            "linear::test_masked_token_costs_nothing_and_poisons_nothing",
+            "linear::test_every_mode_of_differentiation",
+        ],
+        ("the weight of a label has no gradient", "pull_weight(weight_ct)", "pull_weight(0 * weight_ct)"),
     ),
     *_of(
         "_kernels/blocked",

@@ -1,0 +1,71 @@
+"""A linear function whose transpose is written by hand, where XLA makes better code of that than of the one JAX derives."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
+
+_linear = Primitive("jaxce_linear")
+_linear.multiple_results = True
+
+
+def with_transpose(linear: Callable[..., Any], transpose: Callable[..., Any], x, residuals):
+    """`linear(x, residuals)`, whose transpose is `transpose`; whatever else is asked of it, its own code answers.
+
+    Args:
+      linear: Linear in `x`; it gives a list of arrays.
+      transpose: `transpose(cotangents, residuals)` gives the cotangent of `x`; a cotangent is None where an output is not used. Its code must
+        differentiate correctly by itself.
+      x: An array.
+      residuals: A pytree of arrays.
+    """
+    leaves, tree = jax.tree.flatten(residuals)
+    code = jax.make_jaxpr(lambda x, *leaves: linear(x, tree.unflatten(leaves)))(x, *leaves)
+    return _linear.bind(x, *leaves, code=code, transpose=lambda cts, leaves: transpose(cts, tree.unflatten(leaves)))
+
+
+@_linear.def_impl
+def _evaluate(*args, code, **_):
+    return jaxpr_as_fun(code)(*args)
+
+
+@_linear.def_abstract_eval
+def _types(*_, code, transpose):
+    return code.out_avals
+
+
+def _transpose(cts, x, *leaves, code, transpose):
+    cts = [None if type(ct) is ad.Zero else ct for ct in cts]
+    return [ad.Zero(x.aval) if all(ct is None for ct in cts) else transpose(cts, leaves), *(None for _ in leaves)]
+
+
+def _jvp(primals, tangents, **params):
+    (x, *leaves), (x_dot, *leaves_dot) = primals, tangents
+    outs = _linear.bind(*primals, **params)
+    if type(x_dot) is ad.Zero:
+        dots = [ad.Zero(aval) for aval in params["code"].out_avals]
+    else:
+        dots = _linear.bind(x_dot, *leaves, **params)
+    moving = [i for i, t in enumerate(leaves_dot) if type(t) is not ad.Zero]
+    if moving:
+
+        def of_moving(*some):
+            at = dict(zip(moving, some, strict=True))
+            return _evaluate(x, *(at.get(i, leaf) for i, leaf in enumerate(leaves)), **params)
+
+        _, by_leaves = jax.jvp(of_moving, [leaves[i] for i in moving], [leaves_dot[i] for i in moving])
+        dots = list(map(ad.add_tangents, dots, by_leaves))
+    return outs, dots
+
+
+def _batch(args, dims, **params):
+    outs = jax.vmap(lambda *args: _evaluate(*args, **params), in_axes=tuple(dims))(*args)
+    return outs, [0] * len(outs)
+
+
+ad.primitive_transposes[_linear] = _transpose
+ad.primitive_jvps[_linear] = _jvp
+batching.primitive_batchers[_linear] = _batch
+mlir.register_lowering(_linear, mlir.lower_fun(_evaluate, multiple_results=True))

@@ -1,0 +1,113 @@
+"""NaN and infinities in arrays so large that XLA for CPU makes other loops of them, in which a maximum may lose a NaN."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxce
+from jaxce import keras
+
+ROWS, ROW = 64, 3
+INTEGER, SOFT, SIGMOID = (
+    jaxce.softmax_cross_entropy_with_integer_labels,
+    jaxce.softmax_cross_entropy,
+    jaxce.sigmoid_binary_cross_entropy,
+)
+
+
+def integer(**options):
+    return lambda z: INTEGER(z, np.arange(ROWS) % z.shape[1], **options)
+
+
+def soft(**options):
+    return lambda z: SOFT(z, jnp.full(z.shape, 1 / z.shape[1], z.dtype), **options)
+
+
+def weighted(of, **options):
+    return lambda z: of(class_weights=np.linspace(1, 2, z.shape[1], dtype=np.float32), **options)(z)
+
+
+def allowed(of):
+    """Two classes are left out, neither of which is the NaN."""
+    return lambda z: of(where=np.arange(z.shape[1])[None] < z.shape[1] - 2)(z)
+
+
+def _linear(loss):
+    """Logits of a linear layer whose hidden activations hold the NaN."""
+    return lambda h: loss(h, jnp.eye(h.shape[1], dtype=h.dtype), np.arange(ROWS) % h.shape[1])
+
+
+LOSSES = {
+    "integer": integer(),
+    "integer, smoothing and z-loss": integer(label_smoothing=0.1, z_loss=1e-3),
+    "integer, class weights": weighted(integer, label_smoothing=0.1),
+    "integer, classes left out": allowed(integer),
+    "soft": soft(),
+    "soft, smoothing": soft(label_smoothing=0.1),
+    "soft, class weights": weighted(soft),
+    "soft, classes left out": allowed(soft),
+    "sigmoid": lambda z: SIGMOID(z, jnp.full(z.shape, 0.25, z.dtype), label_smoothing=0.1).sum(1),
+    "sigmoid, pos_weight": lambda z: SIGMOID(z, jnp.ones(z.shape, z.dtype), pos_weight=2.0).sum(1),
+    "linear": _linear(jaxce.linear_softmax_cross_entropy),
+    "keras sparse": lambda z: keras.losses.sparse_categorical_crossentropy(
+        np.arange(ROWS) % z.shape[1], z, from_logits=True
+    ),
+    "keras categorical": lambda z: keras.losses.categorical_crossentropy(
+        jnp.full(z.shape, 1 / z.shape[1], z.dtype), z, from_logits=True
+    ),
+    "keras categorical of probabilities": lambda z: keras.losses.categorical_crossentropy(
+        jnp.full(z.shape, 1 / z.shape[1], z.dtype), jnp.abs(z)
+    ),
+    "keras binary": lambda z: keras.losses.binary_crossentropy(jnp.ones(z.shape, z.dtype), z, from_logits=True),
+    "keras binary of probabilities": lambda z: keras.losses.binary_crossentropy(jnp.ones(z.shape, z.dtype), jnp.abs(z)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("classes", [100, 2000])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_nan_is_in_the_loss_and_the_gradient_of_its_row_alone(rng, name, classes, dtype):
+    z = np.asarray(rng.uniform(0.1, 0.9, (ROWS, classes)), jnp.dtype(dtype))
+    is_row = np.arange(ROWS) == ROW
+    for place in (0, 5, classes - 3):
+        z_nan = z.copy()
+        z_nan[ROW, place] = np.nan
+        value, pull = jax.vjp(jax.jit(LOSSES[name]), z_nan)
+        np.testing.assert_array_equal(np.isnan(value), is_row)
+        (gradient,) = pull(jnp.ones_like(value))
+        np.testing.assert_array_equal(np.isnan(gradient).any(1), is_row)
+        assert np.isnan(float(jax.jit(lambda z: LOSSES[name](z).mean())(z_nan)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("classes", [100, 2000])
+def test_statistics_of_a_row_with_a_nan(rng, classes, dtype):
+    z = np.asarray(rng.standard_normal((ROWS, classes)), jnp.dtype(dtype))
+    z[ROW, 7] = np.nan
+    stats = jax.jit(jaxce.logit_stats)(z, np.zeros(ROWS, np.int32))
+    for name in ("shift", "rest", "label_nll", "total_nll", "total_mass", "num_classes", "nll", "log_z"):
+        np.testing.assert_array_equal(np.isnan(getattr(stats, name)), np.arange(ROWS) == ROW, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("classes", [100, 2000])
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_rest_counts_infinities(rng, count, classes, dtype):
+    """Wherever they lie."""
+    z = np.asarray(rng.standard_normal((ROWS, classes)), jnp.dtype(dtype))
+    z[ROW, rng.choice(classes, count, replace=False)] = np.inf
+    stats = jax.jit(jaxce.logit_stats)(z, np.zeros(ROWS, np.int32))
+    assert stats.shift[ROW] == np.inf
+    assert stats.rest[ROW] == count - 1
+
+
+def test_a_masked_nan_is_nowhere(rng):
+    z = rng.standard_normal((ROWS, 2000)).astype(np.float32)
+    z[ROW] = np.nan
+    mask = np.arange(ROWS) != ROW
+    for of in (integer(mask=mask), soft(mask=mask, label_smoothing=0.1)):
+        value, pull = jax.vjp(jax.jit(of), z)
+        (gradient,) = pull(jnp.ones_like(value))
+        assert np.isfinite(value).all() and np.isfinite(gradient).all()
+        assert value[ROW] == 0 and not gradient[ROW].any()

@@ -1,0 +1,160 @@
+"""The code that only GPUs are given, run here: what a GPU's own compiler makes of it, `benchmarks.device` checks where there is one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from closeness import assert_within
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from linear_cases import OPTIONS as LINEAR_OPTIONS
+from linear_cases import expected, make
+
+import jaxce
+from jaxce._kernels import tiles
+from jaxce._kernels.blocked import Blocks
+
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
+INTEGER = jaxce.softmax_cross_entropy_with_integer_labels
+OPTIONS = {"label_smoothing": 0.1, "z_loss": 1e-2}
+MASK = np.array([True, True, False, True, True])
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """Whatever depends on the platform takes what is meant for a GPU."""
+
+    def of_a_gpu(*args, default, cuda=None, **others):
+        chosen.append(cuda is not None)
+        return (cuda or default)(*args)
+
+    chosen = []
+    monkeypatch.setattr(lax, "platform_dependent", of_a_gpu)
+    jax.clear_caches()  # or a program that another test has made is run
+    yield chosen
+    jax.clear_caches()
+    assert any(chosen)
+
+
+def rounded(values, dtype):
+    return np.asarray(values, jnp.dtype(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+@pytest.mark.parametrize("classes", [1000, 1001, 2050])
+@pytest.mark.parametrize("options", [{}, {"mask": MASK}, OPTIONS, OPTIONS | {"mask": MASK}], ids=str)
+def test_values_and_gradients(rng, on_a_gpu, x64, dtype, classes, options):
+    z = rounded(4 * rng.standard_normal((5, classes)), dtype)
+    y, cotangent = np.int32([0, 1, classes - 1, classes - 2, 7]), rng.uniform(-2, 2, 5).astype(np.float32)
+    working = "float64" if dtype == "float64" else "float32"
+    value, pull = jax.vjp(jax.jit(lambda z: INTEGER(z, y, **options)), z)
+    answer = oracle.integer_softmax(z, y, cotangent=cotangent, **options)
+    assert_within(np.asarray(value), answer.loss, 4, working=working)
+    (gradient,) = pull(jnp.asarray(cotangent, value.dtype))
+    assert gradient.dtype == z.dtype
+    assert_within(np.asarray(gradient), answer.logits, 6, working=working)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_second_derivatives(rng, on_a_gpu, dtype):
+    """In every order of modes; the exact ones of p and the identity, which a bitcast that was differentiated would leave out."""
+    z, v = rounded(rng.standard_normal((2, 1002)), dtype), rounded(rng.standard_normal((2, 1002)), dtype)
+    y = np.int32([3, 1001])
+    loss = lambda z: INTEGER(z, y).sum()  # noqa: E731
+    e = np.exp(z.astype(np.float64))
+    p = e / e.sum(1, keepdims=True)
+    wide = v.astype(np.float64)
+    want = p * (wide - (p * wide).sum(1, keepdims=True))
+    forward_over_reverse = jax.jvp(jax.grad(loss), (z,), (v,))[1]
+    reverse_over_reverse = jax.grad(lambda z: jnp.vdot(jax.grad(loss)(z).astype(jnp.float32), v.astype(np.float32)))(z)
+    reverse_over_forward = jax.grad(lambda z: jax.jvp(loss, (z,), (v,))[1])(z)
+    rtol, atol = (2e-2, 1e-6) if dtype == "bfloat16" else (2e-5, 1e-9)
+    for found in (forward_over_reverse, reverse_over_reverse, reverse_over_forward):
+        np.testing.assert_allclose(np.asarray(found, np.float64), want, rtol=rtol, atol=atol)
+
+
+NOT_FINITE = {
+    "one infinity": {0: np.inf},
+    "two infinities": {0: np.inf, 9: np.inf},
+    "infinities in all slices": dict.fromkeys(range(0, 1000, 100), np.inf),
+    "a NaN": {5: np.nan},
+    "a NaN and an infinity": {5: np.nan, 6: np.inf},
+    "-inf but for one": dict.fromkeys(range(1, 1000), -np.inf),
+    "-inf alone": dict.fromkeys(range(1000), -np.inf),
+    "the largest number": {0: "max", 8: "max"},
+    "the least number": dict.fromkeys(range(1000), "min"),
+}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("label", [0, 500])
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_rows_that_are_not_finite(rng, request, dtype, name, label):
+    """The same as by the code of a CPU, which all other tests are of."""
+    row = rounded(rng.standard_normal(1000), dtype)
+    for k, value in NOT_FINITE[name].items():
+        row[k] = getattr(jnp.finfo(dtype), value) if isinstance(value, str) else value
+    z, y = np.stack([row, rounded(np.zeros(1000), dtype)]), np.int32([label, 1])
+
+    def answers():
+        stats = jax.jit(jaxce.logit_stats)(z, y)
+        value, pull = jax.vjp(jax.jit(lambda z: INTEGER(z, y, label_smoothing=0.1)), z)
+        return [np.asarray(x, np.float64) for x in (*jax.tree.leaves(stats), value, *pull(jnp.ones_like(value)))]
+
+    want = answers()
+    request.getfixturevalue("on_a_gpu")
+    for found, expected_ in zip(answers(), want, strict=True):
+        np.testing.assert_allclose(found, expected_, rtol=2e-2 if dtype == "bfloat16" else 2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [1000, 1001])
+def test_many_long_rows(rng, on_a_gpu, classes, monkeypatch):
+    """Rows are cut into more slices where there are many."""
+    monkeypatch.setattr("jaxce._online._LONGEST", 16)
+    monkeypatch.setattr("jaxce._online._MANY_ROWS", 4)
+    for dtype in ("bfloat16", "float32"):
+        z, y = rounded(3 * rng.standard_normal((5, classes)), dtype), np.arange(5)
+        assert_within(np.asarray(jax.jit(INTEGER)(z, y)), oracle.integer_softmax(z, y).loss, 4)
+
+
+def test_rows_split_over_devices(rng, on_a_gpu):
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    z, y = rounded(rng.standard_normal((8, 1000)), "bfloat16"), np.arange(8)
+
+    def mean(z, y):
+        return lax.pmean(INTEGER(z, y, z_loss=1e-2).mean(), "rows")
+
+    split = jax.shard_map(mean, mesh=mesh, in_specs=P("rows"), out_specs=P())
+    value, gradient = jax.jit(jax.value_and_grad(split))(z, y)
+    answer = oracle.integer_softmax(z, y, z_loss=1e-2, cotangent=np.full(8, 0.125))
+    np.testing.assert_allclose(value, float(answer.loss.value.mean()), rtol=1e-6)
+    assert_within(np.asarray(gradient), answer.logits, 6)
+
+
+@pytest.mark.parametrize("names", [(), tuple(LINEAR_OPTIONS)], ids=lambda names: "+".join(names) or "plain")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("loss", ["losses", "sum"])
+def test_linear_losses(rng, on_a_gpu, monkeypatch, names, dtype, loss):
+    """Blocks of classes and, of the sum, gathered blocks of tokens. Slopes are bfloat16 where both operands are."""
+    monkeypatch.setattr(tiles, "for_statistics_on_gpu", lambda tokens, *_: Blocks(4, 7))
+    monkeypatch.setattr(tiles, "for_total_on_gpu", lambda tokens, num_classes, _: Blocks(2, num_classes, 3))
+    hidden, classifier, labels = make(rng)
+    hidden, classifier = (rounded(x, dtype) for x in (hidden, classifier))
+    options = {name: LINEAR_OPTIONS[name] for name in names}
+    cotangent = np.ones(len(labels)) if loss == "sum" else rng.uniform(-2, 2, len(labels))
+
+    def of(hidden, classifier):
+        if loss == "sum":
+            return jaxce.linear_softmax_cross_entropy_sum(hidden, classifier, labels, **options).total
+        return jnp.vdot(jaxce.linear_softmax_cross_entropy(hidden, classifier, labels, **options), cotangent)
+
+    value, gradients = jax.jit(jax.value_and_grad(of, (0, 1)))(hidden, classifier)
+    wide = [x.astype(np.float32) for x in (hidden, classifier)]
+    want, want_gradients = expected(*wide, labels, cotangent, **options)
+    np.testing.assert_allclose(value, float((want.value * cotangent).sum()), rtol=1e-5)
+    narrow = dtype == "bfloat16" or (dtype == "float16" and loss == "sum")
+    for name, gradient in zip(("hidden", "classifier"), gradients, strict=True):
+        assert gradient.dtype == dtype
+        assert_within(np.asarray(gradient), want_gradients[name], 16, working=dtype if narrow else "float32")
