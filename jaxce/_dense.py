@@ -80,14 +80,15 @@ def _primal(logits, labels, where, mask, class_weights, *, axis):
         label_mass = is_class.astype(dtype)
         label_gap = finite(shift) - capped(pick(logits, where, labels, axis))
         label_gap = jnp.where(is_class, label_gap, 0)
-    # XLA for CPU counts a NaN, so it is put back.
-    num_classes = total_mass = jnp.where(jnp.isnan(rest), jnp.nan, sum_of(_weight, *bounds, after=label_gap))
+    num_classes = total_mass = sum_of(_weight, *bounds, after=label_gap)
     u = None
     if class_weights is not None:
         u = per_class(class_weights.astype(dtype), axis, logits.ndim)
-        total_mass = jnp.where(jnp.isnan(rest), jnp.nan, sum_of(_weight, *bounds, beside=u, after=num_classes))
+        total_mass = sum_of(_weight, *bounds, beside=u, after=num_classes)
     total_gap = sum_of(_weighted_gap, *bounds, beside=u, after=total_mass)
     total_gap = jnp.where(shift < jnp.inf, total_gap, jnp.where(num_classes == 1, 0, jnp.inf))
+    # A NaN that XLA for CPU has lost from the maximum, and counted as a class.
+    shift, total_mass, num_classes = (jnp.where(jnp.isnan(rest), jnp.nan, x) for x in (shift, total_mass, num_classes))
     fields = (
         shift,
         rest,

@@ -57,7 +57,10 @@ def total(term, *numbers, logits, where, shift, axis, after, beside=None):
 
 
 def shift_and_rest(logits, where, axis):
-    """The maximum of each row, a constant of differentiation, and `sum_k exp(z_k - shift)` over all but one maximal class."""
+    """The maximum of each row, a constant of differentiation, and `sum_k exp(z_k - shift)` over all but one maximal class.
+
+    A NaN logit is in the sum in any case. XLA for CPU loses it from the maximum.
+    """
     of_rows = functools.partial(_of_rows, axis=axis)
     if not is_long(logits, where, axis):
         return of_rows(logits, where)
@@ -102,7 +105,7 @@ def is_label(z, labels, axis):
 
 def _of_rows(logits, where, *, axis):
     shift = lax.stop_gradient(jnp.max(read(logits, where), axis))
-    return _all_but_one(*_others_and_ties(logits, where, shift, axis), shift)
+    return shift, _all_but_one(*_others_and_ties(logits, where, shift, axis), shift)
 
 
 @jax.custom_jvp
@@ -128,13 +131,8 @@ def _others_and_ties(logits, where, shift, axis):
 
 
 def _all_but_one(others, ties, shift):
-    """The shift and the rest: all maximal classes are left out of the sum; all but one come back: a sum of exact ones.
-
-    A NaN is in the sum in any case. XLA for CPU loses it from a maximum.
-    """
-    is_nan = jnp.isnan(others)
-    rest = jnp.where(shift == -jnp.inf, 0, others + (ties - 1))
-    return jnp.where(is_nan, jnp.nan, shift), jnp.where(is_nan, jnp.nan, rest)
+    """All maximal classes are left out of the sum; all but one come back: a sum of exact ones."""
+    return jnp.where((shift == -jnp.inf) & ~jnp.isnan(others), 0, others + (ties - 1))
 
 
 def _of_parts(logits, _, *, parts):
@@ -147,7 +145,7 @@ def _of_parts(logits, _, *, parts):
     if is_narrow(logits):
         sums = _others_and_ties(matrix, None, repeated, 1)
         others, ties = (jnp.sum(x.reshape(*rows, parts), -1) for x in sums)
-        return _all_but_one(others, ties, shift)
+        return shift, _all_but_one(others, ties, shift)
     # Only the first part that has a maximal class is read again, to sum it without that class; the others are summed as they are. (XLA for
     # CPU would make a wide copy of all narrow logits to look that part up.)
     sums = total(_exp, 1, logits=matrix, where=None, shift=repeated, axis=1, after=shift)
@@ -158,7 +156,7 @@ def _of_parts(logits, _, *, parts):
     own = matrix.at[start + first.reshape(-1)].get(mode="promise_in_bounds").reshape(*rows, matrix.shape[1])
     own_others, own_ties = _others_and_ties(own, None, shift, len(rows))
     others = jnp.sum(jnp.where(order == first[..., None], 0, sums.reshape(tops.shape)), -1)
-    return _all_but_one(own_others + others, own_ties, shift)
+    return shift, _all_but_one(own_others + others, own_ties, shift)
 
 
 def _pick_by_maximum(logits, labels):

@@ -27,6 +27,23 @@ class Mapped:
         return lambda logits, labels, **options: jax.vmap(one)(logits, labels, options)
 
 
+class Repeated:
+    """A library each of whose functions is given its examples over and over: XLA for CPU makes other loops of large arrays."""
+
+    options = OURS.options
+
+    def __getattr__(self, name):
+        if name not in cells.LOSSES:
+            raise AttributeError(name)
+        function = getattr(OURS, name)
+
+        def repeated(logits, labels, **options):
+            many = jax.tree.map(lambda x: jnp.concatenate([x] * 512), (logits, labels, options))
+            return function(*many[:2], **many[2])[-len(logits) :]
+
+        return repeated
+
+
 @pytest.mark.parametrize("way", [jax.jit, eager], ids=["jit", "eager"])
 def test_every_cell_is_what_the_rules_say(way):
     quantities = cells.QUANTITIES if way is jax.jit else ("value", "gradient", "jvp")
@@ -37,6 +54,13 @@ def test_every_cell_is_what_the_rules_say(way):
 
 def test_every_cell_is_what_the_rules_say_under_vmap():
     _, failed = cells.failures(Mapped())
+    assert not failed
+
+
+def test_every_cell_is_what_the_rules_say_in_a_large_array():
+    quantities = ("value", "gradient", "jvp")
+    number, failed = cells.failures(Repeated(), quantities=quantities)
+    assert number >= 250 * len(quantities)
     assert not failed
 
 

@@ -23,6 +23,7 @@ class Loss:
     of: Callable[..., Any]
     labels: str
     linear: bool = False
+    tied: bool = False  # to an embedding, `[classes, features]`
     brief: bool = False  # not the odd shape, nor the large one in float32: another loss stands for it there
 
     @property
@@ -48,7 +49,9 @@ class Loss:
         """(shape, dtype) of each argument."""
         *rows, classes = shape
         floating = (
-            [((rows[0], rows[1]), dtype), ((rows[1], classes), dtype)] if self.linear else [(tuple(shape), dtype)]
+            [((rows[0], rows[1]), dtype), ((classes, rows[1]) if self.tied else (rows[1], classes), dtype)]
+            if self.linear
+            else [(tuple(shape), dtype)]
         )
         labels = ((rows[0],), "int32") if self.labels == "integer" else (tuple(shape), dtype)
         return [*floating, labels]
@@ -91,6 +94,15 @@ LOSSES = {
         lambda *x: jaxce.linear_softmax_cross_entropy_sum(*x, implementation=jaxce.Chunked(block_tokens=256)),
         "integer",
         linear=True,
+        brief=True,
+    ),
+    "linear sum, tied": Loss(
+        lambda h, e, y: jaxce.linear_softmax_cross_entropy_sum(
+            h, e.T, y, implementation=jaxce.Chunked(block_classes=768)
+        ),
+        "integer",
+        linear=True,
+        tied=True,
         brief=True,
     ),
     "linear_logit_stats": Loss(

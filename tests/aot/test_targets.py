@@ -35,7 +35,7 @@ BACKWARD = {
     for name, (reads, _) in FORWARD.items()
 }
 DENSE = list(FORWARD)
-LINEAR = ["linear", "linear sum", "linear sum, whole rows", "linear_logit_stats"]
+LINEAR = ["linear", "linear sum", "linear sum, whole rows", "linear sum, tied", "linear_logit_stats"]
 
 over_targets = pytest.mark.parametrize(
     "target",

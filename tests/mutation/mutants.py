@@ -182,7 +182,7 @@ MUTANTS = [
     *_of(
         "_dense",
         _OF_CLASSES_LEFT_OUT,
-        ("an infinite gap of the total is NaN", "* jnp.minimum(-below, largest)", "* -below"),
+        ("an infinite gap of the total is NaN", "* jnp.minimum(largest, -below)", "* -below"),
         (
             "excluded classes are counted",
             "total_mass = sum_of(_weight, *bounds, after=label_gap)",
@@ -244,7 +244,7 @@ MUTANTS = [
         ),
         (
             "a clipped exponential in the gradient",
-            "jnp.exp(jnp.minimum(z - per_row(finite(shift), axis), 1))",
+            "jnp.exp(jnp.minimum(1, z - per_row(finite(shift), axis)))",
             "jnp.exp(jnp.clip(z - per_row(finite(shift), axis), -80, 1))",
         ),
         ("near q == p for any label", "(gap == 0) & (2 * q > mass)", "gap == 0"),
@@ -476,7 +476,11 @@ MUTANTS = [
         ),
         ("a NaN is lost", "shift = jnp.where(jnp.isnan(rest), jnp.nan, shift)", "shift = shift"),
         ("a row of no classes has a rest", "return shift, jnp.where(shift == -jnp.inf, 0, rest)", "return shift, rest"),
-        ("the maximum is not empty at first", "(dtype(-jnp.inf), dtype(-1))", "(dtype(-1e9), dtype(-1))"),
+        (
+            "the maximum is not empty at first",
+            "(dtype.type(-jnp.inf), dtype.type(-1))",
+            "(dtype.type(-1e9), dtype.type(-1))",
+        ),
         (
             "a pair of equal infinities is NaN",
             "below = jnp.where(a == b, 0, -jnp.abs(a - b))",
@@ -558,8 +562,8 @@ MUTANTS = [
         ),
         (
             "yes and no change places",
-            "part + yes * jnp.minimum(jnp.maximum(-halved, zero), largest)",
-            "part + yes * jnp.minimum(jnp.maximum(halved, zero), largest)",
+            "part + yes * jnp.minimum(largest, jnp.maximum(zero, -halved))",
+            "part + yes * jnp.minimum(largest, jnp.maximum(zero, halved))",
         ),
         ("log of 1 + exp", "(yes + no) * jnp.log1p(jnp.exp(-size))", "(yes + no) * jnp.log(1 + jnp.exp(-size))"),
         (
@@ -570,7 +574,7 @@ MUTANTS = [
         ("smoothing by s, not s / 2", "(1 - s) * yes + s / 2, (", "(1 - s) * yes + s, ("),
         (
             "0 times an infinite logit is NaN",
-            "no * jnp.minimum(jnp.maximum(halved, zero), largest)",
+            "no * jnp.minimum(largest, jnp.maximum(zero, halved))",
             "no * jnp.maximum(halved, zero)",
         ),
         ("the derivative is a difference", "(no * sigmoid - yes * sigmoid_of_minus)", "((yes + no) * sigmoid - yes)"),
@@ -790,7 +794,7 @@ MUTANTS = [
         ],
         (
             "0 times an infinite gap is NaN",
-            "return doubled(weight * jnp.minimum(half * size, largest),",
+            "return doubled(weight * jnp.minimum(largest, half * size),",
             "return doubled(weight * (half * size),",
         ),
         (
@@ -800,7 +804,7 @@ MUTANTS = [
         ),
         (
             "a product that overflows is NaN",
-            "finite = jnp.maximum(jnp.minimum(part, largest), -largest)",
+            "finite = jnp.maximum(-largest, jnp.minimum(largest, part))",
             "finite = part",
         ),
     ),
@@ -809,10 +813,10 @@ MUTANTS = [
         _OF_DIGITS,
         ("the sum is whole, less 1", "return e - _is_top(z, below, zero, one, big) * lax.stop_gradient(e)", "return e"),
         ("a tied maximum is left out", "others + (ties - 1)", "others"),
-        ("nearly tied logits are tied", "jnp.minimum(below, zero) * big", "jnp.minimum(below, zero) * 1e3"),
+        ("nearly tied logits are tied", "jnp.minimum(zero, below) * big", "jnp.minimum(zero, below) * 1e3"),
         (
             "a clipped exponential",
-            "return jnp.exp(jnp.minimum(below, one))",
+            "return jnp.exp(jnp.minimum(one, below))",
             "return jnp.exp(jnp.clip(below, -80, one))",
         ),
         (
@@ -825,9 +829,13 @@ MUTANTS = [
             "shift = lax.stop_gradient(jnp.max(read(logits, where), axis))",
             "shift = lax.stop_gradient(jnp.min(read(logits, where), axis))",
         ),
-        ("+inf is more than a maximum", "one + jnp.minimum(below, zero) * big", "one + below * big"),
-        ("the exponential of +inf is counted", "return jnp.exp(jnp.minimum(below, one))", "return jnp.exp(below)"),
-        ("rest of no classes", "jnp.where(shift == -jnp.inf, 0, others + (ties - 1))", "others + (ties - 1)"),
+        ("+inf is more than a maximum", "one + jnp.minimum(zero, below) * big", "one + below * big"),
+        ("the exponential of +inf is counted", "return jnp.exp(jnp.minimum(one, below))", "return jnp.exp(below)"),
+        (
+            "rest of no classes",
+            "jnp.where((shift == -jnp.inf) & ~jnp.isnan(others), 0, others + (ties - 1))",
+            "others + (ties - 1)",
+        ),
     ),
     *_of(
         "_infinities",
@@ -921,7 +929,7 @@ MUTANTS = [
     *_of(
         "_dense",
         ["values", "softmax"],
-        ("probabilities at +inf have a loss of -1", "is_above - jnp.minimum(below, one)", "-jnp.minimum(below, one)"),
+        ("probabilities at +inf have a loss of -1", "is_above - jnp.minimum(one, below)", "-jnp.minimum(below, one)"),
     ),
     *_of(
         "_dense",
@@ -948,8 +956,83 @@ MUTANTS = [
         ("the label's own logit is lost", "per_row(p_gap, axis), p)", "jnp.zeros_like(p), p)"),
         (
             "a +inf of the label is infinite in second derivatives",
-            "jnp.exp(jnp.minimum(z - per_row(finite(shift), axis), 1))",
+            "jnp.exp(jnp.minimum(1, z - per_row(finite(shift), axis)))",
             "jnp.exp(z - per_row(finite(shift), axis))",
+        ),
+    ),
+    # Arrays so large that XLA for CPU loses a NaN
+    *_of(
+        "_reductions",
+        ["large_nonfinite"],
+        (
+            "a NaN is lost from a sum",
+            "return jnp.exp(jnp.minimum(one, below))",
+            "return jnp.exp(jnp.minimum(below, one))",
+        ),
+        ("a NaN in a row of no maximum is lost", "(shift == -jnp.inf) & ~jnp.isnan(others)", "shift == -jnp.inf"),
+        ("infinities count as e", "jnp.where(repeated == jnp.inf, jnp.round(sums * math.exp(-1)), sums)", "sums"),
+    ),
+    *_of(
+        "_dense",
+        ["large_nonfinite"],
+        (
+            "a NaN is a class",
+            "(jnp.where(jnp.isnan(rest), jnp.nan, x) for x in (shift, total_mass, num_classes))",
+            "(jnp.where(jnp.isnan(rest), jnp.nan, shift), total_mass, num_classes)",
+        ),
+        (
+            "a NaN is not in the shift",
+            "(jnp.where(jnp.isnan(rest), jnp.nan, x) for x in (shift, total_mass, num_classes))",
+            "(shift, *(jnp.where(jnp.isnan(rest), jnp.nan, x) for x in (total_mass, num_classes)))",
+        ),
+    ),
+    # What a GPU is given
+    *_of(
+        "_slopes",
+        ["on_a_gpu"],
+        ("two narrow gradients change places", "jnp.uint32) << 16 * i)", "jnp.uint32) << 16 * (1 - i))"),
+        ("the label is the other of two", "labels % 2 == i", "labels % 2 != i"),
+        (
+            "a bitcast is differentiated",
+            "return jax.jvp(_derived_gradient, primals, tangents)",
+            "return jax.jvp(_gradient_on_gpu.fun, primals, tangents)",
+        ),
+        ("a GPU reads masked rows", "z = read(z, None, mask, axis)", "z = read(z, None, None, axis)"),
+        ("a GPU loses z-loss", "terms += [] if rest_ct is None", "terms += [] if rest_ct is not None"),
+        ("a GPU loses smoothing", "terms += [] if total_ct is None", "terms += [] if total_ct is not None"),
+        ("a GPU loses the cotangent", "[label_ct * row for row in _rows_of_label(outs)]", "[*_rows_of_label(outs)]"),
+    ),
+    *_of(
+        "_online",
+        ["on_a_gpu"],
+        ("one of four classes is left out", "(first + second) + third", "first + third"),
+        ("+inf is the largest number", "shift = jnp.where(shift == largest, jnp.inf, shift)", "shift = shift + 0"),
+        ("two infinities are NaN", "slices = [jnp.minimum(z, largest) for z in slices]", "slices = list(slices)"),
+    ),
+    *_of(
+        "_kernels/chunked",
+        ["on_a_gpu"],
+        ("slopes of float16 lose their range", "if operands != jnp.bfloat16:", "if operands == jnp.float32:"),
+    ),
+    *_of(
+        "_kernels/blocked",
+        ["linear::test_gathered_blocks", "linear::test_only_blocks_with_valid_tokens_are_visited"],
+        ("of gathered slopes the last block is kept", "put(outs, out, i * block)", "put(outs, out, 0)"),
+        ("gathered blocks overlap", "first = i * blocks.gathered", "first = i"),
+        (
+            "gathered blocks are all visited",
+            "jnp.minimum(count - first, blocks.gathered) if skips",
+            "blocks.gathered if skips",
+        ),
+    ),
+    *_of(
+        "_kernels/total",
+        ["linear::test_gathered_blocks"],
+        ("gathered slopes move no hidden", "*sums)), hidden_ct\n", "*sums)), 0 * hidden_ct\n"),
+        (
+            "gathered slopes move no classifier",
+            "return (total, (classifier_sum, *sums))",
+            "return (total, (carry[1][0], *sums))",
         ),
     ),
     # Blocks of a linear layer
