@@ -57,14 +57,12 @@ def checked(implementation: Implementation) -> Implementation:
     return implementation
 
 
-def blocks(implementation: Implementation, hidden: Array, classifier: Array) -> tuple[Blocks, Blocks] | None:
+def blocks(implementation: Implementation, hidden: Array, classifier: Array) -> tuple[Blocks, ...] | None:
     """The blocks for statistics of each token, anywhere and on a GPU; None for the reference, which has none."""
     return _chosen(implementation, hidden, classifier, tiles.for_statistics, tiles.for_statistics_on_gpu)
 
 
-def blocks_of_total(
-    implementation: Implementation, hidden: Array, classifier: Array
-) -> tuple[Blocks, Blocks, Blocks] | None:
+def blocks_of_total(implementation: Implementation, hidden: Array, classifier: Array) -> tuple[Blocks, ...] | None:
     """The blocks for a total alone, then for one with its gradients, anywhere and on a GPU; None for the reference."""
     return _chosen(implementation, hidden, classifier, tiles.for_value, tiles.for_total, tiles.for_total_on_gpu)
 

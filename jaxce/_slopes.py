@@ -9,6 +9,8 @@ With `e = exp(z - shift)`, `p` the softmax, `q` the label distribution and `u` t
 One elementwise pass over the logits makes any of them from the logits and the statistics.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -68,11 +70,11 @@ def _rows_of_label(outs):
     return p_gap, label_mass * (1 / (1 + rest))
 
 
-def _of_label(z, is_own, shift, p_gap, share, axis):
+def _of_label(z, is_own, shift, of_own, share, axis):
     # A +inf is the label's own or in a row without a loss. It is not capped but cut down to what exp can bear: of a loop with one more
     # select XLA for CPU makes one half as fast.
     p = per_row(share, axis) * jnp.exp(jnp.minimum(1, z - per_row(finite(shift), axis)))
-    return jnp.where(is_own, per_row(p_gap, axis), p)
+    return jnp.where(is_own, per_row(of_own, axis), p)
 
 
 def _of_total(z, e, class_weights, outs, axis):
@@ -80,9 +82,16 @@ def _of_total(z, e, class_weights, outs, axis):
     return per_row(total_mass * (1 / (1 + rest)), axis) * e - weights_of_classes(z, class_weights, axis)
 
 
+@jax.custom_jvp
 def _gradient(cts, residuals):
     """The transpose of `_of_rows` for long rows with integer labels; a cotangent that is None is of nothing."""
-    return lax.platform_dependent(cts, residuals, cuda=_gradient_on_gpu, default=_derived_gradient)
+    in_pairs = functools.partial(_gradient_by_hand, in_pairs=True)
+    return lax.platform_dependent(cts, residuals, cuda=in_pairs, default=_gradient_by_hand)
+
+
+@_gradient.defjvp
+def _gradient_jvp(primals, tangents):
+    return jax.jvp(_derived_gradient, primals, tangents)
 
 
 def _derived_gradient(cts, residuals):
@@ -97,9 +106,11 @@ def _derived_gradient(cts, residuals):
     return logits_ct
 
 
-@jax.custom_jvp
-def _gradient_on_gpu(cts, residuals):
-    """The same in fewer steps: what is one number per row is made once, and of narrow logits two are read and written at a time."""
+def _gradient_by_hand(cts, residuals, *, in_pairs=False):
+    """The same in fewer steps: what is one number per row is made once. It has no derivatives of its own.
+
+    Narrow logits `in_pairs` are read and written as numbers of 32 bits: XLA for GPU makes code for four of what it reads, so that it is 16 bytes.
+    """
     (logits, labels, _, mask, _), outs = residuals
     rest_ct, label_ct, total_ct = cts
     shift, axis = outs[0], logits.ndim - 1
@@ -110,16 +121,19 @@ def _gradient_on_gpu(cts, residuals):
     def of(z, own):
         """The gradient by some of the classes, among which `own` counts that of the label."""
         z = read(z, None, mask, axis)
-        is_own = lax.broadcasted_iota(own.dtype, z.shape, axis) == per_row(own, axis)
+        terms = []
+        if label_ct is not None:
+            of_own, share = (per_row(row, axis) for row in rows)
+            # A +inf is the label's own or in a row without a loss.
+            others = share * jnp.exp(z - per_row(finite(shift), axis))
+            terms.append(jnp.where(is_label(z, own, axis), of_own, others))
         e = jnp.exp(below(z, shift, axis))
-        terms = [] if label_ct is None else [_of_label(z, is_own, shift, *rows, axis)]
         terms += [] if rest_ct is None else [per_row(rest_ct, axis) * _of_rest(z, e)]
         terms += [] if total_ct is None else [per_row(total_ct, axis) * _of_total(z, e, None, outs, axis)]
         return sum(terms[1:], terms[0]).astype(logits.dtype)
 
-    if not is_narrow(logits) or logits.shape[axis] % 2:
+    if not (in_pairs and is_narrow(logits)) or logits.shape[axis] % 2:
         return of(logits, labels)
-    # XLA makes code for four numbers a thread: pairs of narrow ones are read and written 16 bytes at a time.
     pairs = lax.bitcast_convert_type(logits.reshape(*logits.shape[:-1], logits.shape[-1] // 2, 2), jnp.uint32)
     halves = []
     for i in range(2):
@@ -127,9 +141,3 @@ def _gradient_on_gpu(cts, residuals):
         half = of(half, lax.optimization_barrier(jnp.where(labels % 2 == i, labels // 2, -1)))
         halves.append(lax.bitcast_convert_type(half, jnp.uint16).astype(jnp.uint32) << 16 * i)
     return lax.bitcast_convert_type(halves[0] | halves[1], logits.dtype).reshape(logits.shape)
-
-
-@_gradient_on_gpu.defjvp
-def _gradient_on_gpu_jvp(primals, tangents):
-    # A bitcast has no derivative.
-    return jax.jvp(_derived_gradient, primals, tangents)

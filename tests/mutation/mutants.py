@@ -950,10 +950,10 @@ MUTANTS = [
         ["values", "masks", "softmax::test_options_and_their_combinations", "stats", "rule", "hessians"],
         (
             "the label's own logit counts twice",
-            "per_row(p_gap, axis), p)",
-            "per_row(p_gap, axis) + p, p)",
+            "per_row(of_own, axis), p)",
+            "per_row(of_own, axis) + p, p)",
         ),
-        ("the label's own logit is lost", "per_row(p_gap, axis), p)", "jnp.zeros_like(p), p)"),
+        ("the label's own logit is lost", "per_row(of_own, axis), p)", "jnp.zeros_like(p), p)"),
         (
             "a +inf of the label is infinite in second derivatives",
             "jnp.exp(jnp.minimum(1, z - per_row(finite(shift), axis)))",
@@ -995,7 +995,7 @@ MUTANTS = [
         (
             "a bitcast is differentiated",
             "return jax.jvp(_derived_gradient, primals, tangents)",
-            "return jax.jvp(_gradient_on_gpu.fun, primals, tangents)",
+            "return jax.jvp(_gradient.fun, primals, tangents)",
         ),
         ("a GPU reads masked rows", "z = read(z, None, mask, axis)", "z = read(z, None, None, axis)"),
         ("a GPU loses z-loss", "terms += [] if rest_ct is None", "terms += [] if rest_ct is not None"),
