@@ -46,7 +46,8 @@ def linear_logit_stats(
 
     Numerics:
       `hidden` and `classifier` of one dtype are multiplied as they are, others in the wider of the two; products are summed and kept in
-      float32. Reverse mode keeps the arguments and a few numbers per token, and sums the classifier's gradient in float32.
+      float32. Reverse mode keeps the arguments and a few numbers per token, and sums the classifier's gradient in float32; a GPU multiplies
+      slopes in bfloat16 where both operands are, as the gradient of any matmul of theirs.
 
     Example:
       >>> hidden, classifier = jax.numpy.ones((2, 3)), jax.numpy.eye(3)

@@ -64,13 +64,12 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("classes", [100, 2000])
+@pytest.mark.parametrize(("classes", "dtype"), [(100, "float32"), (2000, "float32"), (2000, "bfloat16")])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_nan_is_in_the_loss_and_the_gradient_of_its_row_alone(rng, name, classes, dtype):
     z = np.asarray(rng.uniform(0.1, 0.9, (ROWS, classes)), jnp.dtype(dtype))
     is_row = np.arange(ROWS) == ROW
-    for place in (0, 5, classes - 3):
+    for place in (0, classes - 3):
         z_nan = z.copy()
         z_nan[ROW, place] = np.nan
         value, pull = jax.vjp(jax.jit(LOSSES[name]), z_nan)

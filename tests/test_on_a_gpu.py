@@ -43,8 +43,8 @@ def rounded(values, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
-@pytest.mark.parametrize("classes", [1000, 1001, 2050])
-@pytest.mark.parametrize("options", [{}, {"mask": MASK}, OPTIONS, OPTIONS | {"mask": MASK}], ids=str)
+@pytest.mark.parametrize("classes", [1001, 2050])
+@pytest.mark.parametrize("options", [{}, OPTIONS, OPTIONS | {"mask": MASK}], ids=str)
 def test_values_and_gradients(rng, on_a_gpu, x64, dtype, classes, options):
     z = rounded(4 * rng.standard_normal((5, classes)), dtype)
     y, cotangent = np.int32([0, 1, classes - 1, classes - 2, 7]), rng.uniform(-2, 2, 5).astype(np.float32)
@@ -88,7 +88,7 @@ NOT_FINITE = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("label", [0, 500])
 @pytest.mark.parametrize("name", NOT_FINITE)
 def test_rows_that_are_not_finite(rng, request, dtype, name, label):
