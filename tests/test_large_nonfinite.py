@@ -80,11 +80,12 @@ def test_a_nan_is_in_the_loss_and_the_gradient_of_its_row_alone(rng, name, class
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("classes", [100, 2000])
-def test_statistics_of_a_row_with_a_nan(rng, classes, dtype):
+@pytest.mark.parametrize(("classes", "place"), [(100, 7), (100, 99), (2000, 7), (2000, 1999)])
+@pytest.mark.parametrize("where", [None, np.ones((1, 1), bool)], ids=["", "where"])
+def test_statistics_of_a_row_with_a_nan(rng, where, classes, place, dtype):
     z = np.asarray(rng.standard_normal((ROWS, classes)), jnp.dtype(dtype))
-    z[ROW, 7] = np.nan
-    stats = jax.jit(jaxce.logit_stats)(z, np.zeros(ROWS, np.int32))
+    z[ROW, place] = np.nan
+    stats = jax.jit(jaxce.logit_stats)(z, np.zeros(ROWS, np.int32), where=where)
     for name in ("shift", "rest", "label_nll", "total_nll", "total_mass", "num_classes", "nll", "log_z"):
         np.testing.assert_array_equal(np.isnan(getattr(stats, name)), np.arange(ROWS) == ROW, err_msg=name)
 

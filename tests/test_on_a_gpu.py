@@ -58,6 +58,16 @@ def test_values_and_gradients(rng, on_a_gpu, x64, dtype, classes, options):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_masked_row_of_nan_is_nowhere(rng, on_a_gpu, dtype):
+    z = rounded(rng.standard_normal((5, 1000)), dtype)
+    z[~MASK] = np.nan
+    value, pull = jax.vjp(jax.jit(lambda z: INTEGER(z, np.arange(5), mask=MASK, z_loss=1e-2)), z)
+    (gradient,) = pull(jnp.ones_like(value))
+    assert np.isfinite(np.asarray(value)).all() and np.isfinite(np.asarray(gradient, np.float32)).all()
+    assert not np.asarray(gradient)[~MASK].any()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_second_derivatives(rng, on_a_gpu, dtype):
     """In every order of modes; the exact ones of p and the identity, which a bitcast that was differentiated would leave out."""
     z, v = rounded(rng.standard_normal((2, 1002)), dtype), rounded(rng.standard_normal((2, 1002)), dtype)
@@ -78,6 +88,7 @@ def test_second_derivatives(rng, on_a_gpu, dtype):
 NOT_FINITE = {
     "one infinity": {0: np.inf},
     "two infinities": {0: np.inf, 9: np.inf},
+    "infinities side by side in their slices": {0: np.inf, 125: np.inf, 250: np.inf},
     "infinities in all slices": dict.fromkeys(range(0, 1000, 100), np.inf),
     "a NaN": {5: np.nan},
     "a NaN and an infinity": {5: np.nan, 6: np.inf},
