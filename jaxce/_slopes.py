@@ -44,11 +44,8 @@ def _of_rows(logits_dot, residuals, axis=-1):
     if labels.ndim == z.ndim:
         # label_mass * p - q, where both are nearly label_mass (the class of a confident, right row), is worked out in terms that are small
         # themselves. Both forms have the derivatives of what they stand for.
-        q, mass, inverse = (
-            label_probabilities(labels, mask, axis).astype(z.dtype),
-            per_row(label_mass, axis),
-            1 / (1 + rest),
-        )
+        q, mass = label_probabilities(labels, mask, axis).astype(z.dtype), per_row(label_mass, axis)
+        inverse = 1 / (1 + rest)
         near = mass * ((e - 1) - per_row(rest, axis)) * per_row(inverse, axis) + (mass - q)
         of_label = jnp.where((gap == 0) & (2 * q > mass), near, per_row(label_mass * inverse, axis) * e - q)
     else:
@@ -91,6 +88,7 @@ def _gradient(cts, residuals):
 
 @_gradient.defjvp
 def _gradient_jvp(primals, tangents):
+    # A bitcast, by which the other reads pairs, has no derivative.
     return jax.jvp(_derived_gradient, primals, tangents)
 
 

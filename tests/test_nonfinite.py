@@ -7,41 +7,9 @@ import jax.numpy as jnp
 import nonfinite_cells as cells
 import numpy as np
 import pytest
+from changed import Changed, among_many_classes, mapped, repeated
 from ours import OURS
 from ways import eager
-
-
-class Mapped:
-    """A library each of whose functions is mapped over the examples one by one."""
-
-    options = OURS.options
-
-    def __getattr__(self, name):
-        if name not in cells.LOSSES:
-            raise AttributeError(name)
-        function = getattr(OURS, name)
-        if name == "loss_sum":
-            one = lambda z, y, o: function(z[None], y[None], **{n: v[None] for n, v in o.items()})[0]  # noqa: E731
-        else:
-            one = lambda z, y, o: function(z, y, **o)  # noqa: E731
-        return lambda logits, labels, **options: jax.vmap(one)(logits, labels, options)
-
-
-class Repeated:
-    """A library each of whose functions is given its examples over and over: XLA for CPU makes other loops of large arrays."""
-
-    options = OURS.options
-
-    def __getattr__(self, name):
-        if name not in cells.LOSSES:
-            raise AttributeError(name)
-        function = getattr(OURS, name)
-
-        def repeated(logits, labels, **options):
-            many = jax.tree.map(lambda x: jnp.concatenate([x] * 512), (logits, labels, options))
-            return function(*many[:2], **many[2])[-len(logits) :]
-
-        return repeated
 
 
 @pytest.mark.parametrize("way", [jax.jit, eager], ids=["jit", "eager"])
@@ -53,14 +21,20 @@ def test_every_cell_is_what_the_rules_say(way):
 
 
 def test_every_cell_is_what_the_rules_say_under_vmap():
-    _, failed = cells.failures(Mapped())
+    _, failed = cells.failures(Changed(mapped))
     assert not failed
 
 
 def test_every_cell_is_what_the_rules_say_in_a_large_array():
     quantities = ("value", "gradient", "jvp")
-    number, failed = cells.failures(Repeated(), quantities=quantities)
+    number, failed = cells.failures(Changed(repeated), quantities=quantities)
     assert number >= 250 * len(quantities)
+    assert not failed
+
+
+def test_every_cell_is_what_the_rules_say_among_many_classes():
+    number, failed = cells.failures(Changed(among_many_classes, ("integer", "soft", "loss_sum")))
+    assert number >= 4 * 100
     assert not failed
 
 

@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import nonfinite_cells as cells
 import numpy as np
 import oracle
 import pytest
+from changed import Changed, among_many_classes
 from closeness import assert_within
 from jax import lax
 from jax.sharding import PartitionSpec as P
@@ -103,7 +105,7 @@ NOT_FINITE = {
 @pytest.mark.parametrize("label", [0, 500])
 @pytest.mark.parametrize("name", NOT_FINITE)
 def test_rows_that_are_not_finite(rng, request, dtype, name, label):
-    """The same as by the code of a CPU, which all other tests are of."""
+    """The same as by the code of a CPU, which other tests hold to the rules."""
     row = rounded(rng.standard_normal(1000), dtype)
     for k, value in NOT_FINITE[name].items():
         row[k] = getattr(jnp.finfo(dtype), value) if isinstance(value, str) else value
@@ -118,6 +120,12 @@ def test_rows_that_are_not_finite(rng, request, dtype, name, label):
     request.getfixturevalue("on_a_gpu")
     for found, expected_ in zip(answers(), want, strict=True):
         np.testing.assert_allclose(found, expected_, rtol=2e-2 if dtype == "bfloat16" else 2e-3, atol=1e-6)
+
+
+def test_every_cell_is_what_the_rules_say_among_many_classes(on_a_gpu):
+    number, failed = cells.failures(Changed(among_many_classes, ("integer", "soft", "loss_sum")))
+    assert number >= 4 * 100
+    assert not failed
 
 
 @pytest.mark.parametrize("classes", [1000, 1001])
