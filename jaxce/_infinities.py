@@ -25,11 +25,7 @@ def weighted(weight, size, zero, half, one, largest):
     In arithmetic: of a select, or of the clamp that XLA makes of a maximum and minimum with constants, XLA for CPU makes a loop of its own.
     """
     # Halved, a finite size is not at the bound of the minimum, where its derivative would be a half.
-    return doubled(weight * jnp.minimum(largest, half * size), size, zero, one, largest)
-
-
-def doubled(part, size, zero, one, largest):
-    """Twice a product of a weight with half a size that is not above the largest number: infinite where the size is, unless the weight is 0."""
+    part = weight * jnp.minimum(largest, half * size)
     is_infinite = jnp.minimum(one, jnp.maximum(zero, size - largest))
     finite = jnp.maximum(-largest, jnp.minimum(largest, part))
     return part + part + lax.stop_gradient(finite * is_infinite * largest)

@@ -1,9 +1,14 @@
 """How a primal and its derivatives read what they are given: all that takes no part, and rows that are masked, as plain numbers."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxce._axes import apart, per_class, per_row
 from jaxce._infinities import capped, finite
+from jaxce._transpose import with_transpose
 from jaxce._types import working_dtype
 
 
@@ -34,3 +39,51 @@ def weights_of_classes(z, class_weights, axis):
     """`u`: the weight of each class that takes part, 0 for one that does not."""
     weights = 1 if class_weights is None else per_class(class_weights.astype(z.dtype), axis, z.ndim)
     return jnp.where(z > -jnp.inf, weights, jnp.zeros((), z.dtype))
+
+
+def is_narrow(logits):
+    return logits.dtype.itemsize <= 2
+
+
+def looked_up(look, values, indices):
+    """`look(values, indices)`, which picks some of the values. XLA for CPU would make a wide copy of all narrow ones for that, but of integers."""
+    return _looked_up_as_integers(look, values, indices) if is_narrow(values) else look(values, indices)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _looked_up_as_integers(look, values, indices):
+    integers = lax.bitcast_convert_type(values, f"uint{8 * values.dtype.itemsize}")
+    return lax.bitcast_convert_type(look(integers, indices), values.dtype)
+
+
+@_looked_up_as_integers.defjvp
+def _looked_up_as_integers_jvp(look, primals, tangents):
+    # A bitcast has no derivative.
+    (values, indices), (values_dot, _) = primals, tangents
+    return _looked_up_as_integers(look, values, indices), look(values_dot, indices)
+
+
+def widened(values, dtype):
+    """`values.astype(dtype)`, whose transpose is `rounded`."""
+    if values.dtype != jnp.bfloat16:
+        return values.astype(dtype)
+    (wide,) = with_transpose(lambda x, _: [x.astype(dtype)], lambda cts, _: rounded(cts[0], jnp.bfloat16), values, ())
+    return wide
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def rounded(values, dtype):
+    """`values.astype(dtype)`. XLA for CPU rounds to bfloat16 with a select, which takes longer than all the rest of a gradient."""
+
+    def on_cpu(values):
+        bits = lax.bitcast_convert_type(lax.reduce_precision(values, 8, 7), jnp.uint32)
+        return lax.bitcast_convert_type((bits >> 16).astype(jnp.uint16), dtype)
+
+    if (values.dtype, dtype) != (jnp.float32, jnp.bfloat16):
+        return values.astype(dtype)
+    return lax.platform_dependent(values, cpu=on_cpu, default=lambda values: values.astype(dtype))
+
+
+@rounded.defjvp
+def _rounded_jvp(dtype, primals, tangents):
+    return rounded(*primals, dtype), tangents[0].astype(dtype)

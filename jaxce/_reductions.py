@@ -14,15 +14,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce import _online as online
-from jaxce._axes import is_explicit, is_on_auto_mesh, per_row
+from jaxce._axes import is_explicit, is_on_auto_mesh, per_class, per_row
 from jaxce._infinities import finite
-from jaxce._reading import read
-from jaxce._types import working_dtype
+from jaxce._reading import looked_up, read
 
-# Of fewer logits a copy costs nothing.
-_MANY = 2**16
-# So far float32 counts classes.
-_COUNTED = 2**24
+# Of so few logits as jax 0.10 needs no fresh memory for, an equality of float32 numbers is faster there.
+_FLOATS_BELOW = 2**23 if jax.__version_info__ < (0, 11) else 0
 # Shorter rows are not worth cutting.
 _SHORT = 1000
 # Parts of a row this long cost little, the one that is read again too; the first size that divides the row is taken.
@@ -64,8 +61,7 @@ def shift_and_rest(logits, where, axis):
     of_rows = functools.partial(_of_rows, axis=axis)
     if not is_long(logits, where, axis):
         return of_rows(logits, where)
-    parts = _parts(logits, where, axis)
-    in_parts = of_rows if parts == 1 else functools.partial(_of_parts, parts=parts)
+    in_parts = of_rows if _parts(logits, where, axis) == 1 else _in_parts
     return lax.platform_dependent(logits, where, cpu=in_parts, cuda=_in_one_reading, default=of_rows)
 
 
@@ -73,9 +69,10 @@ def pick(logits, where, labels, axis):
     """The logit of each label that is a class."""
 
     def by_index(logits, labels):
-        at_labels = functools.partial(jnp.take_along_axis, indices=per_row(labels, axis), axis=axis, mode="clip")
-        allowed = None if where is None else at_labels(jnp.broadcast_to(where, logits.shape))
-        return read(at_labels(logits), allowed).squeeze(axis)
+        at_labels = functools.partial(jnp.take_along_axis, axis=axis, mode="clip")
+        indices = per_row(labels, axis)
+        allowed = None if where is None else at_labels(jnp.broadcast_to(where, logits.shape), indices)
+        return read(looked_up(at_labels, logits, indices), allowed).squeeze(axis)
 
     def by_comparison(logits, labels):
         # Fuses with the other sums over the classes, and shards as they do.
@@ -83,19 +80,28 @@ def pick(logits, where, labels, axis):
 
     if is_explicit(logits):
         return by_comparison(logits, labels)
-    is_counted = logits.shape[axis] <= _COUNTED or _parts(logits, where, axis) > 1
-    by_maximum = is_narrow(logits) and _is_matrix(logits, where, axis) and logits.size >= _MANY and is_counted
-    on_cpu = _pick_by_maximum if by_maximum else by_index
     on_gpu = {"cuda": by_index} if is_long(logits, where, axis) else {}
-    return lax.platform_dependent(logits, labels, cpu=on_cpu, default=by_comparison, **on_gpu)
+    return lax.platform_dependent(logits, labels, cpu=by_index, default=by_comparison, **on_gpu)
 
 
 def is_label(z, labels, axis):
     """Whether a class is that of the integer label."""
 
     def on_cpu(labels):
-        # An equality of integers XLA for CPU makes in 64 bits each, which takes longer than all the rest of a gradient.
-        return jnp.abs((_classes(labels, z, axis) - per_row(labels, axis)).astype(jnp.float32)) < 0.5
+        # Of equalities XLA for CPU makes loops of very different speed. The fastest are of numbers of 16 bits that are read, and of float32
+        # numbers that are made on the way.
+        num_classes = z.shape[axis]
+        classes = jnp.arange(num_classes, dtype=labels.dtype)
+        if z.size < _FLOATS_BELOW:
+            return per_class(classes.astype(jnp.float32), axis, z.ndim) == per_row(labels.astype(jnp.float32), axis)
+        # A label that is no class has both halves of the largest number.
+        labels = jnp.where((labels >= 0) & (labels < num_classes), labels, jnp.full((), -1, labels.dtype))
+        equal = []
+        for first_bit in [0, 16][: 1 + (num_classes >= 2**16)]:
+            of_classes, of_labels = ((x >> first_bit).astype(jnp.uint16) for x in (classes, labels))
+            of_classes = per_class(lax.optimization_barrier(of_classes), axis, z.ndim)
+            equal.append(of_classes == per_row(of_labels, axis))
+        return functools.reduce(jnp.logical_and, equal)
 
     def elsewhere(labels):
         return _classes(labels, z, axis) == per_row(labels, axis)
@@ -106,18 +112,6 @@ def is_label(z, labels, axis):
 def _of_rows(logits, where, *, axis):
     shift = lax.stop_gradient(jnp.max(read(logits, where), axis))
     return shift, _all_but_one(*_others_and_ties(logits, where, shift, axis), shift)
-
-
-@jax.custom_jvp
-def _in_one_reading(logits, _):
-    return online.shift_and_rest(logits)
-
-
-@_in_one_reading.defjvp
-def _in_one_reading_jvp(primals, tangents):
-    logits, where = primals
-    of_rows = functools.partial(_of_rows, where=where, axis=logits.ndim - 1)
-    return jax.jvp(of_rows, (logits,), tangents[:1])
 
 
 def _others_and_ties(logits, where, shift, axis):
@@ -135,43 +129,52 @@ def _all_but_one(others, ties, shift):
     return jnp.where((shift == -jnp.inf) & ~jnp.isnan(others), 0, others + (ties - 1))
 
 
-def _of_parts(logits, _, *, parts):
-    """`shift_and_rest` of rows that are cut into parts."""
-    rows = logits.shape[:-1]
-    matrix = _cut(logits, parts)
-    tops = lax.stop_gradient(jnp.max(read(matrix, None), 1)).reshape(*rows, parts)
+def _with_derivatives_of_rows(way):
+    """`shift_and_rest` made in another way, of whole rows of the last axis."""
+
+    @jax.custom_jvp
+    def function(logits, _):
+        return way(logits)
+
+    @function.defjvp
+    def _(primals, tangents):
+        logits, where = primals
+        of_rows = functools.partial(_of_rows, where=where, axis=logits.ndim - 1)
+        return jax.jvp(of_rows, (logits,), tangents[:1])
+
+    return function
+
+
+def _of_parts(logits, parts):
+    """`shift_and_rest` of rows that are cut into parts.
+
+    The parts are summed as they are, infinities counting 1 in each. Only the first that has a maximal class is read again, to sum it without
+    such classes; how many of them there are, its first sum says.
+    """
+    rows, matrix = logits.shape[:-1], _cut(logits, parts)
+    tops = jnp.max(read(matrix, None), 1).reshape(*rows, parts)
     shift = jnp.max(tops, -1)
-    repeated = _repeated(shift, parts)
-    if is_narrow(logits):
-        sums = _others_and_ties(matrix, None, repeated, 1)
-        others, ties = (jnp.sum(x.reshape(*rows, parts), -1) for x in sums)
-        return shift, _all_but_one(others, ties, shift)
-    # Only the first part that has a maximal class is read again, to sum it without that class; the others are summed as they are. (XLA for
-    # CPU would make a wide copy of all narrow logits to look that part up.)
-    sums = total(_exp, 1, logits=matrix, where=None, shift=repeated, axis=1, after=shift)
-    sums = jnp.where(repeated == jnp.inf, jnp.round(sums * math.exp(-1)), sums)  # `_exp` counts infinities as e each
-    order = lax.broadcasted_iota(jnp.int32, tops.shape, len(rows))
-    first = jnp.min(jnp.where(tops == shift[..., None], order, parts - 1), -1)
+    sums = total(_exp, logits=matrix, where=None, shift=_repeated(shift, parts), axis=1, after=shift)
+    sums = jnp.where(sums == jnp.inf, 1, sums).reshape(tops.shape)
+    first = lax.argmax(tops, len(rows), jnp.int32)
     start = jnp.arange(0, tops.size, parts, dtype=jnp.int32)
-    own = matrix.at[start + first.reshape(-1)].get(mode="promise_in_bounds").reshape(*rows, matrix.shape[1])
-    own_others, own_ties = _others_and_ties(own, None, shift, len(rows))
-    others = jnp.sum(jnp.where(order == first[..., None], 0, sums.reshape(tops.shape)), -1)
-    return shift, _all_but_one(own_others + others, own_ties, shift)
+    own = looked_up(_rows_at, matrix, start + first.reshape(-1)).reshape(*rows, matrix.shape[1])
+    largest = jnp.finfo(shift.dtype).max
+    own = total(_exp_but_of_top, 0, 1, largest, logits=own, where=None, shift=shift, axis=len(rows), after=sums)
+    own_sum = jnp.take_along_axis(sums, first[..., None], -1, mode="promise_in_bounds")[..., 0]
+    is_own = lax.broadcasted_iota(jnp.int32, tops.shape, len(rows)) == first[..., None]
+    others = jnp.sum(jnp.where(is_own, 0, sums), -1)
+    is_infinite = shift == jnp.inf
+    ties = jnp.round(jnp.where(is_infinite, own * math.exp(-1), own_sum - own))
+    return shift, _all_but_one(jnp.where(is_infinite, own * 0, own) + others, ties, shift)
 
 
-def _pick_by_maximum(logits, labels):
-    # Of narrow logits an index would make a wide copy of them all.
-    parts = _parts(logits, None, logits.ndim - 1)
-    size, dtype = logits.shape[-1] // parts, working_dtype(logits)
-    starts = jnp.arange(0, logits.shape[-1], size, dtype=labels.dtype)
-    from_starts = labels[..., None] - starts.reshape(*[1] * labels.ndim, parts)
-    matrix, labels_of_parts = _cut(logits, parts), from_starts.reshape(-1, 1).astype(dtype)
-    numbers = jnp.arange(size, dtype=dtype), dtype.type(0.5), dtype.type(jnp.inf)
-    matrix, labels_of_parts, numbers = lax.optimization_barrier((matrix, labels_of_parts, numbers))
-    classes, half, inf = numbers
-    bounds = (half - jnp.abs(classes[None] - labels_of_parts)) * inf  # +inf at the label, -inf at any other
-    at_labels = jnp.max(jnp.minimum(matrix.astype(dtype), bounds), 1)
-    return jnp.max(at_labels.reshape(*labels.shape, parts), -1)
+_in_parts = _with_derivatives_of_rows(lambda logits: _of_parts(logits, _parts(logits, None, logits.ndim - 1)))
+_in_one_reading = _with_derivatives_of_rows(online.shift_and_rest)
+
+
+def _rows_at(matrix, indices):
+    return matrix.at[indices].get(mode="promise_in_bounds")
 
 
 def _classes(labels, z, axis):
@@ -186,17 +189,21 @@ def _is_top(_, below, zero, one, big):
 
 def _exp_below_top(z, below, zero, one, big):
     """`exp(z - shift)` less the value, but not the derivatives, of those that are maximal."""
-    e = _exp(z, below, one)
+    # Only a +inf is above its shift, and does not move: never at the bound of this minimum, where its derivative would be a half.
+    e = jnp.exp(jnp.minimum(one, below))
     return e - _is_top(z, below, zero, one, big) * lax.stop_gradient(e)
 
 
-def _exp(_, below, one):
-    # Only a +inf is above its shift, and does not move: never at the bound of this minimum, where its derivative would be a half.
-    return jnp.exp(jnp.minimum(one, below))
+def _exp(_, below):
+    return jnp.exp(below)
 
 
-def is_narrow(logits):
-    return logits.dtype.itemsize <= 2
+def _exp_but_of_top(_, below, zero, one, largest):
+    """`exp(z - shift)`, of those that are maximal 0, of a +inf e."""
+    e = jnp.exp(jnp.minimum(one, below))
+    # Multiplied twice, since the smallest difference is below 1 / largest.
+    is_top = jnp.maximum(zero, one - jnp.abs(below) * largest * largest)
+    return e - is_top * e
 
 
 def _is_matrix(logits, where, axis):

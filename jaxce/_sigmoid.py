@@ -6,7 +6,7 @@ from jax import lax
 
 from jaxce import _checks as checks
 from jaxce._axes import varying_like
-from jaxce._infinities import doubled
+from jaxce._reading import widened
 from jaxce._rule import keep_statistics, read_anew, with_rule
 from jaxce._types import Array, ArrayLike, working_dtype
 
@@ -69,7 +69,7 @@ def _sigmoid_loss(logits, labels, mask, label_smoothing, pos_weight):
 def _read(one, logits, labels, mask, label_smoothing, pos_weight):
     """The logits, and the weights of both sides: of `-log sigmoid(x)` and `-log sigmoid(-x)`."""
     dtype = working_dtype(logits)
-    x, yes = logits.astype(dtype), labels.astype(dtype)
+    x, yes = widened(logits, dtype), labels.astype(dtype)
     if mask is not None:
         x, yes = jnp.where(mask, x, 0), jnp.where(mask, yes, 0)
     no = one - yes
@@ -85,21 +85,35 @@ def _primal(*args):
     (one,) = _numbers(working_dtype(args[0]), 1)
     logits, labels, *others = args
     (labels,) = _on_cpu(lax.optimization_barrier, labels)  # made once, if they are made on the way
+    x, yes, no = _read(one, logits, labels, *others)
+    # Without a weight the two sides are 1 together.
+    mass = None if others[-1] is None else yes + no
+    return (lax.platform_dependent(x, yes, no, mass, cpu=_in_arithmetic, default=_by_selecting),)
 
-    def in_arithmetic(x, yes, no):
-        zero, half, one, largest = _numbers(x.dtype, 0, 0.5, 1, jnp.finfo(x.dtype).max)
-        halved = half * x
-        part = no * jnp.minimum(largest, jnp.maximum(zero, halved))
-        part = part + yes * jnp.minimum(largest, jnp.maximum(zero, -halved))
-        size = jnp.abs(x)
-        return (yes + no) * jnp.log1p(jnp.exp(-size)) + doubled(part, size, zero, one, largest)
 
-    def by_selecting(x, yes, no):
-        size, log_norm = _size_and_log_norm(x)
-        against = jnp.where(x > 0, no, yes)
-        return (yes + no) * log_norm + jnp.where(against == 0, 0, against * size)
+def _by_selecting(x, yes, no, mass):
+    size, log_norm = _size_and_log_norm(x)
+    against = jnp.where(x > 0, no, yes)
+    return (log_norm if mass is None else mass * log_norm) + jnp.where(against == 0, 0, against * size)
 
-    return (lax.platform_dependent(*_read(one, logits, labels, *others), cpu=in_arithmetic, default=by_selecting),)
+
+@jax.custom_jvp
+def _in_arithmetic(x, yes, no, mass):
+    """`_by_selecting` for XLA for CPU, see `_numbers`; the bounds come first, see `_infinities`."""
+    zero, one, largest, least = _numbers(x.dtype, 0, 1, jnp.finfo(x.dtype).max, jnp.finfo(x.dtype).min)
+    size = jnp.abs(x)
+    log_norm = jnp.log1p(jnp.exp(-size))
+    bounded = jnp.minimum(largest, jnp.maximum(least, x))
+    up = jnp.maximum(zero, bounded)
+    part = no * up + yes * (up - bounded)
+    # The largest number times itself is infinite, 0 times it is 0.
+    part = part * jnp.minimum(largest, jnp.maximum(one, size - largest))
+    return (log_norm if mass is None else mass * log_norm) + part
+
+
+@_in_arithmetic.defjvp
+def _in_arithmetic_jvp(primals, tangents):
+    return jax.jvp(_by_selecting, primals, tangents)
 
 
 def _numbers(dtype, *numbers):
@@ -131,10 +145,11 @@ def _tangent(args, _, tangents):
     size, log_norm = _size_and_log_norm(x)
     loss_dot = jnp.zeros_like(x)
     if 0 in moving:
-        # Both sigmoids from the smaller one, so that neither is a difference from 1, nor is any derivative of them.
+        # `no * sigmoid(x) - yes * sigmoid(-x)`, the smaller sigmoid being `small / (1 + small)`, which no derivative makes a difference from 1.
         small = jnp.exp(-size)
-        sigmoid, sigmoid_of_minus = (jnp.where(side, 1, small) / (1 + small) for side in (x > 0, x <= 0))
-        loss_dot = (no * sigmoid - yes * sigmoid_of_minus) * x_dot
+        against, along = jnp.where(x > 0, no, yes), jnp.where(x > 0, yes, no)
+        slope = against - along * small
+        loss_dot = jnp.where(x > 0, slope, -slope) * (1 / (1 + small)) * x_dot
     if moving != [0]:
         loss_dot = loss_dot + yes_dot * (log_norm + jnp.where(x > 0, 0, size))
         loss_dot = loss_dot + no_dot * (log_norm + jnp.where(x > 0, size, 0))
@@ -142,8 +157,20 @@ def _tangent(args, _, tangents):
 
 
 def _size_and_log_norm(x):
-    size = jnp.where(x > 0, x, -x)  # abs, but with a derivative at 0 that goes with `x <= 0`
+    size = _size(x)
     return size, jnp.log1p(jnp.exp(-size))
+
+
+@jax.custom_jvp
+def _size(x):
+    return jnp.abs(x)
+
+
+@_size.defjvp
+def _size_jvp(primals, tangents):
+    # At 0 a derivative that goes with `x <= 0`.
+    (x,), (x_dot,) = primals, tangents
+    return _size(x), jnp.where(x > 0, x_dot, -x_dot)
 
 
 _two_sided = with_rule(_primal, _tangent)

@@ -9,16 +9,23 @@ With `e = exp(z - shift)`, `p` the softmax, `q` the label distribution and `u` t
 One elementwise pass over the logits makes any of them from the logits and the statistics.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxce._axes import per_row
 from jaxce._infinities import finite
-from jaxce._reading import below, label_indices, label_probabilities, read, weights_of_classes
-from jaxce._reductions import is_label, is_long, is_narrow
+from jaxce._reading import (
+    below,
+    is_narrow,
+    label_indices,
+    label_probabilities,
+    read,
+    rounded,
+    weights_of_classes,
+    widened,
+)
+from jaxce._reductions import is_label, is_long
 from jaxce._transpose import with_transpose
 
 
@@ -35,7 +42,7 @@ def _of_rows(logits_dot, residuals, axis=-1):
     shift, rest, _, label_mass, _, _, _ = outs
     axis = axis % logits.ndim
     z = read(logits, where, mask, axis)
-    z_dot = logits_dot.astype(z.dtype)
+    z_dot = widened(logits_dot, z.dtype)
     if where is not None:
         # The coefficients of a class left out are 0 already, but those of a row without a loss are NaN.
         z_dot = jnp.where(where, z_dot, 0)
@@ -82,8 +89,7 @@ def _of_total(z, e, class_weights, outs, axis):
 @jax.custom_jvp
 def _gradient(cts, residuals):
     """The transpose of `_of_rows` for long rows with integer labels; a cotangent that is None is of nothing."""
-    in_pairs = functools.partial(_gradient_by_hand, in_pairs=True)
-    return lax.platform_dependent(cts, residuals, cuda=in_pairs, default=_gradient_by_hand)
+    return lax.platform_dependent(cts, residuals, cuda=_gradient_in_pairs, default=_gradient_by_hand)
 
 
 @_gradient.defjvp
@@ -104,10 +110,10 @@ def _derived_gradient(cts, residuals):
     return logits_ct
 
 
-def _gradient_by_hand(cts, residuals, *, in_pairs=False):
-    """The same in fewer steps: what is one number per row is made once. It has no derivatives of its own.
+def _by_hand(cts, residuals):
+    """The same in fewer steps, for some of the classes: what is one number per row is made once. It has no derivatives of its own.
 
-    Narrow logits `in_pairs` are read and written as numbers of 32 bits: XLA for GPU makes code for four of what it reads, so that it is 16 bytes.
+    It gives the labels, and a function of the logits and of which of them are the label's own, True or False where all or none are.
     """
     (logits, labels, _, mask, _), outs = residuals
     rest_ct, label_ct, total_ct = cts
@@ -116,26 +122,39 @@ def _gradient_by_hand(cts, residuals, *, in_pairs=False):
     rows = None if label_ct is None else [label_ct * row for row in _rows_of_label(outs)]
     labels, rows = lax.optimization_barrier((labels, rows))
 
-    def of(z, own):
-        """The gradient by some of the classes, among which `own` counts that of the label."""
+    def of(z, is_own):
         z = read(z, None, mask, axis)
+        is_of_label_alone = rest_ct is None and total_ct is None
+        # Of the label's term a +inf is the label's own or in a row without a loss.
+        e = jnp.exp(z - per_row(finite(shift), axis) if is_of_label_alone else below(z, shift, axis))
         terms = []
         if label_ct is not None:
             of_own, share = (per_row(row, axis) for row in rows)
-            # A +inf is the label's own or in a row without a loss.
-            others = share * jnp.exp(z - per_row(finite(shift), axis))
-            terms.append(jnp.where(is_label(z, own, axis), of_own, others))
-        e = jnp.exp(below(z, shift, axis))
+            terms.append(jnp.where(is_own, of_own, share * e))
         terms += [] if rest_ct is None else [per_row(rest_ct, axis) * _of_rest(z, e)]
         terms += [] if total_ct is None else [per_row(total_ct, axis) * _of_total(z, e, None, outs, axis)]
-        return sum(terms[1:], terms[0]).astype(logits.dtype)
+        return rounded(sum(terms[1:], terms[0]), logits.dtype)
 
-    if not (in_pairs and is_narrow(logits)) or logits.shape[axis] % 2:
-        return of(logits, labels)
+    return labels, of
+
+
+def _gradient_by_hand(cts, residuals):
+    logits, axis = residuals[0][0], residuals[0][0].ndim - 1
+    labels, of = _by_hand(cts, residuals)
+    return of(logits, is_label(logits, labels, axis))
+
+
+def _gradient_in_pairs(cts, residuals):
+    """Narrow logits are read and written as numbers of 32 bits: XLA for GPU makes code for four of what it reads, so that it is 16 bytes."""
+    logits, axis = residuals[0][0], residuals[0][0].ndim - 1
+    if not is_narrow(logits) or logits.shape[axis] % 2:
+        return _gradient_by_hand(cts, residuals)
+    labels, of = _by_hand(cts, residuals)
     pairs = lax.bitcast_convert_type(logits.reshape(*logits.shape[:-1], logits.shape[-1] // 2, 2), jnp.uint32)
     halves = []
     for i in range(2):
         half = lax.bitcast_convert_type((pairs >> 16 * i).astype(jnp.uint16), logits.dtype)
-        half = of(half, lax.optimization_barrier(jnp.where(labels % 2 == i, labels // 2, -1)))
+        own = lax.optimization_barrier(jnp.where(labels % 2 == i, labels // 2, -1))
+        half = of(half, is_label(half, own, axis))
         halves.append(lax.bitcast_convert_type(half, jnp.uint16).astype(jnp.uint32) << 16 * i)
     return lax.bitcast_convert_type(halves[0] | halves[1], logits.dtype).reshape(logits.shape)

@@ -92,14 +92,16 @@ def test_statistics_of_a_row_with_a_nan(rng, where, classes, place, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("classes", [100, 2000])
-@pytest.mark.parametrize("count", [1, 2, 10])
-def test_rest_counts_infinities(rng, count, classes, dtype):
-    """Wherever they lie."""
+@pytest.mark.parametrize("places", [[5], [5, 6], [5, -1], [5, 6, 30, -2, -1]], ids=str)
+def test_rest_tells_one_infinity_from_several(rng, places, classes, dtype):
+    """It is their number less one, of long rows at least one; in a row with a NaN too it is NaN."""
     z = np.asarray(rng.standard_normal((ROWS, classes)), jnp.dtype(dtype))
-    z[ROW, rng.choice(classes, count, replace=False)] = np.inf
+    z[[ROW, ROW + 1], np.array(places)[:, None]] = np.inf
+    z[ROW + 1, 7] = np.nan
     stats = jax.jit(jaxce.logit_stats)(z, np.zeros(ROWS, np.int32))
     assert stats.shift[ROW] == np.inf
-    assert stats.rest[ROW] == count - 1
+    assert stats.rest[ROW] == len(places) - 1 or (classes > 100 and 1 <= stats.rest[ROW] < len(places))
+    np.testing.assert_array_equal(np.isnan(stats.rest), np.arange(ROWS) == ROW + 1)
 
 
 def test_a_masked_nan_is_nowhere(rng):

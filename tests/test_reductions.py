@@ -20,9 +20,8 @@ DTYPES = ["float32", "float64", "bfloat16", "float16"]
 
 @pytest.fixture
 def short_parts(monkeypatch):
-    """Even a row of four classes is cut, into parts of two if it can be; the labels of few narrow logits are found as those of many."""
+    """Even a row of four classes is cut, into parts of two if it can be."""
     monkeypatch.setattr(reductions, "_SHORT", 4)
-    monkeypatch.setattr(reductions, "_MANY", 1)
     monkeypatch.setattr(reductions, "_SIZES", [2, 3, 5, 7])
     jax.clear_caches()
     yield
@@ -58,7 +57,7 @@ def test_any_row_in_parts_is_summed_without_one_maximal_class(data):
 
 @functools.cache
 def in_parts(parts):
-    return jax.jit(lambda logits: reductions._of_parts(logits, None, parts=parts))
+    return jax.jit(lambda logits: reductions._of_parts(logits, parts))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
