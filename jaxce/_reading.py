@@ -76,8 +76,9 @@ def rounded(values, dtype):
     """`values.astype(dtype)`. XLA for CPU rounds to bfloat16 with a select, which takes longer than all the rest of a gradient."""
 
     def on_cpu(values):
-        bits = lax.bitcast_convert_type(lax.reduce_precision(values, 8, 7), jnp.uint32)
-        return lax.bitcast_convert_type((bits >> 16).astype(jnp.uint16), dtype)
+        bits = lax.bitcast_convert_type(lax.reduce_precision(values, 8, 7), jnp.uint32) >> 16
+        # What tells a NaN from infinity may be in the half that is cut off.
+        return lax.bitcast_convert_type(jnp.where(jnp.isnan(values), 0x7FC0, bits).astype(jnp.uint16), dtype)
 
     if (values.dtype, dtype) != (jnp.float32, jnp.bfloat16):
         return values.astype(dtype)

@@ -39,8 +39,8 @@ def shift_and_rest(logits):
     return reductions.shift_and_rest(logits, None, logits.ndim - 1)
 
 
-# Few different values, so that classes tie, in one part and in several; margins at which exp is tiny.
-VALUES = st.sampled_from([0.0, 0.5, 1.0, 3.0, -2.0, -30.0, -80.0, 1e4, -np.inf])
+# Few different values, so that classes tie, in one part and in several; margins at which exp is tiny, and one at which it is all but 1.
+VALUES = st.sampled_from([0.0, -1e-37, 0.5, 1.0, 3.0, -2.0, -30.0, -80.0, 1e4, -np.inf])
 
 
 @settings(max_examples=300, deadline=None)
@@ -53,6 +53,14 @@ def test_any_row_in_parts_is_summed_without_one_maximal_class(data):
     got_shift, got = in_parts(parts)(logits[None])
     assert got_shift[0] == max(np.asarray(logits, np.float64))
     assert_within(got[0], expected_rest(logits.astype(jnp.float32)), 4)
+
+
+def test_a_logit_all_but_maximal_counts_once(x64):
+    """Below the maximum by so little that its difference is subnormal, or would be in float32."""
+    for below in (1e-40, 1e-300, 5e-324):
+        logits = jnp.array([[-below, -50, 0, -60], [0, -50, -60, -below]])
+        _, rest = in_parts(2)(logits)
+        assert_within(rest, 1 + np.exp(-50.0) * np.ones(2), 4, working="float64")
 
 
 @functools.cache
