@@ -557,15 +557,25 @@ MUTANTS = [
         ],
         (
             "max(x, 0) - x y + log_norm",
-            "jnp.log1p(jnp.exp(-size)) + doubled(part, size, zero, one, largest)",
-            "(jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-size))) - x * yes",
+            "part = no * up + yes * (up - bounded)",
+            "part = up - yes * bounded",
         ),
         (
             "yes and no change places",
-            "part + yes * jnp.minimum(largest, jnp.maximum(zero, -halved))",
-            "part + yes * jnp.minimum(largest, jnp.maximum(zero, halved))",
+            "part = no * up + yes * (up - bounded)",
+            "part = yes * up + no * (up - bounded)",
         ),
-        ("log of 1 + exp", "(yes + no) * jnp.log1p(jnp.exp(-size))", "(yes + no) * jnp.log(1 + jnp.exp(-size))"),
+        (
+            "log of 1 + exp",
+            "    log_norm = jnp.log1p(jnp.exp(-size))\n    bounded",
+            "    log_norm = jnp.log(1 + jnp.exp(-size))\n    bounded",
+        ),
+        (
+            "an infinite loss is the largest number",
+            "part = part * jnp.minimum(largest, jnp.maximum(one, size - largest))",
+            "part = part + zero",
+        ),
+        ("a weight weighs not all", "mass = None if others[-1] is None else yes + no", "mass = None"),
         (
             "no is 1 - yes after smoothing",
             "(1 - s) * yes + s / 2, (1 - s) * no + s / 2",
@@ -574,14 +584,18 @@ MUTANTS = [
         ("smoothing by s, not s / 2", "(1 - s) * yes + s / 2, (", "(1 - s) * yes + s, ("),
         (
             "0 times an infinite logit is NaN",
-            "no * jnp.minimum(largest, jnp.maximum(zero, halved))",
-            "no * jnp.maximum(halved, zero)",
+            "bounded = jnp.minimum(largest, jnp.maximum(least, x))",
+            "bounded = x",
         ),
-        ("the derivative is a difference", "(no * sigmoid - yes * sigmoid_of_minus)", "((yes + no) * sigmoid - yes)"),
+        (
+            "the derivative is a difference",
+            "jnp.where(x > 0, slope, -slope) * (1 / (1 + small))",
+            "((yes + no) * jax.nn.sigmoid(x) - yes)",
+        ),
         (
             "a sigmoid is 1 less the other",
-            "(jnp.where(side, 1, small) / (1 + small) for side in (x > 0, x <= 0))",
-            "(side / 1 for side in (jax.nn.sigmoid(x), 1 - jax.nn.sigmoid(x)))",
+            "jnp.where(x > 0, slope, -slope) * (1 / (1 + small))",
+            "(no * jax.nn.sigmoid(x) - yes * (1 - jax.nn.sigmoid(x)))",
         ),
         (
             "pos_weight weighs both sides",
@@ -596,7 +610,7 @@ MUTANTS = [
         ),
         ("losses that are masked stay", "return loss if mask is None else jnp.where(mask, loss, 0)", "return loss"),
         ("masked entries are read", "x, yes = jnp.where(mask, x, 0), jnp.where(mask, yes, 0)", "pass"),
-        ("the size of x has no derivative at 0", "size = jnp.where(x > 0, x, -x)", "size = jnp.abs(x)"),
+        ("the size of x has no derivative at 0", "jnp.where(x > 0, x_dot, -x_dot)", "jnp.sign(x) * x_dot"),
     ),
     # LossSum
     *_of(
@@ -745,11 +759,11 @@ MUTANTS = [
     *_of(
         "_reductions",
         _OF_LABELS,
-        ("labels count from 1", "indices=per_row(labels, axis)", "indices=per_row(labels - 1, axis)"),
+        ("labels count from 1", "indices = per_row(labels, axis)", "indices = per_row(labels - 1, axis)"),
         (
             "labels count from 1 in the gradient",
-            "jnp.abs((_classes(labels, z, axis) - per_row(labels, axis)).astype(jnp.float32)) < 0.5",
-            "jnp.abs((_classes(labels, z, axis) + 1 - per_row(labels, axis)).astype(jnp.float32)) < 0.5",
+            "classes = jnp.arange(num_classes, dtype=labels.dtype)",
+            "classes = jnp.arange(1, 1 + num_classes, dtype=labels.dtype)",
         ),
     ),
     *_of(
@@ -781,7 +795,7 @@ MUTANTS = [
         ),
         (
             "a true class that is excluded has a loss",
-            "allowed = None if where is None else at_labels(jnp.broadcast_to(where, logits.shape))",
+            "allowed = None if where is None else at_labels(jnp.broadcast_to(where, logits.shape), indices)",
             "allowed = None",
         ),
     ),
@@ -794,8 +808,8 @@ MUTANTS = [
         ],
         (
             "0 times an infinite gap is NaN",
-            "return doubled(weight * jnp.minimum(largest, half * size),",
-            "return doubled(weight * (half * size),",
+            "part = weight * jnp.minimum(largest, half * size)",
+            "part = weight * (half * size)",
         ),
         (
             "every infinite gap is left out",
@@ -816,8 +830,8 @@ MUTANTS = [
         ("nearly tied logits are tied", "jnp.minimum(zero, below) * big", "jnp.minimum(zero, below) * 1e3"),
         (
             "a clipped exponential",
-            "return jnp.exp(jnp.minimum(one, below))",
-            "return jnp.exp(jnp.clip(below, -80, one))",
+            "e = jnp.exp(jnp.minimum(one, below))\n    return e - _is_top",
+            "e = jnp.exp(jnp.clip(below, -80, one))\n    return e - _is_top",
         ),
         (
             "no maximum is subtracted",
@@ -830,7 +844,11 @@ MUTANTS = [
             "shift = lax.stop_gradient(jnp.min(read(logits, where), axis))",
         ),
         ("+inf is more than a maximum", "one + jnp.minimum(zero, below) * big", "one + below * big"),
-        ("the exponential of +inf is counted", "return jnp.exp(jnp.minimum(one, below))", "return jnp.exp(below)"),
+        (
+            "the exponential of +inf is counted",
+            "e = jnp.exp(jnp.minimum(one, below))\n    return e - _is_top",
+            "e = jnp.exp(below)\n    return e - _is_top",
+        ),
         (
             "rest of no classes",
             "jnp.where((shift == -jnp.inf) & ~jnp.isnan(others), 0, others + (ties - 1))",
@@ -862,48 +880,43 @@ MUTANTS = [
         ["reductions", "softmax::test_options_and_their_combinations", "accuracy"],
         (
             "the part that has the maximum is not the one that is read again",
-            "matrix.at[start + first.reshape(-1)]",
-            "matrix.at[start]",
+            "looked_up(_rows_at, matrix, start + first.reshape(-1))",
+            "looked_up(_rows_at, matrix, start)",
         ),
         (
             "the part that has the maximum counts twice",
-            "jnp.where(order == first[..., None], 0, sums.reshape(tops.shape))",
-            "sums.reshape(tops.shape)",
+            "jnp.sum(jnp.where(is_own, 0, sums), -1)",
+            "jnp.sum(sums, -1)",
         ),
         (
             "every part that has a maximum is left out",
-            "jnp.where(order == first[..., None], 0, sums.reshape(tops.shape))",
-            "jnp.where(tops == shift[..., None], 0, sums.reshape(tops.shape))",
+            "jnp.sum(jnp.where(is_own, 0, sums), -1)",
+            "jnp.sum(jnp.where(tops == shift[..., None], 0, sums), -1)",
         ),
         (
             "the part that has the maximum is lost",
-            "return shift, _all_but_one(own_others + others, own_ties, shift)",
-            "return shift, _all_but_one(others, own_ties, shift)",
+            "_all_but_one(jnp.where(is_infinite, own * 0, own) + others, ties, shift)",
+            "_all_but_one(others, ties, shift)",
         ),
         (
-            "of ties the last part is the one",
-            "first = jnp.min(jnp.where(tops == shift[..., None], order, parts - 1), -1)",
-            "first = jnp.max(jnp.where(tops == shift[..., None], order, parts - 1), -1)",
+            "ties in one part count once",
+            "jnp.where(is_infinite, own * math.exp(-1), own_sum - own)",
+            "jnp.where(is_infinite, own * math.exp(-1), jnp.ones_like(own))",
         ),
         (
-            "parts of narrow rows are not added up",
-            "others, ties = (jnp.sum(x.reshape(*rows, parts), -1) for x in sums)",
-            "others, ties = (jnp.max(x.reshape(*rows, parts), -1) for x in sums)",
+            "the number of ties is not a whole one",
+            "ties = jnp.round(",
+            "ties = (",
+        ),
+        (
+            "a logit all but maximal counts twice",
+            "jnp.abs(below) * largest * largest",
+            "jnp.abs(below) * largest",
         ),
         (
             "every part has the shift of the first row",
             "return jnp.broadcast_to(shift[..., None], (*shift.shape, parts)).reshape(-1)",
             "return jnp.broadcast_to(shift.reshape(-1)[:1], (shift.size * parts,))",
-        ),
-        (
-            "labels of narrow logits count from the first part",
-            "starts = jnp.arange(0, logits.shape[-1], size, dtype=labels.dtype)",
-            "starts = jnp.zeros(parts, labels.dtype)",
-        ),
-        (
-            "the logit of any other label",
-            "(half - jnp.abs(classes[None] - labels_of_parts)) * inf",
-            "(jnp.abs(classes[None] - labels_of_parts) - half) * inf",
         ),
         (
             "rows are cut across",
@@ -966,11 +979,13 @@ MUTANTS = [
         ["large_nonfinite"],
         (
             "a NaN is lost from a sum",
-            "return jnp.exp(jnp.minimum(one, below))",
-            "return jnp.exp(jnp.minimum(below, one))",
+            "e = jnp.exp(jnp.minimum(one, below))\n    return e - _is_top",
+            "e = jnp.exp(jnp.minimum(below, one))\n    return e - _is_top",
         ),
         ("a NaN in a row of no maximum is lost", "(shift == -jnp.inf) & ~jnp.isnan(others)", "shift == -jnp.inf"),
-        ("infinities count as e", "jnp.where(repeated == jnp.inf, jnp.round(sums * math.exp(-1)), sums)", "sums"),
+        ("infinities are no ties", "jnp.where(is_infinite, own * math.exp(-1), own_sum - own)", "own_sum - own"),
+        ("infinities of other parts are infinite", "jnp.where(sums == jnp.inf, 1, sums)", "sums"),
+        ("a NaN beside an infinity is lost", "jnp.where(sums == jnp.inf, 1, sums)", "jnp.where(sums < jnp.inf, sums, 1)"),
     ),
     *_of(
         "_dense",
@@ -985,6 +1000,27 @@ MUTANTS = [
             "(jnp.where(jnp.isnan(rest), jnp.nan, x) for x in (shift, total_mass, num_classes))",
             "(shift, *(jnp.where(jnp.isnan(rest), jnp.nan, x) for x in (total_mass, num_classes)))",
         ),
+    ),
+    # Numbers that are looked up, rounded and compared
+    *_of(
+        "_reading",
+        ["reading"],
+        ("a NaN rounds to infinity", "jnp.where(jnp.isnan(values), 0x7FC0, bits)", "bits"),
+        ("numbers are cut off", "lax.reduce_precision(values, 8, 7)", "values"),
+        ("rounding has no derivative", "tangents[0].astype(dtype)", "jnp.zeros_like(tangents[0]).astype(dtype)"),
+        ("looking up has no derivative", "look(values_dot, indices)", "look(0 * values_dot, indices)"),
+        ("a gradient is rounded twice", "rounded(cts[0], jnp.bfloat16)", "rounded(rounded(cts[0], jnp.float16), jnp.bfloat16)"),
+    ),
+    *_of(
+        "_reductions",
+        ["reading"],
+        ("half of a label is compared", "[: 1 + (num_classes >= 2**16)]", "[:1]"),
+        (
+            "a label that is no class has the lower half of one",
+            "labels = jnp.where((labels >= 0) & (labels < num_classes), labels, jnp.full((), -1, labels.dtype))",
+            "labels = labels + jnp.zeros((), labels.dtype)",
+        ),
+        ("float32 counts all classes", "if z.size < _FLOATS_BELOW:", "if True:"),
     ),
     # What a GPU is given
     *_of(
