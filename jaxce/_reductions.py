@@ -201,8 +201,7 @@ def _exp(_, below):
 def _exp_but_of_top(_, below, zero, one, largest):
     """`exp(z - shift)`, of those that are maximal 0, of a +inf e."""
     e = jnp.exp(jnp.minimum(one, below))
-    # Multiplied twice, since the smallest difference is below 1 / largest.
-    is_top = jnp.maximum(zero, one - jnp.abs(below) * largest * largest)
+    is_top = jnp.maximum(zero, one - jnp.abs(below) * largest)
     return e - is_top * e
 
 

@@ -95,3 +95,11 @@ def test_which_class_is_that_of_the_label(monkeypatch, x64, dtype, num_classes, 
         rows, classes = np.nonzero(found if axis == 1 else found.T)
         want = [(i, int(y)) for i, y in enumerate(labels.tolist()) if 0 <= y < num_classes]
         assert list(zip(rows.tolist(), classes.tolist(), strict=True)) == want
+
+
+def test_a_class_that_float32_cannot_count_is_told_from_its_neighbour():
+    z = jax.ShapeDtypeStruct((1, 2**24 + 2), "float32")
+    found = jax.jit(lambda y: jnp.nonzero(reductions.is_label(z, y, 1)[0], size=2, fill_value=-1)[0])(
+        np.int32([2**24 + 1])
+    )
+    np.testing.assert_array_equal(found, [2**24 + 1, -1])
