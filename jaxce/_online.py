@@ -35,7 +35,8 @@ def shift_and_rest(logits):
     largest = jnp.finfo(dtype).max
     is_widened = jnp.finfo(logits.dtype).max < largest
     if is_widened:
-        is_cut_more = rows >= _MANY_ROWS and num_classes > _SLICES * _LONGEST
+        are_many = isinstance(rows, int) and rows >= _MANY_ROWS  # under `jax.export` it may be a symbol
+        is_cut_more = are_many and num_classes > _SLICES * _LONGEST
         slices = _slices(logits, 2 * _SLICES if is_cut_more else _SLICES)
         # No logit is the largest number of the wider dtype, so that can stand for +inf, of which two have a difference then.
         slices = [jnp.minimum(z, largest) for z in slices]

@@ -92,7 +92,7 @@ def is_label(z, labels, axis):
         # numbers that are made on the way.
         num_classes = z.shape[axis]
         classes = jnp.arange(num_classes, dtype=labels.dtype)
-        if z.size < _FLOATS_BELOW:
+        if isinstance(z.size, int) and z.size < _FLOATS_BELOW:  # under `jax.export` it may be a symbol
             return per_class(classes.astype(jnp.float32), axis, z.ndim) == per_row(labels.astype(jnp.float32), axis)
         # A label that is no class has both halves of the largest number.
         labels = jnp.where((labels >= 0) & (labels < num_classes), labels, jnp.full((), -1, labels.dtype))

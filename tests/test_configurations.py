@@ -164,6 +164,23 @@ def test_programs_for_accelerators_index_nothing(program, derivative, platform):
     assert not [line for line in indexed if "4x6" in line]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("num_classes", [3, 2000, 70000])
+@pytest.mark.parametrize("loss", [INTEGER, SOFT, SIGMOID], ids=lambda loss: loss.name)
+def test_one_program_for_all_platforms_and_any_number_of_rows(loss, num_classes, dtype, rng):
+    """Where rows are long too, whose form depends on how many there are where that is known."""
+    logits = cases.make_logits(rng, (5, num_classes)).astype(dtype)
+    labels = loss.make_labels(rng, (5, num_classes), -1)
+    function = jax.jit(jax.value_and_grad(lambda z, y: loss.function(z, y).sum()))
+    (rows,) = jax.export.symbolic_shape("rows")
+    arguments = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in (logits, labels)]
+    exported = jax.export.export(function, platforms=["cpu", "cuda", "tpu"])(*arguments)
+    (value, gradient), (want, own) = exported.call(logits, labels), function(logits, labels)
+    np.testing.assert_allclose(value, want, rtol=1e-6)
+    tolerance = {"rtol": 2**-7, "atol": 1e-9} if dtype == "bfloat16" else {"rtol": 1e-6, "atol": 1e-12}
+    np.testing.assert_allclose(gradient.astype("float32"), own.astype("float32"), **tolerance)
+
+
 @pytest.mark.parametrize("loss", [INTEGER, SOFT, SIGMOID], ids=lambda loss: loss.name)
 def test_traced_options_are_traced_once(loss, rng):
     traces = []

@@ -1028,7 +1028,7 @@ MUTANTS = [
             "labels = jnp.where((labels >= 0) & (labels < num_classes), labels, jnp.full((), -1, labels.dtype))",
             "labels = labels + jnp.zeros((), labels.dtype)",
         ),
-        ("float32 counts all classes", "if z.size < _FLOATS_BELOW:", "if True:"),
+        ("float32 counts all classes", "if isinstance(z.size, int) and z.size < _FLOATS_BELOW:", "if True:"),
     ),
     # What a GPU is given
     *_of(
