@@ -17,7 +17,6 @@ from jaxce._axes import per_row
 from jaxce._infinities import finite
 from jaxce._reading import (
     below,
-    is_narrow,
     label_indices,
     label_probabilities,
     read,
@@ -111,9 +110,9 @@ def _derived_gradient(cts, residuals):
 
 
 def _by_hand(cts, residuals):
-    """The same in fewer steps, for some of the classes: what is one number per row is made once. It has no derivatives of its own.
+    """The same in fewer steps: what is one number per row is made once. It has no derivatives of its own.
 
-    It gives the labels, and a function of the logits and of which of them are the label's own, True or False where all or none are.
+    It gives the labels, and a function of some of the logits and of which of them is the label's own.
     """
     (logits, labels, _, mask, _), outs = residuals
     rest_ct, label_ct, total_ct = cts
@@ -145,9 +144,9 @@ def _gradient_by_hand(cts, residuals):
 
 
 def _gradient_in_pairs(cts, residuals):
-    """Narrow logits are read and written as numbers of 32 bits: XLA for GPU makes code for four of what it reads, so that it is 16 bytes."""
+    """Logits of 16 bits are read and written as numbers of 32: XLA for GPU makes code for four of what it reads, so that it is 16 bytes."""
     logits, axis = residuals[0][0], residuals[0][0].ndim - 1
-    if not is_narrow(logits) or logits.shape[axis] % 2:
+    if logits.dtype.itemsize != 2 or logits.shape[axis] % 2:
         return _gradient_by_hand(cts, residuals)
     labels, of = _by_hand(cts, residuals)
     pairs = lax.bitcast_convert_type(logits.reshape(*logits.shape[:-1], logits.shape[-1] // 2, 2), jnp.uint32)

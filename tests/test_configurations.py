@@ -164,7 +164,7 @@ def test_programs_for_accelerators_index_nothing(program, derivative, platform):
     assert not [line for line in indexed if "4x6" in line]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
 @pytest.mark.parametrize("num_classes", [3, 2000, 70000])
 @pytest.mark.parametrize("loss", [INTEGER, SOFT, SIGMOID], ids=lambda loss: loss.name)
 def test_one_program_for_all_platforms_and_any_number_of_rows(loss, num_classes, dtype, rng):
@@ -177,8 +177,7 @@ def test_one_program_for_all_platforms_and_any_number_of_rows(loss, num_classes,
     exported = jax.export.export(function, platforms=["cpu", "cuda", "tpu"])(*arguments)
     (value, gradient), (want, own) = exported.call(logits, labels), function(logits, labels)
     np.testing.assert_allclose(value, want, rtol=1e-6)
-    tolerance = {"rtol": 2**-7, "atol": 1e-9} if dtype == "bfloat16" else {"rtol": 1e-6, "atol": 1e-12}
-    np.testing.assert_allclose(gradient.astype("float32"), own.astype("float32"), **tolerance)
+    np.testing.assert_allclose(gradient.astype("float32"), own.astype("float32"), rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("loss", [INTEGER, SOFT, SIGMOID], ids=lambda loss: loss.name)
