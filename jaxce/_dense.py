@@ -2,11 +2,12 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxce._axes import per_class, per_row, varying_like
-from jaxce._infinities import capped, finite, weighted
+from jaxce._infinities import capped, finite
 from jaxce._reading import below, label_indices, label_probabilities, read
 from jaxce._reductions import pick, shift_and_rest, total
 from jaxce._rule import read_anew, with_rule
@@ -69,11 +70,12 @@ def _primal(logits, labels, where, mask, class_weights, *, axis):
     dtype = rest.dtype
     sum_of = functools.partial(total, logits=logits, where=where, shift=shift, axis=axis)
     log_norm = jnp.log1p(rest)
-    bounds = (0, 0.5, 1, jnp.finfo(dtype).max)
+    largest = jnp.finfo(dtype).max
+    bounds = (0, 0.5, 1, largest)
     if labels.ndim == logits.ndim:
         q = label_probabilities(labels, mask, axis)
         label_mass = jnp.sum(q.astype(dtype), axis)
-        label_gap = sum_of(_label_gap, *bounds, beside=q, after=(rest, label_mass))
+        label_gap = sum_of(_label_gap, 0, 1, largest, beside=q, after=(rest, label_mass))
     else:
         labels = label_indices(labels, mask)
         is_class = (labels >= 0) & (labels < logits.shape[axis])
@@ -103,10 +105,21 @@ def _primal(logits, labels, where, mask, class_weights, *, axis):
     return tuple(jnp.where(mask, x, jnp.asarray(y, dtype)) for x, y in zip(fields, _OF_ONE_CLASS, strict=True))
 
 
-def _label_gap(_, below, zero, half, one, largest, q):
-    """`q (shift - z)`; a +inf logit is no further up than its shift."""
-    is_above = lax.stop_gradient(jnp.minimum(one, jnp.maximum(zero, below)))
-    return weighted(q, is_above - jnp.minimum(one, below), zero, half, one, largest)
+@jax.custom_jvp
+def _label_gap(_, below, zero, one, largest, q):
+    """`q (shift - z)`, of a q of 0 nothing; a +inf logit is no further up than its shift. In the least arithmetic, see `_infinities`."""
+    gap = jnp.maximum(zero, -below)
+    # The largest number times itself is infinite, 0 times it is 0.
+    return q * jnp.minimum(largest, gap) * jnp.minimum(largest, jnp.maximum(one, gap - largest))
+
+
+@_label_gap.defjvp
+def _label_gap_jvp(primals, tangents):
+    def by_selecting(_, below, zero, __, ___, q):
+        is_left_out = (below > 0) | ((below == -jnp.inf) & (q == 0))
+        return q * jnp.where(is_left_out, zero, -below)
+
+    return jax.jvp(by_selecting, primals, tangents)
 
 
 def _weight(z, _, zero, half, one, largest, u=1):

@@ -1,12 +1,17 @@
 """`jaxce.keras` against the recorded answers of TensorFlow 1.15 and 2.2, case by case: value, gradient, shape, dtype, exceptions."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
 from golden import comparison
 
 pytestmark = pytest.mark.usefixtures("made_quickly")
+
+# Every case inside of one jit, and every fourth as a user calls it outside of any; JAXCE_EVERY_COMBINATION=1 calls the others so too.
+CALLS = [(name, True) for name in comparison.CASES]
+CALLS += [(name, False) for name in list(comparison.CASES)[:: 1 if os.environ.get("JAXCE_EVERY_COMBINATION") else 4]]
 
 
 def _reasons(name, got):
@@ -15,8 +20,7 @@ def _reasons(name, got):
     return {x: comparison.difference(name, got, comparison.recorded(name, x))[0] for x in references}
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("name", comparison.CASES)
+@pytest.mark.parametrize(("name", "jit"), CALLS, ids=[f"{name}-{'jit' if jit else 'eager'}" for name, jit in CALLS])
 def test_meets_the_recorded_answer(name, jit):
     got = comparison.evaluate(name, jit=jit)
     reasons = _reasons(name, got)

@@ -133,6 +133,7 @@ def fields_of(hidden, labels, classifier, bias, class_weights, soft_cap, block):
     return blocked.over_classes(of_classes, start, num_classes, block), None
 
 
+@functools.partial(jax.jit, inline=True)  # traced once for all blocks of the same size
 def _merged(a, b):
     merged = LogitStats.merge(LogitStats(*a, integer_labels=True), LogitStats(*b, integer_labels=True))
     return tuple(getattr(merged, field.name) for field in dataclasses.fields(merged)[:-1])

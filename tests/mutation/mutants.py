@@ -800,26 +800,25 @@ MUTANTS = [
         ),
     ),
     *_of(
-        "_infinities",
+        "_dense",
         [
             *_OF_CLASSES_LEFT_OUT,
-            "sigmoid::test_a_product_beyond_the_largest_number_is_infinite",
             "values::test_a_small_probability_of_an_excluded_class_makes_the_loss_infinite",
         ],
         (
             "0 times an infinite gap is NaN",
-            "part = weight * jnp.minimum(largest, half * size)",
-            "part = weight * (half * size)",
+            "return q * jnp.minimum(largest, gap) * ",
+            "return q * gap * ",
         ),
         (
             "every infinite gap is left out",
-            "return part + part + lax.stop_gradient(finite * is_infinite * largest)",
-            "return part + part",
+            "* jnp.minimum(largest, jnp.maximum(one, gap - largest))",
+            "* jnp.minimum(one, jnp.maximum(one, gap - largest))",
         ),
         (
-            "a product that overflows is NaN",
-            "finite = jnp.maximum(-largest, jnp.minimum(largest, part))",
-            "finite = part",
+            "an infinite gap counts as the largest number",
+            "jnp.minimum(largest, gap) * jnp.minimum(largest, jnp.maximum(one, gap - largest))",
+            "jnp.minimum(largest, gap)",
         ),
     ),
     *_of(
@@ -935,14 +934,9 @@ MUTANTS = [
         ),
     ),
     *_of(
-        "_infinities",
-        ["values", "softmax", "sigmoid"],
-        ("a finite size is half as large", "return part + part +", "return part +"),
-    ),
-    *_of(
         "_dense",
-        ["values", "softmax"],
-        ("probabilities at +inf have a loss of -1", "is_above - jnp.minimum(one, below)", "-jnp.minimum(below, one)"),
+        ["values", "softmax", "large_nonfinite"],
+        ("probabilities at +inf have a loss of -inf", "gap = jnp.maximum(zero, -below)", "gap = -below"),
     ),
     *_of(
         "_dense",
