@@ -31,7 +31,6 @@ def with_rule(primal: Callable[..., Any], tangent: Callable[..., Any]) -> Callab
     Returns:
       A function of the same arguments. Static choices belong in a closure: as an argument they would be traced.
     """
-
     primal = jax.jit(primal, inline=True)  # traced once for all of its uses of the same types
 
     @jax.custom_jvp

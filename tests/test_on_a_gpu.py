@@ -102,14 +102,16 @@ NOT_FINITE = {
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("label", [0, 500])
-@pytest.mark.parametrize("name", NOT_FINITE)
-def test_rows_that_are_not_finite(rng, request, dtype, name, label):
-    """The same as by the code of a CPU, which other tests hold to the rules; but how many infinities there are, `rest` may leave open."""
-    row = rounded(rng.standard_normal(1000), dtype)
-    for k, value in NOT_FINITE[name].items():
-        row[k] = getattr(jnp.finfo(dtype), value) if isinstance(value, str) else value
-    z, y = np.stack([row, rounded(np.zeros(1000), dtype)]), np.int32([label, 1])
+def test_rows_that_are_not_finite(rng, request, dtype):
+    """The same as by the code of a CPU, which other tests hold to the rules; but how many infinities there are, `rest` may leave open.
+
+    Each row with two labels, beside an ordinary one.
+    """
+    rows = rounded(rng.standard_normal((len(NOT_FINITE) + 1, 1000)), dtype)
+    for row, places in zip(rows, NOT_FINITE.values(), strict=False):
+        for k, value in places.items():
+            row[k] = getattr(jnp.finfo(dtype), value) if isinstance(value, str) else value
+    z, y = np.repeat(rows, 2, 0), np.int32([0, 500] * len(rows))
 
     def answers():
         stats = jax.jit(jaxce.logit_stats)(z, y)
@@ -119,9 +121,13 @@ def test_rows_that_are_not_finite(rng, request, dtype, name, label):
         return [np.asarray(x, np.float64) for x in (*said, stats.label_mass, value, *pull(jnp.ones_like(value)))]
 
     want = answers()
+    assert np.isfinite(want[-1][-2:]).all()
     request.getfixturevalue("on_a_gpu")
+    rtol = 2e-2 if dtype == "bfloat16" else 2e-3
+    names = [f"{name}, label {label}" for name in (*NOT_FINITE, "ordinary") for label in (0, 500)]
     for found, expected_ in zip(answers(), want, strict=True):
-        np.testing.assert_allclose(found, expected_, rtol=2e-2 if dtype == "bfloat16" else 2e-3, atol=1e-6)
+        for name, of_row, expected_of_row in zip(names, found, expected_, strict=True):
+            np.testing.assert_allclose(of_row, expected_of_row, rtol=rtol, atol=1e-6, err_msg=name)
 
 
 def test_every_cell_is_what_the_rules_say_among_many_classes(on_a_gpu):
