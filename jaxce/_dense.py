@@ -107,7 +107,7 @@ def _primal(logits, labels, where, mask, class_weights, *, axis):
 
 @jax.custom_jvp
 def _label_gap(_, below, zero, one, largest, q):
-    """`q (shift - z)`, of a q of 0 nothing; a +inf logit is no further up than its shift. In the least arithmetic, see `_infinities`."""
+    """`q (shift - z)`, of a q of 0 nothing; a +inf logit is no further up than its shift. In arithmetic, see `_reductions`."""
     gap = jnp.maximum(zero, -below)
     # The largest number times itself is infinite, 0 times it is 0.
     return q * jnp.minimum(largest, gap) * jnp.minimum(largest, jnp.maximum(one, gap - largest))
