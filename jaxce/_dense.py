@@ -2,12 +2,11 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxce._axes import per_class, per_row, varying_like
-from jaxce._infinities import capped, finite
+from jaxce._infinities import capped, finite, times_excess
 from jaxce._reading import below, label_indices, label_probabilities, read
 from jaxce._reductions import pick, shift_and_rest, total
 from jaxce._rule import read_anew, with_rule
@@ -58,10 +57,8 @@ def tangent(args, outs, tangents, *, axis):
 
 
 def _primal(logits, labels, where, mask, class_weights, *, axis):
-    if mask is not None:
-        # XLA drops a select whose sides are the same, but no derivative passes through the second.
-        unread = lax.stop_gradient(logits) if class_weights is None else 0
-        logits = jnp.where(per_row(mask, axis), logits, unread)
+    if mask is not None and class_weights is not None:
+        logits = jnp.where(per_row(mask, axis), logits, 0)
     # In jax 0.10 what comes out of a barrier varies over all axes of `jax.shard_map` over which one of its operands does, so they vary before.
     logits, labels = varying_like((logits, labels), (logits, labels))
     # Had XLA for CPU made the logits anew for each sum, the maximum of one would not be quite that of another.
@@ -105,26 +102,15 @@ def _primal(logits, labels, where, mask, class_weights, *, axis):
     return tuple(jnp.where(mask, x, jnp.asarray(y, dtype)) for x, y in zip(fields, _OF_ONE_CLASS, strict=True))
 
 
-@jax.custom_jvp
 def _label_gap(_, below, zero, one, largest, q):
     """`q (shift - z)`, of a q of 0 nothing; a +inf logit is no further up than its shift. In arithmetic, see `_reductions`."""
     gap = jnp.maximum(zero, -below)
-    # The largest number times itself is infinite, 0 times it is 0.
-    return q * jnp.minimum(largest, gap) * jnp.minimum(largest, jnp.maximum(one, gap - largest))
-
-
-@_label_gap.defjvp
-def _label_gap_jvp(primals, tangents):
-    def by_selecting(_, below, zero, __, ___, q):
-        is_left_out = (below > 0) | ((below == -jnp.inf) & (q == 0))
-        return q * jnp.where(is_left_out, zero, -below)
-
-    return jax.jvp(by_selecting, primals, tangents)
+    return times_excess(q * jnp.minimum(largest, gap), gap, one, largest)
 
 
 def _weight(z, _, zero, half, one, largest, u=1):
     """`u` of a class that takes part, 0 of a logit of -inf."""
-    return u * lax.stop_gradient(jnp.minimum(one, jnp.maximum(zero, z * half + largest)))
+    return u * jnp.minimum(one, jnp.maximum(zero, z * half + largest))
 
 
 def _weighted_gap(z, below, zero, half, one, largest, u=1):

@@ -12,6 +12,11 @@ def capped(z):
     return jnp.where(z == jnp.inf, jnp.finfo(z.dtype).max, z)
 
 
+def times_excess(product, size, one, largest):
+    """`product`, one of whose factors is `size` cut down to the largest number, infinite again where `size` is; but 0 times that is 0."""
+    return product * jnp.minimum(largest, jnp.maximum(one, size - largest))
+
+
 def finite(shift):
     """`shift`, its infinities replaced by the largest numbers, so that it can be subtracted."""
     largest = jnp.finfo(shift.dtype).max

@@ -162,9 +162,7 @@ def linear_softmax_cross_entropy_sum(
     Numerics:
       The value alone costs one matmul. Under differentiation the gradients are made in the same pass, three matmuls in all where rows of
       logits are whole (four where they are not), summed in float32, and kept until they are multiplied by the cotangent of `total`. Every
-      mode of differentiation works, and of any order; before JAX 0.12 all but reverse mode over reverse mode through a loop (`scan`, `map`,
-      `fori_loop`) where a mask decides how many blocks of tokens are visited: take `LossSum.of(linear_softmax_cross_entropy(...), mask=mask)`
-      there, or all tokens at once by `implementation`. Of split classes that pass sends a few numbers per token and no gradient between
+      mode of differentiation works, and of any order. Of split classes that pass sends a few numbers per token and no gradient between
       devices; that by `hidden` is summed over them once.
 
     Example:

@@ -17,7 +17,7 @@ from jaxce._kernels.total import total_with_gradients
 from jaxce._linear_mesh import by_type
 from jaxce._loss_sum import LossSum
 from jaxce._reading import label_indices
-from jaxce._rule import keep_statistics, none_if_absent
+from jaxce._rule import derived, keep_statistics, made_of, none_if_absent
 from jaxce._sharded import local_indices, over_all, share_of_cotangent, weight_of_label
 from jaxce._softmax import cross_entropy
 from jaxce._stats import LogitStats
@@ -143,8 +143,7 @@ def _with_gradients(of_value, anywhere, on_gpu, axis_name, of_hidden, of_classif
     The gradients by `args` are what the classes of this device contribute.
     """
 
-    @jax.custom_jvp
-    def function(args, options):
+    def in_one_pass(args, options):
         label_smoothing, z_loss = options
         uses = {"rest": z_loss is not None, "label_nll": True, "total_nll": label_smoothing is not None}
         used = tuple(i for i, field in enumerate(dataclasses.fields(LogitStats)) if uses.get(field.name))
@@ -174,9 +173,9 @@ def _with_gradients(of_value, anywhere, on_gpu, axis_name, of_hidden, of_classif
         hidden, classifier, *rest = jax.tree.map(lambda g: g.astype(value.dtype), gradients)
         return value, (hidden if of_hidden else None, classifier if of_classifier else None, *rest)
 
-    @function.defjvp
-    def rule(primals, tangents):
-        return jax.jvp(again, primals, tangents)
+    def function(args, options):
+        outs, tree = jax.tree.flatten(in_one_pass(*jax.tree.map(lax.stop_gradient, (args, options))))
+        return tree.unflatten(made_of(outs, (args, options), derived(again)))
 
     return function
 

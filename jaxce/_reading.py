@@ -1,8 +1,5 @@
 """How a primal and its derivatives read what they are given: all that takes no part, and rows that are masked, as plain numbers."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -45,22 +42,22 @@ def is_narrow(logits):
     return logits.dtype.itemsize <= 2
 
 
+def halves(pairs, dtype):
+    """The two numbers of this dtype, of 16 bits, that each integer of 32 holds, in the dtype to work in: the lower half is the first."""
+    if dtype == jnp.bfloat16:  # which is the upper half of a float32
+        return [lax.bitcast_convert_type(x, jnp.float32) for x in (pairs << 16, pairs & jnp.uint32(0xFFFF0000))]
+    return [lax.bitcast_convert_type((pairs >> bits).astype(jnp.uint16), dtype).astype(jnp.float32) for bits in (0, 16)]
+
+
 def looked_up(look, values, indices):
-    """`look(values, indices)`, which picks some of the values. XLA for CPU would make a wide copy of all narrow ones for that, but of integers."""
-    return _looked_up_as_integers(look, values, indices) if is_narrow(values) else look(values, indices)
+    """`look(values, indices)`, which picks some of the values, without derivatives.
 
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _looked_up_as_integers(look, values, indices):
+    XLA for CPU would make a wide copy of all narrow ones for that, but of integers.
+    """
+    if not is_narrow(values):
+        return look(values, indices)
     integers = lax.bitcast_convert_type(values, f"uint{8 * values.dtype.itemsize}")
     return lax.bitcast_convert_type(look(integers, indices), values.dtype)
-
-
-@_looked_up_as_integers.defjvp
-def _looked_up_as_integers_jvp(look, primals, tangents):
-    # A bitcast has no derivative.
-    (values, indices), (values_dot, _) = primals, tangents
-    return _looked_up_as_integers(look, values, indices), look(values_dot, indices)
 
 
 def widened(values, dtype):
@@ -71,20 +68,18 @@ def widened(values, dtype):
     return wide
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def rounded(values, dtype):
     """`values.astype(dtype)`. XLA for CPU rounds to bfloat16 with a select, which takes longer than all the rest of a gradient."""
+    if (values.dtype, dtype) != (jnp.float32, jnp.bfloat16):
+        return values.astype(dtype)
 
     def on_cpu(values):
         bits = lax.bitcast_convert_type(lax.reduce_precision(values, 8, 7), jnp.uint32) >> 16
         # What tells a NaN from infinity may be in the half that is cut off.
         return lax.bitcast_convert_type(jnp.where(jnp.isnan(values), 0x7FC0, bits).astype(jnp.uint16), dtype)
 
-    if (values.dtype, dtype) != (jnp.float32, jnp.bfloat16):
-        return values.astype(dtype)
-    return lax.platform_dependent(values, cpu=on_cpu, default=lambda values: values.astype(dtype))
+    def linear(values, _):
+        return [lax.platform_dependent(values, cpu=on_cpu, default=lambda values: values.astype(dtype))]
 
-
-@rounded.defjvp
-def _rounded_jvp(dtype, primals, tangents):
-    return rounded(*primals, dtype), tangents[0].astype(dtype)
+    (narrow,) = with_transpose(linear, lambda cts, _: cts[0].astype(jnp.float32), values, ())
+    return narrow

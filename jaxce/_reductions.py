@@ -54,15 +54,22 @@ def total(term, *numbers, logits, where, shift, axis, after, beside=None):
 
 
 def shift_and_rest(logits, where, axis):
-    """The maximum of each row, a constant of differentiation, and `sum_k exp(z_k - shift)` over all but one maximal class.
+    """The maximum of each row, and `sum_k exp(z_k - shift)` over all but one maximal class.
 
     A NaN logit is in the sum in any case. XLA for CPU loses it from the maximum.
     """
     of_rows = functools.partial(_of_rows, axis=axis)
     if not is_long(logits, where, axis):
         return of_rows(logits, where)
-    in_parts = of_rows if _parts(logits, where, axis) == 1 else _in_parts
-    return lax.platform_dependent(logits, where, cpu=in_parts, cuda=_in_one_reading, default=of_rows)
+    parts = _parts(logits, where, axis)
+
+    def in_parts(logits, where):
+        return of_rows(logits, where) if parts == 1 else _of_parts(logits, parts)
+
+    def in_one_reading(logits, _):
+        return online.shift_and_rest(logits)
+
+    return lax.platform_dependent(logits, where, cpu=in_parts, cuda=in_one_reading, default=of_rows)
 
 
 def pick(logits, where, labels, axis):
@@ -110,39 +117,16 @@ def is_label(z, labels, axis):
 
 
 def _of_rows(logits, where, *, axis):
-    shift = lax.stop_gradient(jnp.max(read(logits, where), axis))
-    return shift, _all_but_one(*_others_and_ties(logits, where, shift, axis), shift)
-
-
-def _others_and_ties(logits, where, shift, axis):
-    """`sum_k exp(z_k - shift)` over the classes below `shift`, and the number of the others.
-
-    The sum of both differentiates to what the rule says, in any order.
-    """
+    shift = jnp.max(read(logits, where), axis)
     sum_of = functools.partial(total, logits=logits, where=where, shift=shift, axis=axis)
     others = sum_of(_exp_below_top, 0, 1, 1e38, after=shift)
-    return others, sum_of(_is_top, 0, 1, 1e38, after=others)
+    ties = sum_of(_is_top, 0, 1, 1e38, after=others)
+    return shift, _all_but_one(others, ties, shift)
 
 
 def _all_but_one(others, ties, shift):
     """All maximal classes are left out of the sum; all but one come back: a sum of exact ones."""
     return jnp.where((shift == -jnp.inf) & ~jnp.isnan(others), 0, others + (ties - 1))
-
-
-def _with_derivatives_of_rows(way):
-    """`shift_and_rest` made in another way, of whole rows of the last axis."""
-
-    @jax.custom_jvp
-    def function(logits, _):
-        return way(logits)
-
-    @function.defjvp
-    def _(primals, tangents):
-        logits, where = primals
-        of_rows = functools.partial(_of_rows, where=where, axis=logits.ndim - 1)
-        return jax.jvp(of_rows, (logits,), tangents[:1])
-
-    return function
 
 
 def _of_parts(logits, parts):
@@ -169,10 +153,6 @@ def _of_parts(logits, parts):
     return shift, _all_but_one(jnp.where(is_infinite, own * 0, own) + others, ties, shift)
 
 
-_in_parts = _with_derivatives_of_rows(lambda logits: _of_parts(logits, _parts(logits, None, logits.ndim - 1)))
-_in_one_reading = _with_derivatives_of_rows(online.shift_and_rest)
-
-
 def _rows_at(matrix, indices):
     return matrix.at[indices].get(mode="promise_in_bounds")
 
@@ -183,15 +163,14 @@ def _classes(labels, z, axis):
 
 
 def _is_top(_, below, zero, one, big):
-    """1 where the difference from the maximum is 0, else 0; a constant of differentiation."""
-    return lax.stop_gradient(jnp.maximum(zero, one + jnp.minimum(zero, below) * big))
+    """1 where the difference from the maximum is 0, else 0."""
+    return jnp.maximum(zero, one + jnp.minimum(zero, below) * big)
 
 
 def _exp_below_top(z, below, zero, one, big):
-    """`exp(z - shift)` less the value, but not the derivatives, of those that are maximal."""
-    # Only a +inf is above its shift, and does not move: never at the bound of this minimum, where its derivative would be a half.
-    e = jnp.exp(jnp.minimum(one, below))
-    return e - _is_top(z, below, zero, one, big) * lax.stop_gradient(e)
+    """`exp(z - shift)`, of those that are maximal 0."""
+    e = jnp.exp(jnp.minimum(one, below))  # only a +inf is above its shift
+    return e - _is_top(z, below, zero, one, big) * e
 
 
 def _exp(_, below):

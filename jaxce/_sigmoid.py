@@ -6,6 +6,7 @@ from jax import lax
 
 from jaxce import _checks as checks
 from jaxce._axes import varying_like
+from jaxce._infinities import times_excess
 from jaxce._reading import widened
 from jaxce._rule import keep_statistics, read_anew, with_rule
 from jaxce._types import Array, ArrayLike, working_dtype
@@ -97,7 +98,6 @@ def _by_selecting(x, yes, no, mass):
     return (log_norm if mass is None else mass * log_norm) + jnp.where(against == 0, 0, against * size)
 
 
-@jax.custom_jvp
 def _in_arithmetic(x, yes, no, mass):
     """`_by_selecting` for XLA for CPU, see `_numbers`; the bounds come first, see `_infinities`."""
     zero, one, largest, least = _numbers(x.dtype, 0, 1, jnp.finfo(x.dtype).max, jnp.finfo(x.dtype).min)
@@ -106,14 +106,7 @@ def _in_arithmetic(x, yes, no, mass):
     bounded = jnp.minimum(largest, jnp.maximum(least, x))
     up = jnp.maximum(zero, bounded)
     part = no * up + yes * (up - bounded)
-    # The largest number times itself is infinite, 0 times it is 0.
-    part = part * jnp.minimum(largest, jnp.maximum(one, size - largest))
-    return (log_norm if mass is None else mass * log_norm) + part
-
-
-@_in_arithmetic.defjvp
-def _in_arithmetic_jvp(primals, tangents):
-    return jax.jvp(_by_selecting, primals, tangents)
+    return (log_norm if mass is None else mass * log_norm) + times_excess(part, size, one, largest)
 
 
 def _numbers(dtype, *numbers):

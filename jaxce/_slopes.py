@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce._axes import per_row
-from jaxce._infinities import finite
+from jaxce._infinities import capped, finite
 from jaxce._reading import (
     below,
+    halves,
     label_indices,
     label_probabilities,
     read,
@@ -57,7 +58,7 @@ def _of_rows(logits_dot, residuals, axis=-1):
     else:
         is_own = is_label(z, label_indices(labels, mask), axis)
         of_label = _of_label(z, is_own, shift, *_rows_of_label(outs), axis)
-    of_total = _of_total(z, e, class_weights, outs, axis)
+    of_total = _of_total(z, e, per_row(_share_of_total(outs), axis), class_weights, axis)
     return [jnp.sum(of * z_dot, axis) for of in (_of_rest(z, e), of_label, of_total)]
 
 
@@ -80,20 +81,25 @@ def _of_label(z, is_own, shift, of_own, share, axis):
     return jnp.where(is_own, per_row(of_own, axis), p)
 
 
-def _of_total(z, e, class_weights, outs, axis):
+def _share_of_total(outs):
+    """What the exponentials of a row are multiplied by in its `total_nll`."""
     _, rest, _, _, _, total_mass, _ = outs
-    return per_row(total_mass * (1 / (1 + rest)), axis) * e - weights_of_classes(z, class_weights, axis)
+    return total_mass * (1 / (1 + rest))
+
+
+def _of_total(z, e, share, class_weights, axis):
+    return share * e - weights_of_classes(z, class_weights, axis)
 
 
 @jax.custom_jvp
 def _gradient(cts, residuals):
     """The transpose of `_of_rows` for long rows with integer labels; a cotangent that is None is of nothing."""
-    return lax.platform_dependent(cts, residuals, cuda=_gradient_in_pairs, default=_gradient_by_hand)
+    return lax.platform_dependent(cts, residuals, cuda=_gradient_by_tables, default=_gradient_by_hand)
 
 
 @_gradient.defjvp
 def _gradient_jvp(primals, tangents):
-    # A bitcast, by which the other reads pairs, has no derivative.
+    # A bitcast, of which the tables are made, has no derivative.
     return jax.jvp(_derived_gradient, primals, tangents)
 
 
@@ -112,48 +118,104 @@ def _derived_gradient(cts, residuals):
 def _by_hand(cts, residuals):
     """The same in fewer steps: what is one number per row is made once. It has no derivatives of its own.
 
-    It gives the labels, and a function of some of the logits and of which of them is the label's own.
+    It gives the rows of logits as those of a matrix, the labels, those numbers by name, and a function of some logits of each row, of which
+    of them is the label's own, and of the numbers of the rows.
     """
     (logits, labels, _, mask, _), outs = residuals
     rest_ct, label_ct, total_ct = cts
-    shift, axis = outs[0], logits.ndim - 1
-    labels = label_indices(labels, mask)
-    rows = None if label_ct is None else [label_ct * row for row in _rows_of_label(outs)]
-    labels, rows = lax.optimization_barrier((labels, rows))
+    rows = {"shift": finite(outs[0])}
+    if label_ct is not None:
+        rows["of_own"], rows["share"] = (label_ct * row for row in _rows_of_label(outs))
+    if rest_ct is not None:
+        rows["rest_ct"] = rest_ct
+    if total_ct is not None:
+        rows["total_ct"], rows["total_share"] = total_ct, _share_of_total(outs)
+    if mask is not None:
+        rows["mask"] = mask
 
-    def of(z, is_own):
-        z = read(z, None, mask, axis)
-        is_of_label_alone = rest_ct is None and total_ct is None
+    is_of_label_alone = rest_ct is None and total_ct is None
+
+    def of(z, is_own, rows):
+        z = read(z, None, rows.get("mask"), axis=1)
+        at = {name: per_row(row, 1) for name, row in rows.items()}
         # Of the label's term a +inf is the label's own or in a row without a loss.
-        e = jnp.exp(z - per_row(finite(shift), axis) if is_of_label_alone else below(z, shift, axis))
+        e = jnp.exp((z if is_of_label_alone else capped(z)) - at["shift"])
         terms = []
         if label_ct is not None:
-            of_own, share = (per_row(row, axis) for row in rows)
-            terms.append(jnp.where(is_own, of_own, share * e))
-        terms += [] if rest_ct is None else [per_row(rest_ct, axis) * _of_rest(z, e)]
-        terms += [] if total_ct is None else [per_row(total_ct, axis) * _of_total(z, e, None, outs, axis)]
+            terms.append(jnp.where(is_own, at["of_own"], at["share"] * e))
+        terms += [] if rest_ct is None else [at["rest_ct"] * _of_rest(z, e)]
+        terms += [] if total_ct is None else [at["total_ct"] * _of_total(z, e, at["total_share"], None, axis=1)]
         return rounded(sum(terms[1:], terms[0]), logits.dtype)
 
-    return labels, of
+    matrix = logits.reshape(-1, logits.shape[-1])
+    return matrix, label_indices(labels, mask).reshape(-1), {name: row.reshape(-1) for name, row in rows.items()}, of
 
 
 def _gradient_by_hand(cts, residuals):
-    logits, axis = residuals[0][0], residuals[0][0].ndim - 1
-    labels, of = _by_hand(cts, residuals)
-    return of(logits, is_label(logits, labels, axis))
+    matrix, labels, rows, of = _by_hand(cts, residuals)
+    labels, rows = lax.optimization_barrier((labels, rows))
+    return of(matrix, is_label(matrix, labels, 1), rows).reshape(residuals[0][0].shape)
 
 
-def _gradient_in_pairs(cts, residuals):
-    """Logits of 16 bits are read and written as numbers of 32: XLA for GPU makes code for four of what it reads, so that it is 16 bytes."""
-    logits, axis = residuals[0][0], residuals[0][0].ndim - 1
-    if logits.dtype.itemsize != 2 or logits.shape[axis] % 2:
-        return _gradient_by_hand(cts, residuals)
-    labels, of = _by_hand(cts, residuals)
-    pairs = lax.bitcast_convert_type(logits.reshape(*logits.shape[:-1], logits.shape[-1] // 2, 2), jnp.uint32)
-    halves = []
-    for i in range(2):
-        half = lax.bitcast_convert_type((pairs >> 16 * i).astype(jnp.uint16), logits.dtype)
-        own = lax.optimization_barrier(jnp.where(labels % 2 == i, labels // 2, -1))
-        half = of(half, is_label(half, own, axis))
-        halves.append(lax.bitcast_convert_type(half, jnp.uint16).astype(jnp.uint32) << 16 * i)
-    return lax.bitcast_convert_type(halves[0] | halves[1], logits.dtype).reshape(logits.shape)
+# Of so many logits the row is found once, where the rows are no multiple of 16 bytes.
+_RUN = 512
+
+
+def _gradient_by_tables(cts, residuals):
+    """As XLA for GPU makes it best.
+
+    What belongs to a row lies together, so that a thread reads it at once. Logits of 16 bits are read as pairs: four of what it reads are code
+    of one thread, and of pairs they are 16 bytes. If they may be of two rows, it looks for the row of each: so rows that are no multiple of
+    8 classes are taken as one long row, in runs as of the row in which they begin, and the first classes of each row are made again.
+    """
+    matrix, labels, rows, of = _by_hand(cts, residuals)
+    num_classes, size, dtype = matrix.shape[1], matrix.size, matrix.dtype
+    own = labels.astype(
+        jnp.int32
+    )  # whichever class is taken for that of a label that is none, it gets what the others do
+    table = _table(own, rows)
+
+    def of_first(number):
+        own, some = _columns(table, rows)
+        return of(matrix[:, :number], lax.iota(jnp.int32, number)[None] == per_row(own, 1), some)
+
+    def of_pairs(run, table):
+        own, some = _columns(table, rows)
+        pairs = lax.bitcast_convert_type(matrix.reshape(-1, run // 2, 2), jnp.uint32)
+        first = 2 * lax.iota(jnp.int32, run // 2)[None]
+        made = [of(half, first + i == per_row(own, 1), some) for i, half in enumerate(halves(pairs, dtype))]
+        low, high = (lax.bitcast_convert_type(half, jnp.uint16).astype(jnp.uint32) for half in made)
+        return lax.bitcast_convert_type(low | high << 16, dtype).reshape(matrix.shape)
+
+    is_even = num_classes % 8 == 0
+    if dtype.itemsize != 2 or not (is_even or (isinstance(size, int) and size % _RUN == 0 and size < 2**31)):
+        gradient = of_first(num_classes)
+    elif is_even:
+        gradient = of_pairs(num_classes, table)
+    else:
+        start = lax.iota(jnp.int32, size // _RUN) * _RUN
+        row = lax.div(start, num_classes)
+        of_row = {name: number[row] for name, number in rows.items()}
+        gradient = of_pairs(_RUN, _table(own[row] - (start - row * num_classes), of_row))
+        gradient = lax.dynamic_update_slice(gradient, of_first(_RUN - 1), (0, 0))
+    return gradient.reshape(residuals[0][0].shape)
+
+
+def _table(own, rows):
+    """The bits of numbers of each row, side by side: a multiple of four, which are read at once."""
+    integer = f"int{8 * rows['shift'].dtype.itemsize}"
+
+    def bits(row):
+        return row.astype(integer) if row.dtype == bool else lax.bitcast_convert_type(row, integer)
+
+    columns = [own.astype(integer), *map(bits, rows.values())]
+    return lax.optimization_barrier(jnp.stack(columns + columns[:1] * (-len(columns) % 4), 1))
+
+
+def _columns(table, rows):
+    """What such a table was made of."""
+    some = {}
+    for i, (name, row) in enumerate(rows.items(), start=1):
+        bits = table[:, i]
+        some[name] = bits != 0 if row.dtype == bool else lax.bitcast_convert_type(bits, row.dtype)
+    return table[:, 0].astype(jnp.int32), some

@@ -49,6 +49,7 @@ SAME_FLOOR = {
     ("_slopes", "_reductions"),
     ("_reductions", "_reading"),
     ("_reductions", "_online"),
+    ("_online", "_reading"),
     ("_stats", "_online"),
     ("_stats", "_sharded"),
     ("_stats", "_dense"),

@@ -1,5 +1,6 @@
 """Hessians and third derivatives of the losses: every nesting of modes, and through loops, against their closed forms."""
 
+import functools
 import itertools
 
 import cases
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import SIGMOID
+from cases import INTEGER, SIGMOID
 from closeness import assert_within
 
 pytestmark = pytest.mark.usefixtures("made_quickly")
@@ -83,7 +84,7 @@ def hessian_case(loss, logits, rng):
 @pytest.mark.parametrize("way", [weighted, through_scan, through_map], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("loss", cases.LOSSES)
 def test_third_derivatives(way, loss, rng, x64):
-    """Against differences of the Hessian's closed form; through a loop they are those of the primal code in jax <= 0.11.2."""
+    """Against differences of the Hessian's closed form."""
     logits, v = rng.standard_normal(SHAPE), rng.standard_normal(SHAPE)
     labels, w, _ = hessian_case(loss, logits, rng)
     step = 1e-5
@@ -108,11 +109,44 @@ def test_hessian_in_four_orders(inner, outer, hard, loss, rng):
 @pytest.mark.parametrize("hard", HESSIAN_LOGITS)
 @pytest.mark.parametrize("loss", cases.LOSSES)
 def test_hessian_through_loops_and_checkpoint(way, hard, loss, rng):
-    """Reverse mode through a loop takes second derivatives of the primal code in jax <= 0.11.2: it has to be right by itself."""
+    """In jax <= 0.11.2 reverse mode through a loop leaves out the rules of `jax.custom_jvp`."""
     logits = HESSIAN_LOGITS[hard](rng)
     labels, w, expected = hessian_case(loss, logits, rng)
     for outer in (jax.jacfwd, jax.jacrev):
         assert_within(jax.jit(outer(jax.jacrev(way(loss, labels, w))))(logits), expected, 16)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
+def test_second_derivatives_of_long_rows_through_a_loop(loss, dtype, rng):
+    """By the logits twice, and by them and the labels, in rows long enough to be cut into parts, some of whose classes tie."""
+    z = np.asarray(np.round(2 * rng.standard_normal((3, 1000))) / 2, jnp.dtype(dtype))
+    labels = np.asarray(loss.make_labels(rng, z.shape, -1))
+    labels = labels if loss is INTEGER else np.asarray(labels, z.dtype)
+    v = rng.standard_normal(z.shape).astype(np.float32)
+    wide = z.astype(np.float64)
+    p = np.exp(wide - wide.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    mass = 1 if loss is INTEGER else labels.astype(np.float64).sum(1, keepdims=True)
+
+    def total(z, labels):
+        return jax.lax.scan(lambda t, row: (t + loss.function(row[0], row[1]), None), jnp.float32(0), (z, labels))[0]
+
+    def along(z, labels, argnum):
+        return jnp.vdot(jax.grad(total, argnum)(z, labels).astype(jnp.float32), v)
+
+    def close(found, want):
+        tolerance = 2e-5 if dtype == "float32" else 2**-7
+        np.testing.assert_allclose(
+            np.asarray(found, np.float64), want, rtol=tolerance, atol=tolerance * abs(want).max()
+        )
+
+    hessian_v = mass * p * (v - (p * v).sum(1, keepdims=True))
+    close(jax.jit(jax.grad(functools.partial(along, argnum=0)))(z, labels), hessian_v)
+    close(jax.jit(lambda z: jax.jvp(jax.grad(lambda z: total(z, labels)), (z,), (v.astype(z.dtype),))[1])(z), hessian_v)
+    if loss is not INTEGER:
+        close(jax.jit(jax.grad(functools.partial(along, argnum=1)))(z, labels), v.sum(1, keepdims=True) * p - v)
+        close(jax.jit(jax.grad(functools.partial(along, argnum=0), 1))(z, labels), (p * v).sum(1, keepdims=True) - v)
 
 
 @pytest.mark.parametrize(("inner", "outer"), ORDERS)

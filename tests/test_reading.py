@@ -67,16 +67,8 @@ def test_numbers_that_are_looked_up(dtype, rng, x64):
     found = jax.jit(find)(values)
     assert found.dtype == values.dtype
     assert np.asarray(found).tobytes() == np.take_along_axis(values, at, 1).tobytes()
-    direction = np.asarray(rng.standard_normal((5, 7)), jnp.dtype(dtype))
-    _, dots = jax.jvp(find, (values,), (direction,))
-    np.testing.assert_array_equal(dots.astype("float64"), np.take_along_axis(direction, at, 1).astype(np.float64))
-    gradient = jax.grad(lambda x: jnp.sum(find(x).astype(jnp.float32)))(jnp.asarray(values))
-    np.testing.assert_array_equal(gradient.astype("float64"), np.arange(7) == at)
-    found, dots = jax.vmap(lambda x, d: jax.jvp(lambda x: reading.looked_up(lambda x, i: x[i], x, 2), (x,), (d,)))(
-        values, direction
-    )
+    found = jax.vmap(lambda x: reading.looked_up(lambda x, i: x[i], x, 2))(values)
     assert np.asarray(found).tobytes() == values[:, 2].tobytes()
-    assert np.asarray(dots).tobytes() == direction[:, 2].tobytes()
 
 
 @pytest.mark.parametrize("floats_below", [0, 2**23])

@@ -17,8 +17,7 @@ def total_with_gradients(
 ):
     """The sum of the losses of all tokens, and its gradients, made in the same pass over the tokens.
 
-    Masked tokens come last, and blocks of nothing else are not visited: with a mask the number of blocks is dynamic. Up to jax 0.11.2 reverse
-    mode through a loop of the caller's takes second derivatives from this code, and with several blocks under a mask it refuses to.
+    Masked tokens come last, and blocks of nothing else are not visited: with a mask the number of blocks is dynamic.
 
     Args:
       losses: `losses(fields, label_weight, mask, options)` gives the losses of a block of tokens from the fields of their `LogitStats`.
