@@ -80,6 +80,7 @@ def hessian_case(loss, logits, rng):
     return jnp.asarray(labels), jnp.asarray(w), expected
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", [weighted, through_scan, through_map], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("loss", cases.LOSSES)
 def test_third_derivatives(way, loss, rng, x64):
@@ -95,6 +96,7 @@ def test_third_derivatives(way, loss, rng, x64):
         np.testing.assert_allclose(actual, (ahead - behind) / (2 * step), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("inner", "outer"), ORDERS)
 @pytest.mark.parametrize("hard", HESSIAN_LOGITS)
 @pytest.mark.parametrize("loss", cases.LOSSES)
@@ -104,6 +106,7 @@ def test_hessian_in_four_orders(inner, outer, hard, loss, rng):
     assert_within(jax.jit(outer(inner(weighted(loss, labels, w))))(logits), expected, 16)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", [through_scan, through_map, under_checkpoint], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("hard", HESSIAN_LOGITS)
 @pytest.mark.parametrize("loss", cases.LOSSES)
@@ -115,6 +118,7 @@ def test_hessian_through_loops_and_checkpoint(way, hard, loss, rng):
         assert_within(jax.jit(outer(jax.jacrev(way(loss, labels, w))))(logits), expected, 16)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("inner", "outer"), ORDERS)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 def test_hessian_where_the_maximum_is_the_largest_number(inner, outer, loss, rng):
@@ -126,6 +130,7 @@ def test_hessian_where_the_maximum_is_the_largest_number(inner, outer, loss, rng
     assert_within(jax.jit(outer(inner(weighted(loss, labels, w))))(logits), expected, 16)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", [weighted, through_scan, through_map], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("loss", cases.LOSSES)
 def test_hessian_vector_product(way, loss, rng):

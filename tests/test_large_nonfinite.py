@@ -64,6 +64,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("classes", "dtype"), [(100, "float32"), (2000, "float32"), (2000, "bfloat16")])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_nan_is_in_the_loss_and_the_gradient_of_its_row_alone(rng, name, classes, dtype):
@@ -79,6 +80,7 @@ def test_a_nan_is_in_the_loss_and_the_gradient_of_its_row_alone(rng, name, class
         assert np.isnan(float(jax.jit(lambda z: LOSSES[name](z).mean())(z_nan)))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("classes", "place"), [(100, 7), (100, 99), (2000, 7), (2000, 1999)])
 @pytest.mark.parametrize("where", [None, np.ones((1, 1), bool)], ids=["", "where"])
@@ -90,6 +92,7 @@ def test_statistics_of_a_row_with_a_nan(rng, where, classes, place, dtype):
         np.testing.assert_array_equal(np.isnan(getattr(stats, name)), np.arange(ROWS) == ROW, err_msg=name)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("classes", [100, 2000])
 @pytest.mark.parametrize("places", [[5], [5, 6], [5, -1], [5, 6, 30, -2, -1]], ids=str)

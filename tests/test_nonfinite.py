@@ -12,6 +12,7 @@ from ours import OURS
 from ways import eager
 
 
+@pytest.mark.usefixtures("made_quickly")
 @pytest.mark.parametrize("way", [jax.jit, eager], ids=["jit", "eager"])
 def test_every_cell_is_what_the_rules_say(way):
     quantities = cells.QUANTITIES if way is jax.jit else ("value", "gradient", "jvp")
@@ -20,6 +21,7 @@ def test_every_cell_is_what_the_rules_say(way):
     assert not failed
 
 
+@pytest.mark.usefixtures("made_quickly")
 def test_every_cell_is_what_the_rules_say_under_vmap():
     _, failed = cells.failures(Changed(mapped))
     assert not failed
@@ -32,6 +34,7 @@ def test_every_cell_is_what_the_rules_say_in_a_large_array():
     assert not failed
 
 
+@pytest.mark.usefixtures("made_quickly")
 def test_every_cell_is_what_the_rules_say_among_many_classes():
     number, failed = cells.failures(Changed(among_many_classes, ("integer", "soft", "loss_sum")))
     assert number >= 4 * 100
@@ -56,6 +59,7 @@ def reverse_of_forward(losses, logits):
     return cells.batched_hessian(lambda z: losses(z).sum(), logits, jax.jacfwd, "reverse")
 
 
+@pytest.mark.usefixtures("made_quickly")
 @pytest.mark.parametrize(
     "nesting", [forward_of_forward, reverse_of_reverse, reverse_of_forward], ids=lambda f: f.__name__
 )
@@ -74,6 +78,7 @@ def test_every_hessian_is_the_same_in_every_order(nesting):
     assert not failed
 
 
+@pytest.mark.usefixtures("made_quickly")
 @pytest.mark.parametrize("entry", ["-inf", "+inf", "max", "-max", "subnormal"])
 def test_hessian_through_a_loop(entry):
     """Where jax <= 0.11.2 takes second derivatives of the primal code."""
@@ -92,13 +97,19 @@ def clean_cases():
         clean = [c for c in cases if all(np.isfinite(q.value.astype(np.float32)).all() for q in c.expected.values())]
         kept = [c for c in clean if np.isfinite(c.logits).all() or c.place.startswith("masked")]
         if kept:
-            yield pytest.param(function, kept, id="-".join([kept[0].loss, *kept[0].options]))
+            yield "-".join([kept[0].loss, *kept[0].options]), (function, kept)
 
 
+CLEAN_CASES = dict(clean_cases())
+
+
+@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("check", [jax.debug_nans, jax.debug_infs], ids=["nans", "infs"])
 @pytest.mark.parametrize("way", [eager, jax.jit], ids=["eager", "jit"])
-@pytest.mark.parametrize(("function", "cases"), [*clean_cases()])
-def test_nothing_trips_the_checks_for_nan_and_infinity(function, cases, way, check):
+@pytest.mark.parametrize("name", CLEAN_CASES)
+def test_nothing_trips_the_checks_for_nan_and_infinity(name, way, check):
+    function, cases = CLEAN_CASES[name]
     logits, labels, options = jax.tree.map(jnp.asarray, cells.batch(cases))
 
     def values_and_gradient(z, y, o):
