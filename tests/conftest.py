@@ -1,5 +1,6 @@
 """The setting of every test: eight CPU devices, no implicit promotion of dtypes or ranks, float64 on request."""
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,6 +13,9 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.set_threshold(
+    50_000, 20, 20
+)  # JAX makes so many objects while it traces that looking for garbage would take a twentieth of the time
 
 
 @pytest.hookimpl(trylast=True)  # what -k leaves out stands for nothing

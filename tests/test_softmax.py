@@ -83,6 +83,7 @@ def test_works_in_float32_and_returns_gradients_in_the_dtype_of_the_logits(loss,
     check(loss, logits, labels, rng, **cases.make_options(rng, names, loss, shape, labels))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("hard", cases.HARD_LOGITS)
 def test_hard_logits(loss, hard, rng):
