@@ -13,9 +13,13 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-gc.set_threshold(
-    50_000, 20, 20
-)  # JAX makes so many objects while it traces that looking for garbage would take a twentieth of the time
+# JAX makes so many objects while it traces that looking for garbage as often as by default takes a twentieth of the time.
+gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_configure(config):
+    """Here, as the mutants' copies of the tests have no pyproject.toml."""
+    config.addinivalue_line("markers", "covering(strength): of its parameters a selection is run, see covering.py")
 
 
 @pytest.hookimpl(trylast=True)  # what -k leaves out stands for nothing
