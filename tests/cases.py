@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import covering
 import jax.numpy as jnp
 import numpy as np
 import oracle
@@ -84,33 +85,8 @@ SHAPES_AND_AXES = [
     ((2, 3, 5, 4), 2),
 ]
 
-SOFTMAX_OPTION_SETS = [
-    (),
-    ("where",),
-    ("mask",),
-    ("label_smoothing",),
-    ("class_weights",),
-    ("z_loss",),
-    ("where", "label_smoothing"),
-    ("where", "class_weights"),
-    ("mask", "class_weights"),
-    ("mask", "z_loss"),
-    ("label_smoothing", "class_weights"),
-    ("label_smoothing", "z_loss"),
-    ("class_weights", "z_loss"),
-    ("where", "mask", "label_smoothing"),
-    ("where", "label_smoothing", "class_weights"),
-    ("where", "mask", "label_smoothing", "class_weights", "z_loss"),
-]
-SIGMOID_OPTION_SETS = [
-    (),
-    ("mask",),
-    ("label_smoothing",),
-    ("pos_weight",),
-    ("mask", "label_smoothing"),
-    ("label_smoothing", "pos_weight"),
-    ("mask", "label_smoothing", "pos_weight"),
-]
+SOFTMAX_OPTION_SETS = covering.subsets(SOFTMAX_OPTIONS)
+SIGMOID_OPTION_SETS = covering.subsets(SIGMOID_OPTIONS)
 
 
 def name_of(options):

@@ -1,16 +1,40 @@
 """The setting of every test: eight CPU devices, no implicit promotion of dtypes or ranks, float64 on request."""
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
+import covering
 import jax
 import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# JAX makes so many objects while it traces that looking for garbage as often as by default takes a twentieth of the time.
+gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_configure(config):
+    """Here, as the mutants' copies of the tests have no pyproject.toml."""
+    config.addinivalue_line("markers", "covering(strength): of its parameters a selection is run, see covering.py")
+
+
+@pytest.hookimpl(trylast=True)  # what -k leaves out stands for nothing
+def pytest_collection_modifyitems(config, items):
+    """Of the parameters of a test that is marked `covering`, a selection is run."""
+    of_test, left_out = {}, set()
+    for item in items:
+        if item.get_closest_marker("covering"):
+            of_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cases in of_test.values():
+        (strength,) = cases[0].get_closest_marker("covering").args
+        kept = covering.selection([item.callspec.params for item in cases], strength)
+        left_out |= {*cases} - {cases[i] for i in kept}
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture
@@ -33,7 +57,7 @@ def no_programs_of_other_modules():
     jax.clear_caches()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def made_quickly():
     """Programs are not optimised by LLVM, which takes a fourth off: for tests of rules, not of what a compiler makes of them."""
     jax.config.update("jax_disable_most_optimizations", True)

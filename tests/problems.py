@@ -52,17 +52,23 @@ def subsets(names):
 
 
 def configurations(*, all_of_them):
-    """Every kind with every set of options; each of these in every dtype and layout, or in one each, taken in turn."""
-    softmax = [(kind, options) for options in subsets(cases.SOFTMAX_OPTIONS) for kind in ("integer", "soft")]
+    """Every kind with every set of options in every dtype and layout; or every set with a kind, a dtype and a layout, taken in turn."""
+    softmax = _kinds("{}", cases.SOFTMAX_OPTIONS, all_of_them)
     found = _each(softmax, [(shape, axis, ()) for shape, axis in LAYOUTS], all_of_them)
     sigmoid = [("sigmoid", options) for options in subsets(cases.SIGMOID_OPTIONS)]
     found += _each(sigmoid, [(shape, 0, weight) for shape, weight in SIGMOID_LAYOUTS], all_of_them)
     sums = [("loss_sum", options) for options in subsets(OPTIONAL_WEIGHTS)]
     found += _each(sums, [(shape, axis, ()) for shape, axis in LAYOUTS[:2]], all_of_them)
-    merges = [(f"merge of {kind}", options) for options in subsets(OF_STATISTICS) for kind in ("integer", "soft")]
+    merges = _kinds("merge of {}", OF_STATISTICS, all_of_them)
     # Blocks that no size divides, blocks of one class, and block < size < 2 * block.
     layouts = [((3, 7), 1, bounds) for bounds in [(0, 4, 7), (0, 1, 7), (0, 3, 6, 7), (0, 2, 4, 7)]]
     return found + _each(merges, layouts, all_of_them)
+
+
+def _kinds(name, options, all_of_them):
+    of = ("integer", "soft")
+    turns = ((o, of if all_of_them else (of[i % 2],)) for i, o in enumerate(subsets(options)))
+    return [(name.format(kind), o) for o, kinds in turns for kind in kinds]
 
 
 def _each(kinds, layouts, all_of_them):

@@ -60,6 +60,7 @@ def test_label_that_no_device_has_is_nan_and_its_row_alone(check_vma, rng):
     assert_within(gradient, answer.logits, 8)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("devices", [1, 3, 5, 7])
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 def test_any_number_of_devices(loss, devices, rng):
@@ -90,6 +91,7 @@ def test_classes_split_over_two_axes_of_the_mesh(rng):
     assert_within(losses, oracle.integer_softmax(logits, labels).loss, 6)
 
 
+@pytest.mark.covering(1)
 @UNCHECKED
 @pytest.mark.parametrize("kind", ["logits", "soft", "linear"])
 def test_statistics_are_those_of_all_classes(kind, check_vma, rng):
@@ -144,6 +146,7 @@ def _in_scan(f, x):
     return lax.scan(lambda c, s: (c + f(jax.tree.map(lambda v: v * s, x)), None), 0.0, jnp.array([1.0, 0.5]))[0]
 
 
+@pytest.mark.covering(1)
 @UNCHECKED
 @pytest.mark.parametrize("blocks", [Chunked(2), Chunked(2, 2), "dense"], ids=str)
 def test_every_mode_of_differentiation(blocks, check_vma, rng, x64):
@@ -295,6 +298,7 @@ def test_classes_that_the_mesh_does_not_divide(mode, rng):
         assert_within(pull(jnp.ones_like(losses))[0], answer.logits, 8)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("soft_cap", [None, np.float32(3)])
 @pytest.mark.parametrize("blocks", [None, Chunked(2, 2), Chunked(2)], ids=str)
 def test_linear_classes_that_the_mesh_does_not_divide(blocks, soft_cap, rng):

@@ -45,6 +45,7 @@ def configured(request):
         yield
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     ("dtype", "options"),
     [(jnp.float32, "none"), (jnp.bfloat16, "all")],
@@ -76,6 +77,7 @@ def test_hessian(configured):
     np.testing.assert_allclose(hessian, np.diag(p) - np.outer(p, p), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     "labels", [np.int32([1, 0, 2, 3]), np.int8([1, 0, 2, 3]), np.int64([1, 0, 2, 3])], ids=lambda y: y.dtype.name
 )
@@ -139,6 +141,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("derivative", DERIVATIVES)
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_programs_have_no_callbacks_effects_or_randomness(program, derivative):
@@ -149,6 +152,7 @@ def test_programs_have_no_callbacks_effects_or_randomness(program, derivative):
     assert not [name for name in found if any(word in name for word in FORBIDDEN)]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("derivative", DERIVATIVES)
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -164,6 +168,7 @@ def test_programs_for_accelerators_index_nothing(program, derivative, platform):
     assert not [line for line in indexed if "4x6" in line]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
 @pytest.mark.parametrize("num_classes", [3, 2000, 70000])
 @pytest.mark.parametrize("loss", [INTEGER, SOFT, SIGMOID], ids=lambda loss: loss.name)

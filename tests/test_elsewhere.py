@@ -44,6 +44,7 @@ def test_no_branch_for_a_platform_is_left(loss, rng, elsewhere):
     assert ("reduce_max" in program) == (elsewhere != "cuda" and loss is not SIGMOID)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("names", cases.SOFTMAX_OPTION_SETS, ids=cases.name_of)
 def test_options_and_their_combinations(loss, names, rng):
@@ -52,6 +53,7 @@ def test_options_and_their_combinations(loss, names, rng):
     test_softmax.check(loss, logits, labels, rng, axis, **cases.make_options(rng, names, loss, shape, labels, axis))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("names", [(), ("where", "label_smoothing"), cases.SOFTMAX_OPTIONS], ids=cases.name_of)
 def test_narrow_logits(loss, names, rng):
@@ -60,12 +62,14 @@ def test_narrow_logits(loss, names, rng):
     test_softmax.check(loss, logits, labels, rng, **cases.make_options(rng, names, loss, shape, labels))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32"])
 def test_labels_of_other_dtypes(dtype, rng):
     logits, labels = cases.make_logits(rng, (5, 300)), np.array([0, 1, 2, 126, 127]).astype(dtype)
     test_softmax.check(INTEGER, logits, labels, rng)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("names", [(), cases.SIGMOID_OPTIONS], ids=cases.name_of)
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
 def test_sigmoid_loss(names, dtype, rng, elsewhere):
@@ -112,6 +116,7 @@ def test_rows_without_a_loss_and_rows_that_are_masked(loss):
     np.testing.assert_array_equal(np.isnan(gradient[:6]).any(1), np.isnan(values[:6]))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", [test_hessians.weighted, test_hessians.through_scan], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("hard", ["random", "ties", "confident"])
 @pytest.mark.parametrize("loss", cases.LOSSES)
@@ -128,6 +133,7 @@ def test_statistics_of_classes_that_do_not_hold_the_label(rng):
     assert_within(stats.label_nll, np.append(np.zeros(3), INTEGER.oracle(logits[3:], np.int32([3])).loss.value), 8)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("names", [(), tuple(test_linear.OPTIONS)], ids=lambda names: "+".join(names) or "plain")
 @pytest.mark.parametrize("implementation", ["reference", Chunked(6, 7)], ids=str)
 def test_linear_losses(implementation, names, rng):

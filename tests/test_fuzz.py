@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 
+import covering
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +29,7 @@ EXAMPLES = int(os.environ.get("JAXCE_FUZZ_EXAMPLES", IN_CI))
 BATCH = 32
 # A failure names the place in the batch; to shrink a batch would not make it plainer.
 PHASES = [Phase.explicit, Phase.generate]
-CONFIGURATIONS = configurations(all_of_them=EXAMPLES > IN_CI)
+CONFIGURATIONS = configurations(all_of_them=EXAMPLES > IN_CI or covering.EVERY_COMBINATION)
 BATCHES = math.ceil(EXAMPLES / (BATCH * len(CONFIGURATIONS)))
 # Of the working dtype, for the losses of a dozen classes; a gradient and a sum of losses take a few more operations.
 ULPS = 6

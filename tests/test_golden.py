@@ -1,17 +1,17 @@
 """`jaxce.keras` against the recorded answers of TensorFlow 1.15 and 2.2, case by case: value, gradient, shape, dtype, exceptions."""
 
 import dataclasses
-import os
 
+import covering
 import numpy as np
 import pytest
 from golden import comparison
 
 pytestmark = pytest.mark.usefixtures("made_quickly")
 
-# Every case inside of one jit, and every fourth as a user calls it outside of any; JAXCE_EVERY_COMBINATION=1 calls the others so too.
+# Every case inside of one jit, and every twelfth as a user calls it outside of any; JAXCE_EVERY_COMBINATION=1 calls the others so too.
 CALLS = [(name, True) for name in comparison.CASES]
-CALLS += [(name, False) for name in list(comparison.CASES)[:: 1 if os.environ.get("JAXCE_EVERY_COMBINATION") else 4]]
+CALLS += [(name, False) for name in list(comparison.CASES)[:: 1 if covering.EVERY_COMBINATION else 12]]
 
 
 def _reasons(name, got):

@@ -81,6 +81,7 @@ def hessian_case(loss, logits, rng):
     return jnp.asarray(labels), jnp.asarray(w), expected
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", [weighted, through_scan, through_map], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("loss", cases.LOSSES)
 def test_third_derivatives(way, loss, rng, x64):
@@ -96,6 +97,7 @@ def test_third_derivatives(way, loss, rng, x64):
         np.testing.assert_allclose(actual, (ahead - behind) / (2 * step), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("inner", "outer"), ORDERS)
 @pytest.mark.parametrize("hard", HESSIAN_LOGITS)
 @pytest.mark.parametrize("loss", cases.LOSSES)
@@ -105,6 +107,7 @@ def test_hessian_in_four_orders(inner, outer, hard, loss, rng):
     assert_within(jax.jit(outer(inner(weighted(loss, labels, w))))(logits), expected, 16)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", [through_scan, through_map, under_checkpoint], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("hard", HESSIAN_LOGITS)
 @pytest.mark.parametrize("loss", cases.LOSSES)
@@ -149,6 +152,7 @@ def test_second_derivatives_of_long_rows_through_a_loop(loss, dtype, rng):
         close(jax.jit(jax.grad(functools.partial(along, argnum=0), 1))(z, labels), (p * v).sum(1, keepdims=True) - v)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("inner", "outer"), ORDERS)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 def test_hessian_where_the_maximum_is_the_largest_number(inner, outer, loss, rng):
@@ -160,6 +164,7 @@ def test_hessian_where_the_maximum_is_the_largest_number(inner, outer, loss, rng
     assert_within(jax.jit(outer(inner(weighted(loss, labels, w))))(logits), expected, 16)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", [weighted, through_scan, through_map], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("loss", cases.LOSSES)
 def test_hessian_vector_product(way, loss, rng):

@@ -13,6 +13,8 @@ import pytest
 
 from jaxce.keras import losses
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 REDUCTIONS = ["sum_over_batch_size", "sum", "mean", "mean_with_sample_weight", "none", None]
 B, T, C = 4, 3, 5
 
@@ -59,6 +61,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
 @pytest.mark.parametrize("name", NAMES)
@@ -76,6 +79,7 @@ def test_reduces_as_keras_does(name, reduction, weights, rng, request):
     np.testing.assert_allclose(answer, theirs, rtol=2e-6)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("ignored", ["some", "all"])

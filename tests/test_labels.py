@@ -2,7 +2,10 @@
 
 import jax
 import label_cells as cells
+import pytest
 from ours import OURS
+
+pytestmark = pytest.mark.usefixtures("made_quickly")
 
 
 def test_every_label_has_its_loss_or_nan_in_every_way_of_calling():

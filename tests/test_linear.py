@@ -1,8 +1,8 @@
 """The losses of a linear layer, whatever the blocks: against the oracle, under every option, in any shape, dtype and mode."""
 
 import itertools
-import os
 
+import covering
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,10 +35,7 @@ IMPLEMENTATIONS = {
     "both": Chunked(6, 7),
     "single": Chunked(1, 1),
 }
-# None, each two, all; JAXCE_EVERY_COMBINATION=1 tries the others too.
-NUMBERS = range(7) if os.environ.get("JAXCE_EVERY_COMBINATION") else (0, 2, 6)
-COMBINATIONS = [c for n in NUMBERS for c in itertools.combinations(OPTIONS, n)]
-SOME = [(), *((name,) for name in OPTIONS), tuple(OPTIONS)]
+NONE_AND_ALL = [(), tuple(OPTIONS)]
 # Of the logits themselves, their cap and the products of the gradients, on top of the loss's own.
 ULPS = 8
 
@@ -84,7 +81,7 @@ def gathered(monkeypatch):
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("names", SOME, ids=lambda names: "+".join(names) or "plain")
+@pytest.mark.parametrize("names", NONE_AND_ALL, ids=lambda names: "+".join(names) or "plain")
 def test_gathered_blocks(rng, names, gathered):
     check(rng, None, names)
 
@@ -106,7 +103,7 @@ def others_on_a_gpu(monkeypatch):
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("names", [(), tuple(OPTIONS)], ids=lambda names: "+".join(names) or "plain")
+@pytest.mark.parametrize("names", NONE_AND_ALL, ids=lambda names: "+".join(names) or "plain")
 def test_blocks_that_are_others_on_a_gpu(rng, names, others_on_a_gpu):
     """Both are in the program; those of this platform are run."""
     check(rng, None, names)
@@ -117,23 +114,19 @@ def test_derivatives_in_blocks_that_are_others_on_a_gpu(rng, mode, others_on_a_g
     test_every_mode_of_differentiation(rng, mode, True, None, None)
 
 
-@pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: "+".join(names) or "plain")
+@pytest.mark.parametrize("names", covering.subsets(OPTIONS), ids=lambda names: "+".join(names) or "plain")
 def test_every_combination_of_options(rng, names):
     check(rng, Chunked(6, 7), names)
 
 
-@pytest.mark.parametrize(
-    ("implementation", "names"),
-    [
-        *(("None", names) for names in SOME),
-        *((name, names) for name in IMPLEMENTATIONS if name not in ("None", "both") for names in (SOME[0], SOME[-1])),
-    ],
-    ids=lambda x: x if isinstance(x, str) else "+".join(x) or "plain",
-)
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("names", covering.subsets(OPTIONS), ids=lambda names: "+".join(names) or "plain")
+@pytest.mark.parametrize("implementation", [name for name in IMPLEMENTATIONS if name != "both"])
 def test_every_implementation(rng, implementation, names):
     check(rng, IMPLEMENTATIONS[implementation], names)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("sizes", [(0, 4, 5), (1, 1, 1), (1, 4, 1), (5, 1, 2), (7, 3, 9), (9, 5, 130)], ids=str)
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_any_sizes(rng, sizes, implementation):
@@ -286,6 +279,7 @@ DTYPES = [
 ]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtypes", DTYPES, ids=lambda d: f"{d[0].__name__}-{d[1].__name__}")
 @pytest.mark.parametrize("implementation", ["None", "both"])
 def test_any_mix_of_dtypes(rng, dtypes, implementation):
@@ -367,10 +361,11 @@ def _vdot(a, b):
     return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     ("total", "blocks", "mode"),
     [
-        *((total, Chunked(4, 5), mode) for total in (False, True) for mode in MODES),
+        *itertools.product((False, True), (Chunked(4, 5), Chunked(3, 4)), MODES),
         # Blocks of whole rows are differentiated as others are; that they keep their logits shows in these.
         *((True, Chunked(4, None), mode) for mode in ("grad", "hvp", "checkpoint", "hvp of scan", "vmap of grad")),
     ],
@@ -460,6 +455,7 @@ def test_micro_batches_add_up_to_one_batch(rng):
     np.testing.assert_allclose(gradient, want_gradient, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("check_vma", [True, False])
 @pytest.mark.parametrize("blocks", [None, Chunked(1, None), Chunked(None, 5), Chunked(2, 5)], ids=str)
 def test_tokens_on_several_devices(rng, blocks, check_vma):

@@ -17,6 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxce import LossSum, softmax_cross_entropy_with_integer_labels
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 LOSSES = np.float32([1, 2, 30, 5])
 MASK = np.array([True, True, False, True])
 

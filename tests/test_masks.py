@@ -11,7 +11,10 @@ from ways import INF, LABELS, LOGITS, NAN, WAYS, C, targets, value_and_gradient
 
 from jaxce import LossSum
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
 
+
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("junk", [NAN, INF, -INF, 3e38])
@@ -53,6 +56,7 @@ def test_masked_row_of_nan_is_nowhere_in_any_derivative(loss, rng):
         np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("names", [(), ("label_smoothing", "class_weights")], ids=cases.name_of)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 def test_masked_row_of_nan_is_nowhere_in_second_derivatives_through_loops(loss, names, rng):

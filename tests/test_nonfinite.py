@@ -1,7 +1,5 @@
 """Every cell of the non-finite matrix is what the rules say, and nothing finite or masked trips JAX's own checks for NaN and infinities."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import nonfinite_cells as cells
@@ -11,7 +9,10 @@ from changed import Changed, among_many_classes, mapped, repeated
 from ours import OURS
 from ways import eager
 
+GROUPS = list(cells.groups(OURS))
 
+
+@pytest.mark.usefixtures("made_quickly")
 @pytest.mark.parametrize("way", [jax.jit, eager], ids=["jit", "eager"])
 def test_every_cell_is_what_the_rules_say(way):
     quantities = cells.QUANTITIES if way is jax.jit else ("value", "gradient", "jvp")
@@ -20,6 +21,7 @@ def test_every_cell_is_what_the_rules_say(way):
     assert not failed
 
 
+@pytest.mark.usefixtures("made_quickly")
 def test_every_cell_is_what_the_rules_say_under_vmap():
     _, failed = cells.failures(Changed(mapped))
     assert not failed
@@ -32,6 +34,7 @@ def test_every_cell_is_what_the_rules_say_in_a_large_array():
     assert not failed
 
 
+@pytest.mark.usefixtures("made_quickly")
 def test_every_cell_is_what_the_rules_say_among_many_classes():
     number, failed = cells.failures(Changed(among_many_classes, ("integer", "soft", "loss_sum")))
     assert number >= 4 * 100
@@ -56,29 +59,33 @@ def reverse_of_forward(losses, logits):
     return cells.batched_hessian(lambda z: losses(z).sum(), logits, jax.jacfwd, "reverse")
 
 
+@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     "nesting", [forward_of_forward, reverse_of_reverse, reverse_of_forward], ids=lambda f: f.__name__
 )
-def test_every_hessian_is_the_same_in_every_order(nesting):
+@pytest.mark.parametrize("group", range(len(GROUPS)), ids=lambda i: GROUPS[i][1][0].loss)
+def test_every_hessian_is_the_same_in_every_order(group, nesting):
     """Forward of reverse is among the cells."""
     failed = []
-    for function, cases in cells.groups(OURS):
-        run = lambda z, y, o, f=function: nesting(lambda z: f(z, y, **o), z)  # noqa: E731
-        got = jax.jit(run)(*cells.batch(cases))
-        for case, hessian in zip(cases, got, strict=True):
-            expected = case.expected["hessian"]
-            if nesting is forward_of_forward and np.isnan(case.expected["value"].value).any():
-                expected = expected._replace(free=True)
-            if not cells.agrees(hessian, expected, 8):
-                failed.append(case[:3])
+    function, cases = GROUPS[group]
+    got = jax.jit(lambda z, y, o: nesting(lambda z: function(z, y, **o), z))(*cells.batch(cases))
+    for case, hessian in zip(cases, got, strict=True):
+        expected = case.expected["hessian"]
+        if nesting is forward_of_forward and np.isnan(case.expected["value"].value).any():
+            expected = expected._replace(free=True)
+        if not cells.agrees(hessian, expected, 8):
+            failed.append(case[:3])
     assert not failed
 
 
-@pytest.mark.parametrize("entry", ["-inf", "+inf", "max", "-max", "subnormal"])
-def test_hessian_through_a_loop(entry):
+@pytest.mark.usefixtures("made_quickly")
+def test_hessian_through_a_loop():
     """Where jax <= 0.11.2 leaves out the rules of `jax.custom_jvp`."""
-    for function, cases in itertools.islice(cells.groups(OURS), 3):
-        kept = [c for c in cases if c.entry == entry and np.isfinite(c.expected["hessian"].value).all()]
+    entries = {"-inf", "+inf", "max", "-max", "subnormal"}
+    for function, cases in GROUPS[:3]:
+        kept = [c for c in cases if c.entry in entries and np.isfinite(c.expected["hessian"].value).all()]
+        assert {c.entry for c in kept} == entries
         logits, labels, options = cells.batch(kept)
         total = lambda z, y, o, f=function: jnp.sum(jax.lax.map(lambda row: f(row[0], row[1], **row[2]), (z, y, o)))  # noqa: E731
         hessian = jax.jit(lambda z, y, o, f=total: cells.batched_hessian(lambda z: f(z, y, o), z, jax.grad, "reverse"))
@@ -88,17 +95,23 @@ def test_hessian_through_a_loop(entry):
 
 def clean_cases():
     """The cells that hold nothing but finite numbers where nothing is masked, and whose answers are finite."""
-    for function, cases in cells.groups(OURS):
+    for function, cases in GROUPS:
         clean = [c for c in cases if all(np.isfinite(q.value.astype(np.float32)).all() for q in c.expected.values())]
         kept = [c for c in clean if np.isfinite(c.logits).all() or c.place.startswith("masked")]
         if kept:
-            yield pytest.param(function, kept, id="-".join([kept[0].loss, *kept[0].options]))
+            yield "-".join([kept[0].loss, *kept[0].options]), (function, kept)
 
 
+CLEAN_CASES = dict(clean_cases())
+
+
+@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("check", [jax.debug_nans, jax.debug_infs], ids=["nans", "infs"])
 @pytest.mark.parametrize("way", [eager, jax.jit], ids=["eager", "jit"])
-@pytest.mark.parametrize(("function", "cases"), [*clean_cases()])
-def test_nothing_trips_the_checks_for_nan_and_infinity(function, cases, way, check):
+@pytest.mark.parametrize("name", CLEAN_CASES)
+def test_nothing_trips_the_checks_for_nan_and_infinity(name, way, check):
+    function, cases = CLEAN_CASES[name]
     logits, labels, options = jax.tree.map(jnp.asarray, cells.batch(cases))
 
     def values_and_gradient(z, y, o):

@@ -44,6 +44,7 @@ def rounded(values, dtype):
     return np.asarray(values, jnp.dtype(dtype))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 @pytest.mark.parametrize("classes", [1001, 2050])
 @pytest.mark.parametrize("options", [{}, OPTIONS, OPTIONS | {"mask": MASK}], ids=str)
@@ -208,6 +209,7 @@ def test_rows_split_over_devices(rng, on_a_gpu, monkeypatch, classes):
     assert_within(np.asarray(gradient), answer.logits, 6)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("names", [(), tuple(LINEAR_OPTIONS)], ids=lambda names: "+".join(names) or "plain")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("loss", ["losses", "sum"])

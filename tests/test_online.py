@@ -8,6 +8,8 @@ from oracle import EXTENDED
 
 from jaxce import _online as online
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 INF, NAN = np.inf, np.nan
 SIZES = [1, 2, 3, 7, 8, 9, 16, 17, 63, 64, 65, 1000]
 
@@ -33,6 +35,7 @@ def check(logits, ulps=4.0):
     assert np.max(off / np.maximum(np.finfo(working).eps * scale, np.finfo(working).tiny)) <= ulps
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float8_e4m3fn"])
 @pytest.mark.parametrize("size", SIZES)
 def test_any_length_and_dtype(size, dtype, rng):
@@ -86,6 +89,7 @@ def test_infinities_and_the_largest_numbers(size):
         assert row(-INF, -largest) == [-largest, 0]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("size", [1, 2, 9, 20])
 @pytest.mark.parametrize("fill", [0.0, -INF, INF, 5.0])
 def test_a_nan_anywhere_is_in_both(size, fill):

@@ -7,6 +7,8 @@ import pytest
 from benchmarks.others import dense, linear
 from benchmarks.scoreboard import libraries
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 OURS = next(libraries.installed())
 *_, LINEAR = next(linear.libraries())
 

@@ -8,6 +8,8 @@ import pytest
 from jaxce import _reading as reading
 from jaxce import _reductions as reductions
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 BFLOAT16 = np.arange(2**16, dtype=np.uint16).view(jnp.bfloat16)  # all there are
 
 
@@ -71,6 +73,7 @@ def test_numbers_that_are_looked_up(dtype, rng, x64):
     assert np.asarray(found).tobytes() == values[:, 2].tobytes()
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("floats_below", [0, 2**23])
 @pytest.mark.parametrize("num_classes", [1, 10, 65535, 65536, 65537, 131072])
 @pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "uint64"])

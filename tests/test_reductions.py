@@ -68,6 +68,7 @@ def in_parts(parts):
     return jax.jit(lambda logits: reductions._of_parts(logits, parts))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("num_classes", [1000, 1001, 2048, 50257, 50021])
 def test_real_sizes(dtype, num_classes, rng, x64):
@@ -93,16 +94,22 @@ def test_derivatives_of_the_sums_themselves(dtype, x64, short_parts):
         expected = np.exp(z - z.max(-1, keepdims=True))
     expected[2] = [0, 0, 0, 0, 0, 0]
     expected[3] = 0
-    gradient = jax.jit(jax.grad(lambda z: jnp.sum(shift_and_rest(z)[1])))(logits)
+    directions = jnp.linspace(-1, 1, 30, dtype=jnp.float64).reshape(5, 6).astype(dtype)
+
+    @jax.jit
+    def derivatives(z):
+        gradient = jax.grad(lambda z: jnp.sum(shift_and_rest(z)[1]))(z)
+        return gradient, jax.jvp(shift_and_rest, (z,), (directions,))[1][1]
+
+    gradient, tangent = derivatives(logits)
     assert gradient.dtype == logits.dtype
     assert_within(gradient.astype("float64"), np.asarray(jnp.asarray(expected, dtype), np.float64), 4, working=dtype)
-    directions = jnp.linspace(-1, 1, 30, dtype=jnp.float64).reshape(5, 6).astype(dtype)
-    tangent = jax.jvp(shift_and_rest, (logits,), (directions,))[1][1]
     assert_within(
         tangent.astype("float64"), (expected * np.asarray(directions, np.float64)).sum(-1), 8, working=tangent.dtype
     )
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("shape", [(0, 1000), (0, 3, 2048), (3, 0, 1000), (2048,)], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_no_rows_and_a_single_one(dtype, shape, rng):
@@ -125,6 +132,7 @@ def test_infinities_and_nan(short_parts):
         assert rest[4] > 0  # two of them: a loss that is not 0, and so not defined
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize(
     "names",
@@ -160,6 +168,7 @@ def test_how_rows_are_cut(num_classes, parts):
         assert parts == (1,)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("option", ["plain", "mask", "label_smoothing", "z_loss"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_value_and_gradient_hold_nothing_as_large_as_the_logits(dtype, option):
@@ -175,6 +184,7 @@ def test_value_and_gradient_hold_nothing_as_large_as_the_logits(dtype, option):
     assert compiled.memory_analysis().temp_size_in_bytes <= rows * num_classes * 4 / 16
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("of_narrow_labels", [False, True])
 @pytest.mark.parametrize("option", ["plain", "label_smoothing", "pos_weight", "labels made on the way"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

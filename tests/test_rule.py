@@ -38,6 +38,7 @@ def example(rng, loss, names):
     return inputs, direction, fixed
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("loss", "names"), OPTION_SETS)
 def test_second_derivatives_of_every_input_in_every_mode(loss, names, rng, x64):
     """Against differences of the oracle's gradients, in extended precision."""
@@ -180,6 +181,7 @@ KEPT = [
 ]
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float16, jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("options", [pytest.param(o, id=n) for n, o in KEPT])
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)

@@ -6,6 +6,7 @@ import itertools
 
 import cases
 import communication
+import covering
 import jax
 import jax.numpy as jnp
 import linear_cases
@@ -32,22 +33,7 @@ DIFFERENTIABLE = {
 OF_DENSE = ("where", "mask", "label_smoothing", "class_weights", "z_loss")
 OF_LINEAR = ("bias", "mask", "label_smoothing", "class_weights", "z_loss", "soft_cap")
 OPTIONS = tuple(dict.fromkeys((*OF_DENSE, *OF_LINEAR)))
-PAIRS = [(shape, mode) for shape in sharded.SHAPES for mode in sharded.MODES]
-# All options, none and each alone in every mode; every mesh in every mode; with other blocks from one to the next.
 BLOCKS = [None, Chunked(2, 2), Chunked(2), Chunked(None, 2), "reference"]
-SETS = [OPTIONS, (), *((name,) for name in OPTIONS)]
-COVER = [(pair, SETS[(i + i // 4) % 2], BLOCKS[i % 5]) for i, pair in enumerate(PAIRS)]
-COVER += [
-    ((sharded.SHAPES[(i + j) % 4], mode), options, BLOCKS[(i + 2 * j) % 5])
-    for i, options in enumerate(SETS[2:])
-    for j, mode in enumerate(sharded.MODES)
-]
-
-
-def named(row):
-    (shape, mode), options, blocks = row
-    names = "all" if options == OPTIONS else cases.name_of(options)
-    return f"{mode} {shape[0]}x{shape[1]} {names} {blocks}"
 
 
 def dense_problem(loss):
@@ -101,9 +87,13 @@ def truth(name, arguments, options, cotangent):
 COTANGENT = np.linspace(-1, 2, ROWS, dtype=np.float32)
 
 
-@pytest.mark.parametrize("row", COVER, ids=named)
-def test_every_mode_gives_the_oracles_values_and_gradients(row):
-    (shape, mode), options, blocks = row
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("shape_and_mode", list(itertools.product(sharded.SHAPES, sharded.MODES)), ids=str)
+@pytest.mark.parametrize("options", covering.subsets(OPTIONS), ids=cases.name_of)
+@pytest.mark.parametrize("blocks", BLOCKS, ids=str)
+def test_every_mode_gives_the_oracles_values_and_gradients(shape_and_mode, options, blocks):
+    """Every mesh in every mode, with other options and blocks from one to the next."""
+    shape, mode = shape_and_mode
     mesh = sharded.mesh_of(shape, mode)
     runs, inputs, wanted = {}, {}, {}
     for name in sharded.LOSSES:
@@ -138,54 +128,52 @@ NUMBERS = {"plain": 5, "label_smoothing": 7, "z_loss": 5, "class_weights": 6}
 SENT_ROWS, SENT_FEATURES, SENT_CLASSES = 64, 12, 208  # no two of the sizes on a device are the same
 
 
-def programs(mesh, mode):
-    """(name, option, with gradients) -> a compiled program's collective operations."""
+def sent(mesh, mode, name, option, gradients):
+    """The collective operations of a compiled program."""
     shapes = {
         "logits": (SENT_ROWS, SENT_CLASSES),
         "hidden": (SENT_ROWS, SENT_FEATURES),
         "classifier": (SENT_FEATURES, SENT_CLASSES),
     }
     shapes |= {"labels": (SENT_ROWS,), "probabilities": shapes["logits"], "class_weights": (SENT_CLASSES,)}
-    arguments = {
-        name: jax.ShapeDtypeStruct(
-            shape, np.int32 if name == "labels" else np.float32, sharding=NamedSharding(mesh, sharded.spec(name))
-        )
-        for name, shape in shapes.items()
-    }
     of = {"integer": ("logits", "labels"), "soft": ("logits", "probabilities")}
-    for name, option in itertools.product(sharded.LOSSES, NUMBERS):
-        names = of.get(name, ("hidden", "classifier", "labels"))
-        chosen = {n: arguments[n] for n in names}
-        if option == "class_weights":
-            chosen[option] = arguments[option]
-        static = {option: 0.1} if option in ("label_smoothing", "z_loss") else {}
-        loss = sharded.spread(name, mesh, mode, **static)
-        total = lambda x, y, f=loss: jax.tree.leaves(f({**x, **y}))[0].sum()  # noqa: E731
-        x = {n: chosen.pop(n) for n in names if n in ("logits", "hidden", "classifier")}
-        for gradients, run in ((False, total), (True, jax.value_and_grad(total))):
-            if not gradients and option != "plain":
-                continue
-            yield (name, option, gradients), communication.sent(jax.jit(run).lower(x, chosen).compile().as_text())
+    names = of.get(name, ("hidden", "classifier", "labels"))
+    names += (option,) if option == "class_weights" else ()
+    chosen = {
+        n: jax.ShapeDtypeStruct(
+            shapes[n], np.int32 if n == "labels" else np.float32, sharding=NamedSharding(mesh, sharded.spec(n))
+        )
+        for n in names
+    }
+    static = {option: 0.1} if option in ("label_smoothing", "z_loss") else {}
+    loss = sharded.spread(name, mesh, mode, **static)
+    total = lambda x, y: jax.tree.leaves(loss({**x, **y}))[0].sum()  # noqa: E731
+    x = {n: chosen.pop(n) for n in names if n in ("logits", "hidden", "classifier")}
+    run = jax.value_and_grad(total) if gradients else total
+    return communication.sent(jax.jit(run).lower(x, chosen).compile().as_text())
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("mode", sharded.MODES)
-def test_what_is_sent_between_devices(mode):
+@pytest.mark.parametrize("name", sharded.LOSSES)
+@pytest.mark.parametrize("option", NUMBERS)
+def test_what_is_sent_between_devices(mode, name, option):
     """A few numbers per row; of class size nothing; and for a linear layer the sums of its gradients, as of any linear layer."""
     data, model = 2, 4
     rows, classes = SENT_ROWS // data, SENT_CLASSES // model
     mesh = sharded.mesh_of((data, model), mode)
-    for (name, option, gradients), operations in programs(mesh, mode):
-        case = f"{name}, {option}, {'gradients' if gradients else 'value'}: {operations}"
-        assert {s.operation for s in operations} == {"all-reduce"}, case
+    for gradients in (False, True) if option == "plain" else (True,):
+        operations = sent(mesh, mode, name, option, gradients)
+        assert {s.operation for s in operations} == {"all-reduce"}
         sizes = collections.Counter(s.size for s in operations)
         per_row = sizes.pop(rows)
         if name.startswith("linear") and gradients:
-            assert sizes.pop(rows * SENT_FEATURES) == sizes.pop(SENT_FEATURES * classes) == 1, case
-        assert all(s <= 2 for s in sizes), case  # what is left are sums over the rows
+            assert sizes.pop(rows * SENT_FEATURES) == sizes.pop(SENT_FEATURES * classes) == 1, operations
+        assert all(s <= 2 for s in sizes), operations  # what is left are sums over the rows
         backward = 0
         if mode == "shard_map unchecked" and gradients and name != "linear sum":
             backward = 3  # JAX sums what it does not know to be the same everywhere: cotangents of statistics
-        assert per_row <= NUMBERS[option] + backward, case
+        assert per_row <= NUMBERS[option] + backward, operations
 
 
 LAYOUTS = {
@@ -200,6 +188,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     ("layout", "mode"),
     [*((layout, "explicit") for layout in LAYOUTS), ("features of both", "auto"), ("classes alone", "auto")],

@@ -13,6 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxce import LossSum
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 SHAPE = (8, 4, 16)
 SPECS = [P("data"), P(None, "data"), P(None, None, "model"), P("data", None, "model"), P(("data", "model"))]
 
@@ -40,6 +42,7 @@ def total_and_losses(loss, **options):
     return jax.jit(jax.value_and_grad(total, has_aux=True))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit], ids=lambda m: m.name)
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 @pytest.mark.parametrize("loss", cases.LOSSES)
@@ -129,6 +132,7 @@ def test_forward_mode_and_gradient_inside_shard_map(loss, rng):
     assert_within(gradient, answer.logits, 6)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("check_vma", [True, False])
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": np.float32(0.1)}], ids=["plain", "label_smoothing"])
 @pytest.mark.parametrize("loss", cases.LOSSES)

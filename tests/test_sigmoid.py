@@ -58,6 +58,7 @@ def test_float64_keeps_float64(names, rng, x64):
     check(logits, labels, rng, **cases.make_options(rng, names, SIGMOID, (4, 6), labels))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("names", [(), cases.SIGMOID_OPTIONS], ids=cases.name_of)
 @pytest.mark.parametrize("dtype", [d for d in cases.DTYPES if d.id != "float64"])
 def test_works_in_float32_and_returns_gradients_in_the_dtype_of_the_logits(names, dtype, rng):

@@ -46,6 +46,7 @@ def check(loss, logits, labels, rng, axis=-1, ulps=ULPS, **options):
         assert_within(gradient, getattr(answer, name), ulps + 2, working=working)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize(("shape", "axis"), cases.SHAPES_AND_AXES)
 def test_any_shape_and_class_axis(loss, shape, axis, rng):
@@ -53,6 +54,7 @@ def test_any_shape_and_class_axis(loss, shape, axis, rng):
     check(loss, logits, labels, rng, axis)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("names", cases.SOFTMAX_OPTION_SETS, ids=cases.name_of)
 @pytest.mark.parametrize(("shape", "axis"), [((6, 11), -1), ((2, 5, 4), 1)])
@@ -69,6 +71,7 @@ def test_float64_keeps_float64(loss, names, rng, x64):
     check(loss, logits, labels, rng, **cases.make_options(rng, names, loss, shape, labels))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("names", [(), cases.SOFTMAX_OPTIONS], ids=cases.name_of)
 @pytest.mark.parametrize("dtype", cases.DTYPES)
@@ -80,6 +83,7 @@ def test_works_in_float32_and_returns_gradients_in_the_dtype_of_the_logits(loss,
     check(loss, logits, labels, rng, **cases.make_options(rng, names, loss, shape, labels))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("hard", cases.HARD_LOGITS)
 def test_hard_logits(loss, hard, rng):
@@ -107,6 +111,7 @@ def test_small_probability_keeps_its_digits_even_as_the_largest(loss):
     assert_within(gradient, expected, 2)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", cases.INTEGER_DTYPES)
 @pytest.mark.parametrize("names", [(), ("class_weights",), ("mask", "label_smoothing")], ids=cases.name_of)
 def test_labels_of_any_integer_dtype(dtype, names, rng, x64):
@@ -126,6 +131,7 @@ def test_class_probabilities_need_not_sum_to_one(rng):
     check(SOFT, cases.make_logits(rng, (6, 5)), rng.uniform(0, 3, (6, 5)).astype(np.float32), rng)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("shape", [(1, 5), (4, 1), (1, 1), (4, 5)])
 def test_where_broadcasts_to_the_logits(loss, shape, rng):
@@ -137,6 +143,7 @@ def test_where_broadcasts_to_the_logits(loss, shape, rng):
     check(loss, logits, labels, rng, where=where)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("smoothing", [0, 0.0, 1e-6, 0.5, 1, 1.0])
 def test_label_smoothing_from_none_to_all(loss, smoothing, rng):
@@ -145,6 +152,7 @@ def test_label_smoothing_from_none_to_all(loss, smoothing, rng):
     assert_within(values, loss.oracle(logits, labels, label_smoothing=np.float32(smoothing)).loss, ULPS)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("weight", [0, 1, 1e-4, 2.0])
 def test_z_loss_of_any_weight(loss, weight, rng):

@@ -14,6 +14,8 @@ from closeness import assert_within
 
 from jaxce import LogitStats, logit_stats
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 ULPS = 6
 C = 12
 
@@ -114,6 +116,7 @@ def test_an_infinite_logit_moves_no_rest(way, label):
     np.testing.assert_array_equal(way(lambda z: logit_stats(z, labels).rest)(rows), np.zeros((2, 2, 3)))
 
 
+@pytest.mark.covering(1)
 @either("kind")
 @pytest.mark.parametrize("bounds", [(0, 6, C), (0, 1, C), (0, 11, C), (0, 5, 10, C), tuple(range(C + 1))], ids=str)
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])

@@ -99,6 +99,7 @@ def in_nested_jit(f, logits, labels):
     return jax.jit(jax.jit(f))(logits, labels)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     "way",
     [in_scan, in_map, in_cond, in_checkpoint, in_checkpoint_that_saves_everything, in_nested_jit],

@@ -13,9 +13,12 @@ from ways import EXTRA_IDS, EXTRAS, INF, LABELS, LOGITS, NAN, WAYS, C, targets, 
 
 from jaxce import logit_stats, softmax_cross_entropy
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 INT_MIN, INT_MAX = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("bad", [-1, -2, -C, -100, C, C + 1, 2 * C, INT_MIN, INT_MAX])
 def test_a_label_that_is_no_class_gives_nan_to_its_row_alone(way, bad):
@@ -28,6 +31,7 @@ def test_a_label_that_is_no_class_gives_nan_to_its_row_alone(way, bad):
     assert_within(gradient, answer.logits, 6)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("extra", EXTRAS, ids=EXTRA_IDS)
 @pytest.mark.parametrize("bad", [-1, C])
 def test_a_label_that_is_no_class_gives_nan_with_every_option(extra, bad):
@@ -64,6 +68,7 @@ def test_labels_are_never_wrapped_to_another_dtype(dtype, num_classes, label, in
     assert_within(values, np.array([expected]), 8)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("by", ["where", "-inf"])
@@ -84,6 +89,7 @@ def test_excluded_class_takes_no_part_and_has_zero_gradient(way, loss, by, extra
     assert_within(gradient, answer.logits, 8)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("by", ["where", "-inf"])
@@ -119,6 +125,7 @@ def test_class_probability_0_on_minus_infinity_is_0_in_value_vjp_and_jvp(names, 
     assert_within(tangents, (expected, scale), 8)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize(
@@ -174,6 +181,7 @@ def test_tangent_of_a_class_left_out_does_not_count(loss):
     np.testing.assert_allclose(moved, 0, atol=1e-6)  # all other classes move alike, which changes no loss
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("by", ["where", "-inf"])
 @pytest.mark.parametrize("extra", EXTRAS, ids=EXTRA_IDS)
@@ -188,6 +196,7 @@ def test_row_of_which_no_class_takes_part_is_nan_with_every_option(loss, by, ext
     np.testing.assert_array_equal(np.isnan(values), [False, True, False])
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("rest", [0.0, -INF, 3e38])
@@ -218,6 +227,7 @@ def test_infinite_logit_as_the_true_class_is_no_loss_when_smoothing_asks_for_oth
     assert_within(values, loss.oracle(logits, labels, label_smoothing=np.float32(0.1)).loss, 6)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("extra", EXTRAS, ids=EXTRA_IDS)

@@ -22,7 +22,7 @@ from oracle import EXTENDED, Quantity
 # A device's exponential may be some ulps off where a CPU's is not; a formula that loses digits is off by thousands.
 LIMIT = 16.0
 SHAPES = [(3, 1), (2, 257), (33, 130), (5, 1003)]
-WIDE = [(2, 50257), (3, 131072)]
+WIDE = [(2, 50257), (3, 131072), (512, 1001)]
 LINEAR_SHAPES = [(7, 24, 33), (130, 40, 257)]
 OPTIONS = {"label_smoothing": 0.1, "z_loss": 0.01}
 

@@ -3,6 +3,7 @@
 python communicate.py v5e h100
 """
 
+import itertools
 import json
 import pathlib
 import sys
@@ -12,6 +13,7 @@ from ahead import H100  # sets up the compilers
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import communication
+import covering
 import jax
 import jax.numpy as jnp
 import sharded
@@ -22,6 +24,9 @@ TOPOLOGIES = {
     "v5e": {"platform": "tpu", "topology_name": "v5e:2x4"},
     "h100": {"platform": "cuda", "target_config": H100, "topology": "1x1x8"},
 }
+_ALL = list(itertools.product(TOPOLOGIES, ("integer", "linear", "linear sum"), sharded.MODES))
+# Each loss in each mode for one of the targets at least.
+PROGRAMS = [_ALL[i] for i in covering.selection([dict(zip("tlm", row, strict=True)) for row in _ALL], 2)]
 ROWS, FEATURES, CLASSES = 8192, 1024, 131072
 SHAPES = {
     "logits": ((ROWS, CLASSES), jnp.bfloat16),
@@ -51,9 +56,8 @@ def compiled(target, name, mode):
 
 if __name__ == "__main__":
     for target in sys.argv[1:]:
-        for name in ("integer", "linear", "linear sum"):
-            for mode in sharded.MODES:
-                program = compiled(target, name, mode)
-                operations = communication.sent(program.as_text())
-                temporary = program.memory_analysis().temp_size_in_bytes
-                print(json.dumps([target, name, mode, temporary, operations]), flush=True)
+        for _, name, mode in (row for row in PROGRAMS if row[0] == target):
+            program = compiled(target, name, mode)
+            operations = communication.sent(program.as_text())
+            temporary = program.memory_analysis().temp_size_in_bytes
+            print(json.dumps([target, name, mode, temporary, operations]), flush=True)

@@ -2,10 +2,12 @@
 
 python measure.py v5e
 python measure.py v6e --losses "integer" "optax integer" --shapes real
+python measure.py v5p --of-tests
 """
 
 import argparse
 import json
+import os
 import time
 
 import ahead  # before programs: it sets up what importing jax reads
@@ -46,12 +48,15 @@ def main():
     parser.add_argument("target", choices=ahead.TARGETS)
     parser.add_argument("--losses", nargs="*")
     parser.add_argument("--shapes", nargs="*", default=list(programs.DENSE_SHAPES))
+    parser.add_argument("--of-tests", action="store_true", help="what the tests ask of this target")
     options = parser.parse_args()
     losses = programs.LOSSES | programs.OTHERS
-    for name in options.losses or losses:
-        for what, shape, dtype in losses[name].cells():
-            if shape not in options.shapes:
-                continue
+    if options.of_tests:
+        cells = programs.cells_of(options.target, every=bool(os.environ.get("JAXCE_EVERY_COMBINATION")))
+    else:
+        cells = ((name, *cell) for name in options.losses or losses for cell in losses[name].cells())
+    for name, what, shape, dtype in cells:
+        if shape in options.shapes:
             key = {"target": options.target, "loss": name, "what": what, "shape": shape, "dtype": dtype}
             print(json.dumps(key | figures(options.target, losses[name], what, shape, dtype)), flush=True)
 

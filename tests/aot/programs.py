@@ -25,6 +25,7 @@ class Loss:
     linear: bool = False
     tied: bool = False  # to an embedding, `[classes, features]`
     brief: bool = False  # not the odd shape, nor the large one in float32: another loss stands for it there
+    variant: bool = False  # of a loss that stands here too
 
     @property
     def shapes(self):
@@ -38,6 +39,9 @@ class Loss:
             for dtype in ("bfloat16", "float32"):
                 if not self.brief or shape == "small" or (shape == "real" and dtype == "bfloat16"):
                     yield "value and gradients", shape, dtype
+
+    def is_for_every_target(self, what, shape):
+        return shape == "small" or (shape == "real" and what == "value and gradients" and not self.variant)
 
     def program(self, what):
         """The losses, or their mean with its gradients by the logits or by both factors of a linear layer."""
@@ -77,7 +81,7 @@ def _every_option(logits, labels):
 
 LOSSES = {
     "integer": Loss(jaxce.softmax_cross_entropy_with_integer_labels, "integer"),
-    "integer, every option": Loss(_every_option, "integer", brief=True),
+    "integer, every option": Loss(_every_option, "integer", brief=True, variant=True),
     "soft": Loss(jaxce.softmax_cross_entropy, "soft"),
     "sigmoid": Loss(jaxce.sigmoid_binary_cross_entropy, "soft"),
     "logit_stats": Loss(lambda z, y: _from_stats(jaxce.logit_stats(z, y)), "integer"),
@@ -95,6 +99,7 @@ LOSSES = {
         "integer",
         linear=True,
         brief=True,
+        variant=True,
     ),
     "linear sum, tied": Loss(
         lambda h, e, y: jaxce.linear_softmax_cross_entropy_sum(
@@ -104,6 +109,7 @@ LOSSES = {
         linear=True,
         tied=True,
         brief=True,
+        variant=True,
     ),
     "linear_logit_stats": Loss(
         lambda *x: _from_stats(jaxce.linear_logit_stats(*x)), "integer", linear=True, brief=True
@@ -130,3 +136,30 @@ OTHERS = {
         lambda z, _: jax.ffi.ffi_call("absent", jax.ShapeDtypeStruct(z.shape, z.dtype))(z), "integer", brief=True
     ),
 }
+
+# What the tests ask of those: by the compiler of a GPU and by one of TPUs.
+_ASKED = {
+    ("optax integer", "value and gradients", "real", "bfloat16"),
+    ("optax soft", "forward", "real", "bfloat16"),
+    ("matmul, then optax integer", "value and gradients", "real", "bfloat16"),
+    ("what no compiler knows", "forward", "real", "bfloat16"),
+}
+TPUS = ("v5e", "v5p", "v6e")
+
+
+def cells_of(target, every=False):
+    """(loss, what, shape, dtype) of what is compiled for a target by the tests.
+
+    The gradients of a loss in its real shape and in a small one, for each. The rest for GPUs and for one kind of TPU, in turn, as those have one
+    compiler; unless it is asked for `every`.
+    """
+    rest = 0
+    for name, loss in LOSSES.items():
+        for cell in loss.cells():
+            what, shape, _ = cell
+            turn = None if loss.is_for_every_target(what, shape) else TPUS[rest % len(TPUS)]
+            rest += turn is not None
+            if every or turn in (None, target) or target not in TPUS:
+                yield (name, *cell)
+    if every or target in ("v5p", "h100"):
+        yield from sorted(_ASKED)

@@ -8,19 +8,17 @@ import subprocess
 import sys
 
 import pytest
-from communicate import CLASSES, FEATURES, ROWS
+from communicate import CLASSES, FEATURES, PROGRAMS, ROWS
 from test_targets import HERE, PLUGINS
 
-TARGETS = [
-    pytest.param(
-        target,
-        marks=pytest.mark.skipif(
-            importlib.util.find_spec(PLUGINS[target]) is None, reason="needs its compiler: install '.[aot]'"
-        ),
-    )
-    for target in ("v5e", "h100")
-]
-MODES = ["auto", "explicit", "shard_map", "shard_map unchecked"]
+
+def over(rows):
+    missing = {target for target, *_ in rows if importlib.util.find_spec(PLUGINS[target]) is None}
+    skip = pytest.mark.skip(reason="needs its compiler: install '.[aot]'")
+    marked = [pytest.param(*row, marks=skip if row[0] in missing else ()) for row in rows]
+    return pytest.mark.parametrize(("target", "name", "mode"), marked)
+
+
 OF_DEVICE = ROWS // 2, CLASSES // 4  # on a mesh of 2 x 4
 
 
@@ -37,9 +35,7 @@ def programs(target):
     return {(name, mode): (temporary, sent) for _, name, mode, temporary, sent in lines}
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["integer", "linear", "linear sum"])
+@over(PROGRAMS)
 def test_value_and_gradients_send_five_numbers_per_row_and_the_gradients_of_a_linear_layer(target, mode, name):
     rows, classes = OF_DEVICE
     _, sent = programs(target)[name, mode]
@@ -52,9 +48,7 @@ def test_value_and_gradients_send_five_numbers_per_row_and_the_gradients_of_a_li
     assert sum(size for size in sizes if 2 < size <= 5 * rows) <= allowed * rows
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["linear", "linear sum"])
+@over([row for row in PROGRAMS if row[1].startswith("linear")])
 def test_logits_are_held_in_blocks_where_it_is_known_which_device_has_which(target, mode, name):
     """Beside the gradient of the classifier; in Auto mode XLA alone knows, so all of a device's logits are held."""
     rows, classes = OF_DEVICE

@@ -80,7 +80,7 @@ def cotangent(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def evaluate(name: str, *, jit: bool) -> Answer:
-    """What jaxce answers: the loss with arguments by position, the gradient with options by keyword."""
+    """What jaxce answers: the loss with arguments by position, the gradient with options by keyword; of both, inside jit, in one call."""
     case = CASES[name]
     module, function = case["function"].split(".")
     function = getattr(getattr(jaxce.keras, module), function)
@@ -91,11 +91,13 @@ def evaluate(name: str, *, jit: bool) -> Answer:
 
         def of_losses(p, y):
             loss = function(y, p, **options)
-            return jnp.sum(loss * jnp.asarray(cotangent(loss.shape), loss.dtype))
+            return jnp.sum(loss * jnp.asarray(cotangent(loss.shape), loss.dtype)), loss
 
         def answer(y, p):
-            grad = jax.grad(of_losses)(p, y) if jnp.issubdtype(p.dtype, jnp.floating) else None
-            return function(y, p, *options.values()), grad
+            if not jnp.issubdtype(p.dtype, jnp.floating):
+                return function(y, p, *options.values()), None
+            grad, loss = jax.grad(of_losses, has_aux=True)(p, y)
+            return loss if jit else function(y, p, *options.values()), grad
 
         try:
             loss, grad = wrap(answer)(y_true, y_pred)
