@@ -57,8 +57,6 @@ def tangent(args, outs, tangents, *, axis):
 
 
 def _primal(logits, labels, where, mask, class_weights, *, axis):
-    if mask is not None and class_weights is not None:
-        logits = jnp.where(per_row(mask, axis), logits, 0)
     # In jax 0.10 what comes out of a barrier varies over all axes of `jax.shard_map` over which one of its operands does, so they vary before.
     logits, labels = varying_like((logits, labels), (logits, labels))
     # Had XLA for CPU made the logits anew for each sum, the maximum of one would not be quite that of another.

@@ -173,9 +173,14 @@ def _with_gradients(of_value, anywhere, on_gpu, axis_name, of_hidden, of_classif
         hidden, classifier, *rest = jax.tree.map(lambda g: g.astype(value.dtype), gradients)
         return value, (hidden if of_hidden else None, classifier if of_classifier else None, *rest)
 
+    @jax.custom_jvp
     def function(args, options):
         outs, tree = jax.tree.flatten(in_one_pass(*jax.tree.map(lax.stop_gradient, (args, options))))
         return tree.unflatten(made_of(outs, (args, options), derived(again)))
+
+    @function.defjvp
+    def rule(primals, tangents):
+        return jax.jvp(again, primals, tangents)
 
     return function
 

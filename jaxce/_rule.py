@@ -35,9 +35,15 @@ def with_rule(primal: Callable[..., Any], tangent: Callable[..., Any]) -> Callab
     """
     primal = jax.jit(primal, inline=True)  # traced once for all of its uses of the same types
 
+    @jax.custom_jvp
     def function(*args):
         return made_of(primal(*jax.tree.map(lax.stop_gradient, args)), args, tangent, name=_NAME)
 
+    def rule(args, tangents):
+        outs = tuple(checkpoint_name(out, _NAME) for out in function(*args))
+        return outs, tangent(args, outs, tuple(map(none_if_absent, tangents)))
+
+    function.defjvp(rule, symbolic_zeros=True)
     return function
 
 
@@ -56,8 +62,7 @@ def made_of(
 ) -> tuple[Any, ...]:
     """`outs`, whatever made them, as a function of `args` with the derivative `tangent`.
 
-    Where `jax.custom_jvp` would do: up to jax 0.11.2 reverse mode through a loop leaves its rules out, so that second derivatives are those of
-    the code of the function.
+    It stands inside of a `jax.custom_jvp`: up to jax 0.11.2 reverse mode through a loop puts the code of that in its place, and forgets its rule.
 
     Args:
       outs: Arrays, made of `args` by code whose derivatives do not count: they stop there.
