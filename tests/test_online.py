@@ -8,8 +8,6 @@ from oracle import EXTENDED
 
 from jaxce import _online as online
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
-
 INF, NAN = np.inf, np.nan
 SIZES = [1, 2, 3, 7, 8, 9, 16, 17, 63, 64, 65, 1000]
 
