@@ -119,9 +119,10 @@ def test_hessian_through_loops_and_checkpoint(way, hard, loss, rng):
         assert_within(jax.jit(outer(jax.jacrev(way(loss, labels, w))))(logits), expected, 16)
 
 
+@pytest.mark.parametrize("vmapped", [False, True], ids=["plain", "vmapped"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
-def test_second_derivatives_of_long_rows_through_a_loop(loss, dtype, rng):
+def test_second_derivatives_of_long_rows_through_a_loop(loss, dtype, vmapped, rng):
     """By the logits twice, and by them and the labels, in rows long enough to be cut into parts, some of whose classes tie."""
     z = np.asarray(np.round(2 * rng.standard_normal((3, 1000))) / 2, jnp.dtype(dtype))
     labels = np.asarray(loss.make_labels(rng, z.shape, -1))
@@ -133,7 +134,10 @@ def test_second_derivatives_of_long_rows_through_a_loop(loss, dtype, rng):
     mass = 1 if loss is INTEGER else labels.astype(np.float64).sum(1, keepdims=True)
 
     def total(z, labels):
-        return jax.lax.scan(lambda t, row: (t + loss.function(row[0], row[1]), None), jnp.float32(0), (z, labels))[0]
+        of_row = loss.function
+        if vmapped:
+            of_row = lambda z, labels: jax.vmap(loss.function)(z[None], labels[None])[0]  # noqa: E731
+        return jax.lax.scan(lambda t, row: (t + of_row(*row), None), jnp.float32(0), (z, labels))[0]
 
     def along(z, labels, argnum):
         return jnp.vdot(jax.grad(total, argnum)(z, labels).astype(jnp.float32), v)
