@@ -97,7 +97,7 @@ def test_third_derivatives(way, loss, rng, x64):
         np.testing.assert_allclose(actual, (ahead - behind) / (2 * step), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(2)
 @pytest.mark.parametrize(("inner", "outer"), ORDERS)
 @pytest.mark.parametrize("hard", HESSIAN_LOGITS)
 @pytest.mark.parametrize("loss", cases.LOSSES)
@@ -107,7 +107,7 @@ def test_hessian_in_four_orders(inner, outer, hard, loss, rng):
     assert_within(jax.jit(outer(inner(weighted(loss, labels, w))))(logits), expected, 16)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("way", [through_scan, through_map, under_checkpoint], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("hard", HESSIAN_LOGITS)
 @pytest.mark.parametrize("loss", cases.LOSSES)
