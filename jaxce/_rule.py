@@ -37,7 +37,7 @@ def with_rule(primal: Callable[..., Any], tangent: Callable[..., Any]) -> Callab
 
     @jax.custom_jvp
     def function(*args):
-        return made_of(primal(*jax.tree.map(lax.stop_gradient, args)), args, tangent, name=_NAME)
+        return made_of(primal(*jax.tree.map(lax.stop_gradient, args)), args, tangent)
 
     def rule(args, tangents):
         outs = tuple(checkpoint_name(out, _NAME) for out in function(*args))
@@ -57,9 +57,7 @@ def keep_statistics(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.checkpoint(function, prevent_cse=False, policy=policy)
 
 
-def made_of(
-    outs: Sequence[Any], args: Sequence[Any], tangent: Callable[..., Any], *, name: str | None = None
-) -> tuple[Any, ...]:
+def made_of(outs: Sequence[Any], args: Sequence[Any], tangent: Callable[..., Any]) -> tuple[Any, ...]:
     """`outs`, whatever made them, as a function of `args` with the derivative `tangent`.
 
     It stands inside of a `jax.custom_jvp`: up to jax 0.11.2 reverse mode through a loop puts the code of that in its place, and forgets its rule.
@@ -68,14 +66,13 @@ def made_of(
       outs: Arrays, made of `args` by code whose derivatives do not count: they stop there.
       args: Arrays or None.
       tangent: As for `with_rule`.
-      name: A name for `outs` in the reverse pass.
     """
     leaves, tree = jax.tree.flatten(tuple(args))
 
     def of_leaves(leaves, outs, tangents):
         return tangent(tree.unflatten(leaves), tuple(outs), tree.unflatten(tangents))
 
-    return tuple(_made_of.bind(*outs, *leaves, number=len(outs), tangent=of_leaves, name=name))
+    return tuple(_made_of.bind(*outs, *leaves, number=len(outs), tangent=of_leaves))
 
 
 def derived(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,16 +104,15 @@ def _outs(*operands, number, **_):
 _made_of.def_abstract_eval(_outs)
 
 
-def _jvp(primals, tangents, *, number, tangent, name):
-    outs = _made_of.bind(*primals, number=number, tangent=tangent, name=name)
-    outs = outs if name is None else [checkpoint_name(out, name) for out in outs]
+def _jvp(primals, tangents, *, number, tangent):
+    outs = _made_of.bind(*primals, number=number, tangent=tangent)
     moves = [None if type(t) is ad.Zero else t for t in tangents[number:]]
     return outs, list(tangent(primals[number:], outs, moves))
 
 
-def _batch(axis, operands, dims, *, number, tangent, name):
+def _batch(axis, operands, dims, *, number, tangent):
     if all(dim is None for dim in dims):
-        return _made_of.bind(*operands, number=number, tangent=tangent, name=name), [None] * number
+        return _made_of.bind(*operands, number=number, tangent=tangent), [None] * number
     operands = [x if dim is None else jnp.moveaxis(x, dim, 0) for x, dim in zip(operands, dims, strict=True)]
     outs, leaves = operands[:number], operands[number:]
     # All of them, as tangents of any may depend on what is batched.
@@ -132,7 +128,7 @@ def _batch(axis, operands, dims, *, number, tangent, name):
         named = {"axis_name": axis.name, "axis_size": axis.size, "spmd_axis_name": axis.spmd_name}
         return jax.vmap(tangent, axes, **named)(list(leaves), list(outs), list(tangents))
 
-    return _made_of.bind(*outs, *leaves, number=number, tangent=of_batch, name=name), [0] * number
+    return _made_of.bind(*outs, *leaves, number=number, tangent=of_batch), [0] * number
 
 
 ad.primitive_jvps[_made_of] = _jvp

@@ -337,21 +337,37 @@ MUTANTS = [
             "policy = jax.checkpoint_policies.save_only_these_names(_NAME)",
             "policy = jax.checkpoint_policies.everything_saveable",
         ),
-        ("statistics have no name", "outs if name is None else [checkpoint_name(out, name) for out in outs]", "outs"),
+        (
+            "statistics have no name",
+            "outs = tuple(checkpoint_name(out, _NAME) for out in function(*args))",
+            "outs = tuple(function(*args))",
+        ),
+        (
+            "second derivatives miss the rule",
+            "for out in function(*args))",
+            "for out in jax.lax.stop_gradient(function(*args)))",
+        ),
+        (
+            "an absent tangent is differentiated",
+            "absent = tangent is None or isinstance(tangent, SymbolicZero) or",
+            "absent = tangent is None or",
+        ),
+    ),
+    *_of(
+        "_rule",
+        [
+            "hessians::test_second_derivatives_of_long_rows_through_a_loop",
+            "hessians::test_hessian_through_loops_and_checkpoint",
+        ],
         (
             "a batch has the tangents of its first",
             "[None if t is None else dim for t, dim in zip(",
             "[None for t, dim in zip(",
         ),
         (
-            "second derivatives miss the rule",
-            "outs = _made_of.bind(*primals, number=number, tangent=tangent, name=name)",
-            "outs = primals[:number]",
-        ),
-        (
-            "an absent tangent is differentiated",
-            "absent = tangent is None or isinstance(tangent, SymbolicZero) or",
-            "absent = tangent is None or",
+            "a loop forgets the rule",
+            "return made_of(primal(*jax.tree.map(lax.stop_gradient, args)), args, tangent)",
+            "return primal(*args)",
         ),
     ),
     # dtypes and axes
