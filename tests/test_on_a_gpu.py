@@ -138,6 +138,7 @@ def test_every_cell_is_what_the_rules_say_among_many_classes(on_a_gpu):
     assert not failed
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("run", "rows", "classes"), [(64, 64, 1001), (64, 16, 1004), (512, 256, 1002)])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("options", [{}, OPTIONS, {"mask": True} | OPTIONS], ids=lambda options: "+".join(options))
