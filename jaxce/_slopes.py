@@ -170,9 +170,8 @@ def _gradient_by_tables(cts, residuals):
     """
     matrix, labels, rows, of = _by_hand(cts, residuals)
     num_classes, size, dtype = matrix.shape[1], matrix.size, matrix.dtype
-    own = labels.astype(
-        jnp.int32
-    )  # whichever class is taken for that of a label that is none, it gets what the others do
+    # Whichever class is taken for that of a label that is none, it gets what the others do.
+    own = labels.astype(jnp.int32)
     table = _table(own, rows)
 
     def of_first(number):
@@ -187,11 +186,11 @@ def _gradient_by_tables(cts, residuals):
         low, high = (lax.bitcast_convert_type(half, jnp.uint16).astype(jnp.uint32) for half in made)
         return lax.bitcast_convert_type(low | high << 16, dtype).reshape(matrix.shape)
 
-    is_even = num_classes % 8 == 0
-    if dtype.itemsize != 2 or not (is_even or (isinstance(size, int) and size % _RUN == 0 and size < 2**31)):
-        gradient = of_first(num_classes)
-    elif is_even:
+    in_runs = isinstance(size, int) and size % _RUN == 0 and size < 2**31  # under `jax.export` it may be a symbol
+    if dtype.itemsize == 2 and num_classes % 8 == 0:
         gradient = of_pairs(num_classes, table)
+    elif dtype.itemsize != 2 or not in_runs:
+        gradient = of_first(num_classes)
     else:
         start = lax.iota(jnp.int32, size // _RUN) * _RUN
         row = lax.div(start, num_classes)
