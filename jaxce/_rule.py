@@ -77,19 +77,20 @@ def made_of(outs: Sequence[Any], args: Sequence[Any], tangent: Callable[..., Any
 
 def derived(function: Callable[..., Any]) -> Callable[..., Any]:
     """The tangent of the arrays that `function(*args)` gives, as JAX derives it: for `made_of`, where other code makes the same arrays."""
+    return lambda args, _, tangents: jax.tree.leaves(jvp_by_some(function, args, tangents)[1])
 
-    def tangent(args, _, tangents):
-        leaves, tree = jax.tree.flatten(args)
-        dots = tree.flatten_up_to(tangents)
-        moving = [i for i, dot in enumerate(dots) if dot is not None]
 
-        def of_moving(*some):
-            at = dict(zip(moving, some, strict=True))
-            return jax.tree.leaves(function(*tree.unflatten([at.get(i, leaf) for i, leaf in enumerate(leaves)])))
+def jvp_by_some(function: Callable[..., Any], args: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    """`jax.jvp` by those of the arrays in `args` whose tangent is not None."""
+    leaves, tree = jax.tree.flatten(tuple(args))
+    dots = tree.flatten_up_to(tuple(tangents))
+    moving = [i for i, dot in enumerate(dots) if dot is not None]
 
-        return jax.jvp(of_moving, [leaves[i] for i in moving], [dots[i] for i in moving])[1]
+    def of_moving(*some):
+        at = dict(zip(moving, some, strict=True))
+        return function(*tree.unflatten([at.get(i, leaf) for i, leaf in enumerate(leaves)]))
 
-    return tangent
+    return jax.jvp(of_moving, [leaves[i] for i in moving], [dots[i] for i in moving])
 
 
 _made_of = Primitive("jaxce_made_of")

@@ -1,5 +1,7 @@
 """`sigmoid_binary_cross_entropy`: the loss of independent yes-or-no labels, and its rule."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -8,7 +10,7 @@ from jaxce import _checks as checks
 from jaxce._axes import varying_like
 from jaxce._infinities import times_excess
 from jaxce._reading import widened
-from jaxce._rule import keep_statistics, read_anew, with_rule
+from jaxce._rule import jvp_by_some, keep_statistics, read_anew, with_rule
 from jaxce._types import Array, ArrayLike, working_dtype
 
 
@@ -128,22 +130,16 @@ def _tangent(args, _, tangents):
     # (In jax 0.10 what comes out of a barrier varies over all axes of `jax.shard_map` over which one of its operands does.)
     anew, tangents = varying_like(((jnp.ones((), working_dtype(args[0])), *args), tangents), args)
     one, *args = _on_cpu(lambda anew: read_anew(anew, ()), *anew)
-    moving = [i for i, t in enumerate(tangents) if t is not None]
-
-    def read(*some):
-        at = dict(zip(moving, some, strict=True))
-        return _read(one, *(at.get(i, arg) for i, arg in enumerate(args)))
-
-    (x, yes, no), (x_dot, yes_dot, no_dot) = jax.jvp(read, [args[i] for i in moving], [tangents[i] for i in moving])
+    (x, yes, no), (x_dot, yes_dot, no_dot) = jvp_by_some(functools.partial(_read, one), args, tangents)
     size, log_norm = _size_and_log_norm(x)
     loss_dot = jnp.zeros_like(x)
-    if 0 in moving:
+    if tangents[0] is not None:
         # `no * sigmoid(x) - yes * sigmoid(-x)`, the smaller sigmoid being `small / (1 + small)`, which no derivative makes a difference from 1.
         small = jnp.exp(-size)
         against, along = jnp.where(x > 0, no, yes), jnp.where(x > 0, yes, no)
         slope = against - along * small
         loss_dot = jnp.where(x > 0, slope, -slope) * (1 / (1 + small)) * x_dot
-    if moving != [0]:
+    if any(t is not None for t in tangents[1:]):
         loss_dot = loss_dot + yes_dot * (log_norm + jnp.where(x > 0, 0, size))
         loss_dot = loss_dot + no_dot * (log_norm + jnp.where(x > 0, size, 0))
     return (loss_dot,)

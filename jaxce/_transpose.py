@@ -1,11 +1,14 @@
 """A linear function whose transpose is written by hand, where XLA makes better code of that than of the one JAX derives."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
+
+from jaxce._rule import jvp_by_some
 
 _linear = Primitive("jaxce_linear")
 _linear.multiple_results = True
@@ -48,14 +51,9 @@ def _jvp(primals, tangents, **params):
         dots = [ad.Zero(aval) for aval in params["code"].out_avals]
     else:
         dots = _linear.bind(x_dot, *leaves, **params)
-    moving = [i for i, t in enumerate(leaves_dot) if type(t) is not ad.Zero]
-    if moving:
-
-        def of_moving(*some):
-            at = dict(zip(moving, some, strict=True))
-            return _evaluate(x, *(at.get(i, leaf) for i, leaf in enumerate(leaves)), **params)
-
-        _, by_leaves = jax.jvp(of_moving, [leaves[i] for i in moving], [leaves_dot[i] for i in moving])
+    leaves_dot = [None if type(t) is ad.Zero else t for t in leaves_dot]
+    if any(t is not None for t in leaves_dot):
+        _, by_leaves = jvp_by_some(functools.partial(_evaluate, x, **params), leaves, leaves_dot)
         dots = list(map(ad.add_tangents, dots, by_leaves))
     return outs, dots
 

@@ -38,6 +38,7 @@ FLOORS = {
 }
 # Within a floor, or within a package, what may import what.
 SAME_FLOOR = {
+    ("_transpose", "_rule"),
     ("_checks", "_axes"),
     ("_linear_checks", "_checks"),
     ("_sharded_checks", "_axes"),
