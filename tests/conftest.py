@@ -10,6 +10,7 @@ import covering
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -35,6 +36,17 @@ def pytest_collection_modifyitems(config, items):
         left_out |= {*cases} - {cases[i] for i in kept}
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_made_once(request, tmp_path_factory):
+    """What several tests or processes of one run compile is compiled by the first of them. It starts with nothing."""
+    folder = tmp_path_factory.getbasetemp()
+    # With pytest-xdist each process has a folder of its own in one of the run.
+    folder = folder.parent if hasattr(request.config, "workerinput") else folder
+    jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

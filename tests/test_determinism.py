@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from fingerprints import COMPUTATIONS, fingerprint, fingerprints
+from jax.experimental.compilation_cache import compilation_cache
 
 import jaxce
 
@@ -41,9 +42,19 @@ def test_a_hundred_repeats_give_the_same_bits(name, here):
         assert fingerprint(COMPUTATIONS[name]) == here[name]
 
 
-def test_compiling_again_gives_the_same_bits(here):
+def test_compiling_again_gives_the_same_bits(here, request, tmp_path):
+    kept = jax.config.jax_compilation_cache_dir
+    request.addfinalizer(lambda: in_folder(kept))
+    in_folder(str(tmp_path))
     jax.clear_caches()
     assert fingerprints() == here
+    assert any(tmp_path.iterdir())  # what was compiled
+
+
+def in_folder(path):
+    """Programs are looked for there, and put there."""
+    jax.config.update("jax_compilation_cache_dir", path)
+    compilation_cache.reset_cache()
 
 
 def test_a_new_process_with_another_number_of_threads_gives_the_same_bits(here):
