@@ -1,5 +1,6 @@
 """The same inputs give the same bits: again, in another process, with other numbers of threads, and from many threads at once."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -23,17 +24,23 @@ def here():
     return fingerprints()
 
 
-def in_a_new_process(*, callers, threads):
-    """What `callers` Python threads get at once in a process of which XLA computes with so many threads."""
+def in_new_processes(number=1, *, callers, threads):
+    """What `callers` Python threads get at once in each of so many processes of which XLA computes with so many threads."""
     # XLA computes with NPROC threads, but with no fewer than it has devices.
     setting = {"NPROC": str(threads), "PJRT_NPROC": str(threads), "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
     path = {"PYTHONPATH": os.pathsep.join([str(pathlib.Path(jaxce.__file__).parents[1]), str(HERE)])}
     command = [sys.executable, "-W", "error", str(HERE / "fingerprints.py"), str(callers)]
-    done = subprocess.run(command, env={**os.environ, **path, **setting}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    assert answer["threads"] in (threads, None)
-    return answer["fingerprints"]
+
+    def run(_):
+        return subprocess.run(command, env={**os.environ, **path, **setting}, capture_output=True, text=True)
+
+    with concurrent.futures.ThreadPoolExecutor(number) as pool:
+        answers = []
+        for done in pool.map(run, range(number)):
+            assert done.returncode == 0, done.stderr
+            answers.append(json.loads(done.stdout))
+            assert answers[-1]["threads"] in (threads, None)
+    return [answer["fingerprints"] for answer in answers]
 
 
 @pytest.mark.parametrize("name", COMPUTATIONS)
@@ -58,12 +65,12 @@ def in_folder(path):
 
 
 def test_a_new_process_with_another_number_of_threads_gives_the_same_bits(here):
-    assert in_a_new_process(callers=1, threads=5) == [here]
+    assert in_new_processes(callers=1, threads=5) == [[here]]
 
 
 def test_new_processes_with_one_thread_give_the_same_bits(here):
     """As several threads do, but for one sum over rows: XLA joins its product and its sum where it need not divide them among threads."""
-    (alone,), (again,) = (in_a_new_process(callers=1, threads=1) for _ in range(2))
+    (alone,), (again,) = in_new_processes(2, callers=1, threads=1)
     assert alone == again
     for name, found in alone.items():
         differing = {path for path, digest in found.items() if digest != here[name][path]}
@@ -71,7 +78,7 @@ def test_new_processes_with_one_thread_give_the_same_bits(here):
 
 
 def test_sixteen_python_threads_at_once_get_the_same_bits_from_the_first_call_on(here):
-    assert in_a_new_process(callers=16, threads=2) == [here] * 16
+    assert in_new_processes(callers=16, threads=2) == [[here] * 16]
 
 
 def test_one_bit_changes_a_fingerprint(here):

@@ -163,9 +163,10 @@ def test_rows_that_begin_anywhere(rng, on_a_gpu, monkeypatch, run, rows, classes
         options = options | {"mask": None}
     else:
         assert np.isnan(value[~is_good]).all() and np.isnan(slopes[~is_good].astype(np.float32)).all()
-    answer = oracle.integer_softmax(z[is_good], y[is_good], cotangent=cotangent[is_good], **options)
-    assert_within(value[is_good], answer.loss, 4)
-    assert_within(slopes[is_good], answer.logits, 6)
+    checked = np.flatnonzero(is_good)[:: rows // 64 or 1]
+    answer = oracle.integer_softmax(z[checked], y[checked], cotangent=cotangent[checked], **options)
+    assert_within(value[checked], answer.loss, 4)
+    assert_within(slopes[checked], answer.logits, 6)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -25,7 +25,7 @@ class Loss:
     linear: bool = False
     tied: bool = False  # to an embedding, `[classes, features]`
     brief: bool = False  # not the odd shape, nor the large one in float32: another loss stands for it there
-    variant: bool = False  # of a loss that stands here too
+    variant: bool = False  # of a loss that stands here too, or of what that is made of
 
     @property
     def shapes(self):
@@ -40,8 +40,9 @@ class Loss:
                 if not self.brief or shape == "small" or (shape == "real" and dtype == "bfloat16"):
                     yield "value and gradients", shape, dtype
 
-    def is_for_every_target(self, what, shape):
-        return shape == "small" or (shape == "real" and what == "value and gradients" and not self.variant)
+    def is_for_every_target(self, what, shape, dtype):
+        is_real = (what, shape, dtype) == ("value and gradients", "real", "bfloat16")
+        return shape == "small" or (is_real and not self.variant)
 
     def program(self, what):
         """The losses, or their mean with its gradients by the logits or by both factors of a linear layer."""
@@ -112,7 +113,7 @@ LOSSES = {
         variant=True,
     ),
     "linear_logit_stats": Loss(
-        lambda *x: _from_stats(jaxce.linear_logit_stats(*x)), "integer", linear=True, brief=True
+        lambda *x: _from_stats(jaxce.linear_logit_stats(*x)), "integer", linear=True, brief=True, variant=True
     ),
 }
 
@@ -150,14 +151,13 @@ TPUS = ("v5e", "v5p", "v6e")
 def cells_of(target, every=False):
     """(loss, what, shape, dtype) of what is compiled for a target by the tests.
 
-    The gradients of a loss in its real shape and in a small one, for each. The rest for GPUs and for one kind of TPU, in turn, as those have one
-    compiler; unless it is asked for `every`.
+    The gradients of a loss in a small shape, and of bfloat16 in its real one, for each. The rest for GPUs and for one kind of TPU, in turn, as
+    those have one compiler; unless it is asked for `every`.
     """
     rest = 0
     for name, loss in LOSSES.items():
         for cell in loss.cells():
-            what, shape, _ = cell
-            turn = None if loss.is_for_every_target(what, shape) else TPUS[rest % len(TPUS)]
+            turn = None if loss.is_for_every_target(*cell) else TPUS[rest % len(TPUS)]
             rest += turn is not None
             if every or turn in (None, target) or target not in TPUS:
                 yield (name, *cell)
