@@ -87,13 +87,18 @@ LOSSES = {
     "sigmoid": Loss(jaxce.sigmoid_binary_cross_entropy, "soft"),
     "logit_stats": Loss(lambda z, y: _from_stats(jaxce.logit_stats(z, y)), "integer"),
     "keras sparse": Loss(
-        lambda z, y: keras.losses.sparse_categorical_crossentropy(y, z, from_logits=True), "integer", brief=True
+        lambda z, y: keras.losses.sparse_categorical_crossentropy(y, z, from_logits=True),
+        "integer",
+        brief=True,
+        variant=True,
     ),
     "keras categorical": Loss(
-        lambda z, y: keras.losses.categorical_crossentropy(y, z, from_logits=True), "soft", brief=True
+        lambda z, y: keras.losses.categorical_crossentropy(y, z, from_logits=True), "soft", brief=True, variant=True
     ),
-    "keras binary": Loss(lambda z, y: keras.losses.binary_crossentropy(y, z, from_logits=True), "soft", brief=True),
-    "linear": Loss(jaxce.linear_softmax_cross_entropy, "integer", linear=True, brief=True),
+    "keras binary": Loss(
+        lambda z, y: keras.losses.binary_crossentropy(y, z, from_logits=True), "soft", brief=True, variant=True
+    ),
+    "linear": Loss(jaxce.linear_softmax_cross_entropy, "integer", linear=True, brief=True, variant=True),
     "linear sum": Loss(jaxce.linear_softmax_cross_entropy_sum, "integer", linear=True),
     "linear sum, whole rows": Loss(
         lambda *x: jaxce.linear_softmax_cross_entropy_sum(*x, implementation=jaxce.Chunked(block_tokens=256)),
