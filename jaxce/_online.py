@@ -20,7 +20,6 @@ _SLICES, _SLICES_OF_NARROW, _LONGEST = 8, 16, 2**14
 def joined(a, b):
     """The maximum and the rest of two disjoint sets of classes. A NaN need be in the rest alone, and is there again."""
     (shift_a, rest_a), (shift_b, rest_b) = a, b
-    # By selects: of equal maxima one is the shift, for derivatives too.
     is_first = shift_a >= shift_b
     below = jnp.where(is_first, shift_b - shift_a, shift_a - shift_b)
     e = jnp.exp(jnp.where(jnp.isnan(below), 0, below))  # equal infinities are equal

@@ -66,13 +66,14 @@ def test_increasing_rows_join_at_every_step():
     check(np.linspace(0, np.float32(50), 5000, dtype=np.float32)[None, ::-1])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("size", [2, 9, 20])
-def test_infinities_and_the_largest_numbers(size):
-    largest, run = np.finfo(np.float32).max, jax.jit(online.shift_and_rest)
+def test_infinities_and_the_largest_numbers(size, dtype):
+    largest, run = float(jnp.finfo(dtype).max), jax.jit(online.shift_and_rest)
     for place in range(size):
 
         def row(fill, at, place=place):
-            logits = np.full((1, size), fill, np.float32)
+            logits = np.full((1, size), fill, jnp.dtype(dtype))
             logits[0, place] = at
             return [float(x[0]) for x in run(logits)]
 
@@ -84,6 +85,8 @@ def test_infinities_and_the_largest_numbers(size):
         assert row(-INF, INF) == [INF, 0]
         assert row(-largest, largest) == [largest, 0]
         assert row(largest, -largest) == [largest, size - 2]
+        assert row(largest, INF) == [INF, 0]
+        assert row(INF, largest) == [INF, size - 2]
         assert row(-INF, -largest) == [-largest, 0]
 
 
