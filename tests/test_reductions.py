@@ -104,7 +104,7 @@ def test_infinities_and_nan(short_parts):
         assert rest[4] > 0  # two of them: a loss that is not 0, and so not defined
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize(
     "names",

@@ -111,6 +111,13 @@ def test_small_probability_keeps_its_digits_even_as_the_largest(loss):
     assert_within(gradient, expected, 2)
 
 
+def test_class_probabilities_most_of_which_are_the_largest_logits():
+    """Where p - q of that class is worked out otherwise, but q is not the whole."""
+    logits, labels = np.float32([[3, 1, 0, -1], [0, 0, 9, 1]]), np.float32([[0.75, 0.25, 0, 0], [0, 0.125, 0.875, 0]])
+    gradient = jax.grad(lambda z: SOFT.function(z, labels).sum())(logits)
+    assert_within(gradient, SOFT.oracle(logits, labels).logits, 4)
+
+
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", cases.INTEGER_DTYPES)
 @pytest.mark.parametrize("names", [(), ("class_weights",), ("mask", "label_smoothing")], ids=cases.name_of)
