@@ -153,6 +153,16 @@ def test_derivatives_of_every_statistic(field, loss, rng, x64):
             np.testing.assert_allclose(actual, expected, rtol=1e-13, atol=1e-14)
 
 
+@pytest.mark.parametrize("mode", [jax.jacrev, jax.jacfwd], ids=lambda f: f.__name__)
+def test_derivatives_of_statistics_by_class_probabilities(mode, rng, x64):
+    z, q = cases.make_logits(rng, (5,), np.float64), rng.uniform(0.5, 2, 5)
+    nll = np.log(np.exp(z - z.max()).sum()) + z.max() - z
+    expected = {"label_nll": nll, "label_mass": np.ones(5), "total_nll": np.zeros(5), "log_z": np.zeros(5)}
+    for field, of_q in expected.items():
+        actual = mode(lambda q, field=field: getattr(logit_stats(z, q), field))(q)
+        np.testing.assert_allclose(actual, of_q, rtol=1e-13, atol=1e-14)
+
+
 @pytest.mark.parametrize("loss", cases.LOSSES)
 def test_jvp_linearize_and_vjp_agree_with_the_oracle(loss, rng):
     logits, labels = cases.make_logits(rng, SHAPE), loss.make_labels(rng, SHAPE, -1)

@@ -302,6 +302,7 @@ MUTANTS = [
         [
             "softmax::test_options_and_their_combinations",
             "stats::test_gradient_flows_through_merges",
+            "rule::test_derivatives_of_statistics_by_class_probabilities",
             "rule::test_derivatives_of_every_statistic",
             "stats::test_an_infinite_logit_moves_no_rest",
         ],
