@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
@@ -58,12 +59,27 @@ def _jvp(primals, tangents, **params):
     return outs, dots
 
 
-def _batch(args, dims, **params):
-    outs = jax.vmap(lambda *args: _evaluate(*args, **params), in_axes=tuple(dims))(*args)
+def _batch(axis, args, dims, *, code, transpose):
+    """Bind the primitive again, with its code and its transpose under `vmap`: code that took its place would be differentiated instead."""
+    if all(dim is None for dim in dims):  # JAX asks about the operands of a `vmap` that are the same for all, too
+        outs = _linear.bind(*args, code=code, transpose=transpose)
+        return outs, [None] * len(outs)
+    x, *leaves = (arg if dim is None else jnp.moveaxis(arg, dim, 0) for arg, dim in zip(args, dims, strict=True))
+    if dims[0] is None:
+        x = jnp.broadcast_to(x, (axis.size, *x.shape))
+    of_leaves = [None if dim is None else 0 for dim in dims[1:]]
+    named = {"axis_name": axis.name, "axis_size": axis.size, "spmd_axis_name": axis.spmd_name}
+
+    def transpose_of_batch(cts, leaves):
+        of_cts = [None if ct is None else 0 for ct in cts]
+        return jax.vmap(transpose, (of_cts, of_leaves), **named)(list(cts), list(leaves))
+
+    code_of_batch = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(code), (0, *of_leaves), **named))(x, *leaves)
+    outs = _linear.bind(x, *leaves, code=code_of_batch, transpose=transpose_of_batch)
     return outs, [0] * len(outs)
 
 
 ad.primitive_transposes[_linear] = _transpose
 ad.primitive_jvps[_linear] = _jvp
-batching.primitive_batchers[_linear] = _batch
+batching.fancy_primitive_batchers[_linear] = _batch
 mlir.register_lowering(_linear, mlir.lower_fun(_evaluate, multiple_results=True))

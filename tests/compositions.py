@@ -31,15 +31,26 @@ class Problem(NamedTuple):
         return jnp.sum(self.w * self.losses(z))
 
 
-def problem(f):
-    """Without ties, which make no difference to a loss but do to how a maximum is differentiated."""
+def problem(f, dtype="float64"):
+    """With arrays rounded to a dtype, the cotangent to the one that losses have; without ties, for which a maximum has no one derivative."""
     rng = np.random.default_rng(0)
     q = rng.random((ROWS, C))
-    y = {"index": rng.integers(0, C, ROWS), "probability": q / q.sum(1, keepdims=True), "binary": rng.random((ROWS, C))}
+    index = jnp.asarray(rng.integers(0, C, ROWS))
+    y = {"probability": q / q.sum(1, keepdims=True), "binary": rng.random((ROWS, C))}
     z, v = 2 * rng.standard_normal((2, ROWS, C))
-    return Problem(
-        f, jnp.asarray(z), jax.tree.map(jnp.asarray, y), jnp.asarray(v), jnp.asarray(rng.uniform(-1, 2, ROWS))
-    )
+    z, y, v = jax.tree.map(lambda x: jnp.asarray(x, dtype), (z, y, v))
+    w = jnp.asarray(rng.uniform(-1, 2, ROWS), "float64" if dtype == "float64" else "float32")
+    return Problem(f, z, {"index": index, **y}, v, w)
+
+
+def widened(p):
+    """The same numbers in float64: what the plain formulas are given."""
+    wide = {n: jax.tree.map(_in_float64, getattr(p, n)) for n in "zyvw"}
+    return p._replace(**wide)
+
+
+def _in_float64(x):
+    return x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def plain(z, y):
@@ -71,7 +82,7 @@ def back_along(p, g):
 
 
 def stacked(x, n=2):
-    return jax.tree.map(lambda x: jnp.stack([x + i * (x.dtype == jnp.float64) for i in range(n)]), x)
+    return jax.tree.map(lambda x: jnp.stack([x + i * jnp.issubdtype(x.dtype, jnp.floating) for i in range(n)]), x)
 
 
 # jit and ahead-of-time compilation.

@@ -31,7 +31,7 @@ def by_fori_loop(p, z):
 
 
 def by_while_loop(p, z):
-    step = lambda state: (state[0] + 1, state[1] + p.losses(state[1][:, None] + z))  # noqa: E731
+    step = lambda state: (state[0] + 1, state[1] + p.losses(state[1][:, None].astype(z.dtype) + z))  # noqa: E731
     return lax.while_loop(lambda state: state[0] < 2, step, (0, jnp.zeros_like(p.w)))[1]
 
 
