@@ -58,7 +58,8 @@ def loss_sum(hidden, classifier, bias, labels, mask, class_weights, soft_cap, op
         else:
             total = _total(*blocks, axis_name)(args, options)
         weight = jnp.asarray(hidden.shape[0], total.dtype) if mask is None else jnp.sum(mask, dtype=total.dtype)
-        return LossSum(total, weight)
+        zero = jnp.zeros((), total.dtype)
+        return LossSum(total, weight, zero, zero)
 
     args = _checked(hidden, classifier, bias, labels, mask, class_weights, soft_cap, axis_name)
     return by_type(of_shard, args, options, axis_name, total=True)

@@ -27,13 +27,14 @@ SIGNATURES = {
     "Chunked": "(block_tokens=None, block_classes=None)",
     "LogitStats": "(shift, rest, label_nll, label_mass, total_nll, total_mass, num_classes, integer_labels)",
     "LogitStats.merge": "(a, b)",
-    "LossSum": "(total, weight)",
+    "LossSum": "(total, weight, total_remainder=0.0, weight_remainder=0.0)",
+    "LossSum.zero": "(dtype=<class 'jax.numpy.float32'>)",
     "LossSum.of": "(losses, weights=None, mask=None)",
     "LossSum.mean": "(self)",
     "LossSum.psum": "(self, axis_name)",
 }
 PROPERTIES = {"LogitStats": {"nll", "smooth_nll", "log_z", "log_norm"}, "LossSum": set()}
-METHODS = {"LogitStats": {"merge"}, "LossSum": {"of", "mean", "psum"}}
+METHODS = {"LogitStats": {"merge"}, "LossSum": {"zero", "of", "mean", "psum"}}
 
 
 def find(name):

@@ -322,6 +322,16 @@ MUTANTS = [
         ("total_mass has no tangent", "total_mass_dot = jnp.sum(u_dot, axis)", "pass"),
     ),
     *_of(
+        "_transpose",
+        ["derivatives_of_every_dtype", "compositions"],
+        (
+            "a batch loses its transpose",
+            "outs = _linear.bind(x, *leaves, code=code_of_batch, transpose=transpose_of_batch)",
+            "outs = jaxpr_as_fun(code_of_batch)(x, *leaves)",
+        ),
+        ("what is not batched becomes a batch", "if all(dim is None for dim in dims):", "if False:"),
+    ),
+    *_of(
         "_rule",
         [
             "rule::test_reverse_pass_keeps_the_logits_in_their_own_dtype_and_numbers_per_row",
@@ -654,28 +664,43 @@ MUTANTS = [
             "values, weights = values * mask.astype(dtype), weights * mask.astype(dtype)",
         ),
         ("the weights are not divided by", "jnp.where(none, 1, self.weight)", "1"),
+        ("rounding errors are lost", "error + (a_remainder + b_remainder)", "a_remainder + b_remainder"),
+        ("only the last rounding error is kept", "error + (a_remainder + b_remainder)", "error"),
+        (
+            "remainders are never added to the sum",
+            "rounded, remainder = _two_sum(rounded, error + (a_remainder + b_remainder))",
+            "remainder = error + (a_remainder + b_remainder)",
+        ),
         (
             "losses are counted, not weighed",
-            "LossSum(jnp.sum(values * weights), jnp.sum(weights))",
-            "LossSum(jnp.sum(values * weights), jnp.sum(jnp.ones_like(weights)))",
+            "jnp.sum(values * weights), jnp.sum(weights),",
+            "jnp.sum(values * weights), jnp.sum(jnp.ones_like(weights)),",
         ),
         (
             "the total is not weighed",
             "jnp.sum(values * weights), jnp.sum(weights)",
             "jnp.sum(values), jnp.sum(weights)",
         ),
-        ("psum of the total alone", "lax.psum(self.weight, axis_name)", "self.weight"),
+        (
+            "psum of the total alone",
+            "return jax.tree.map(lambda x: lax.psum(x, axis_name), self)",
+            "return LossSum(lax.psum(self.total, axis_name), self.weight)",
+        ),
         (
             "the mean of the means of devices",
-            "LossSum(lax.psum(self.total, axis_name), lax.psum(self.weight, axis_name))",
+            "jax.tree.map(lambda x: lax.psum(x, axis_name), self)",
             "LossSum(lax.pmean(self.mean(), axis_name), jnp.ones_like(self.weight))",
         ),
         (
             "the mean of means of micro-batches",
-            "LossSum(self.total + other.total, self.weight + other.weight)",
+            "LossSum(total, weight, total_remainder, weight_remainder)",
             "LossSum(self.mean() + other.mean(), jnp.float32(2))",
         ),
-        ("plus loses a weight", "self.weight + other.weight)", "self.weight)"),
+        (
+            "plus loses a weight",
+            "LossSum(total, weight, total_remainder",
+            "LossSum(total, self.weight, total_remainder",
+        ),
     ),
     # Checks
     *_of(
