@@ -14,7 +14,7 @@ from jaxce._sharded import AxisName, across
 from jaxce._slopes import by_logits
 
 # What a masked row is given: the fields of a row of one certain class whose logit is 0.
-_OF_ONE_CLASS = (0, 0, 0, 1, 0, 1, 1)
+_OF_ONE_CLASS = (0, 0, 0, 1, 0, 1, 1, 1)
 
 
 @functools.cache
@@ -34,14 +34,14 @@ def tangent(args, outs, tangents, *, axis):
     `logits` may be some of the classes of a row whose statistics are `outs`: its tangents then are the part that they contribute.
     """
     logits, _, where, mask, _ = args
-    shift, rest, _, label_mass, _, _, _ = outs
+    shift, rest, _, label_mass, *_ = outs
     logits_dot, labels_dot, _, _, class_weights_dot = tangents
     # Read anew, or XLA holds what the statistics have in common with the derivatives: a float32 copy of narrow logits, say.
     logits = read_anew(logits, shift)
     z = read(logits, where, mask, axis)
     zero = jnp.zeros_like(shift)
     rest_dot = label_nll_dot = total_nll_dot = total_mass_dot = zero
-    label_mass_dot = jnp.zeros_like(label_mass)  # it lies where the labels do, which may not be where the logits do
+    label_mass_dot = top_label_mass_dot = jnp.zeros_like(label_mass)  # it lies where the labels do, which may not be where the logits do
     if logits_dot is not None:
         rest_dot, label_nll_dot, total_nll_dot = by_logits((logits, *args[1:]), outs, logits_dot, axis=axis)
     nll = jnp.where(z > -jnp.inf, per_row(jnp.log1p(rest), axis) - below(z, shift, axis), 0)
@@ -49,11 +49,12 @@ def tangent(args, outs, tangents, *, axis):
         q_dot = labels_dot.astype(z.dtype)
         label_nll_dot = label_nll_dot + jnp.sum(nll * q_dot, axis)
         label_mass_dot = jnp.sum(q_dot, axis)
+        top_label_mass_dot = _of_top(z, q_dot, shift, axis)
     if class_weights_dot is not None:
         u_dot = jnp.where(z > -jnp.inf, per_class(class_weights_dot.astype(z.dtype), axis, z.ndim), 0)
         total_nll_dot = total_nll_dot + jnp.sum(nll * u_dot, axis)
         total_mass_dot = jnp.sum(u_dot, axis)
-    return zero, rest_dot, label_nll_dot, label_mass_dot, total_nll_dot, total_mass_dot, zero
+    return zero, rest_dot, label_nll_dot, label_mass_dot, total_nll_dot, total_mass_dot, zero, top_label_mass_dot
 
 
 def _primal(logits, labels, where, mask, class_weights, *, axis):
@@ -71,12 +72,14 @@ def _primal(logits, labels, where, mask, class_weights, *, axis):
         q = label_probabilities(labels, mask, axis)
         label_mass = jnp.sum(q.astype(dtype), axis)
         label_gap = sum_of(_label_gap, 0, 1, largest, beside=q, after=(rest, label_mass))
+        top_label_mass = _of_top(read(logits, where), q.astype(dtype), shift, axis)
     else:
         labels = label_indices(labels, mask)
         is_class = (labels >= 0) & (labels < logits.shape[axis])
         label_mass = is_class.astype(dtype)
-        label_gap = finite(shift) - capped(pick(logits, where, labels, axis))
-        label_gap = jnp.where(is_class, label_gap, 0)
+        of_label = pick(logits, where, labels, axis)
+        label_gap = jnp.where(is_class, finite(shift) - capped(of_label), 0)
+        top_label_mass = (is_class & (of_label == shift) & (shift > -jnp.inf)).astype(dtype)
     num_classes = total_mass = sum_of(_weight, *bounds, after=label_gap)
     u = None
     if class_weights is not None:
@@ -86,6 +89,7 @@ def _primal(logits, labels, where, mask, class_weights, *, axis):
     total_gap = jnp.where(shift < jnp.inf, total_gap, jnp.where(num_classes == 1, 0, jnp.inf))
     # A NaN that XLA for CPU has lost from the maximum, and counted as a class.
     shift, total_mass, num_classes = (jnp.where(jnp.isnan(rest), jnp.nan, x) for x in (shift, total_mass, num_classes))
+    top_label_mass = jnp.where(jnp.isnan(rest), 0, top_label_mass)
     fields = (
         shift,
         rest,
@@ -94,10 +98,16 @@ def _primal(logits, labels, where, mask, class_weights, *, axis):
         total_mass * log_norm + total_gap,
         total_mass,
         num_classes,
+        top_label_mass,
     )
     if mask is None:
         return fields
     return tuple(jnp.where(mask, x, jnp.asarray(y, dtype)) for x, y in zip(fields, _OF_ONE_CLASS, strict=True))
+
+
+def _of_top(z, q, shift, axis):
+    """The sum of `q` over the maximal classes. The logits are compared: a difference of statistics would have a rounding error."""
+    return jnp.sum(jnp.where((z == per_row(shift, axis)) & (z > -jnp.inf), q, 0), axis)
 
 
 def _label_gap(_, below, zero, one, largest, q):

@@ -20,7 +20,7 @@ from jaxce._reading import label_indices
 from jaxce._rule import derived, keep_statistics, made_of, none_if_absent
 from jaxce._sharded import local_indices, over_all, share_of_cotangent, weight_of_label
 from jaxce._softmax import cross_entropy
-from jaxce._stats import LogitStats
+from jaxce._stats import LogitStats, of_fields
 
 
 @functools.partial(jax.jit, static_argnames=("axis_name", "implementation"))
@@ -28,7 +28,7 @@ def stats(hidden, classifier, labels, bias, class_weights, soft_cap, *, axis_nam
     def of_shard(args, _, axis_name):
         flat, shape = _flat(args, axis_name)
         fields = keep_statistics(_kernel(flat, axis_name, implementation))(*flat)
-        return LogitStats(*(field.reshape(shape) for field in fields), integer_labels=True)
+        return of_fields((field.reshape(shape) for field in fields), integer_labels=True)
 
     args = _checked(hidden, classifier, bias, labels, None, class_weights, soft_cap, axis_name)
     return by_type(of_shard, args, None, axis_name)

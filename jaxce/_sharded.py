@@ -23,9 +23,9 @@ def across(axis_name: AxisName, primal, tangent):
         return merged(primal(*args), axis_name)
 
     def merged_tangent(args, outs, tangents):
-        _, *parts, _ = tangent(args, outs, tangents)
-        shift, num_classes = jnp.zeros_like(outs[0]), jnp.zeros_like(outs[-1])  # constants of differentiation
-        return shift, *(lax.psum(part, axis_name) for part in parts), num_classes
+        _, *parts, _, of_top = tangent(args, outs, tangents)
+        shift, num_classes = jnp.zeros_like(outs[0]), jnp.zeros_like(outs[-2])  # constants of differentiation
+        return shift, *(lax.psum(part, axis_name) for part in parts), num_classes, lax.psum(of_top, axis_name)
 
     return merged_primal, merged_tangent
 
@@ -34,7 +34,7 @@ def merged(fields, axis_name: AxisName):
     """The fields of `LogitStats` over the classes of all devices, from those over the classes of each; the same on every one."""
     if axis_name is None:
         return fields
-    own_shift, own_rest, label_nll, label_mass, total_nll, total_mass, num_classes = fields
+    own_shift, own_rest, label_nll, label_mass, total_nll, total_mass, num_classes, top_label_mass = fields
     shift = lax.pmax(lax.stop_gradient(own_shift), axis_name)
     has_top = own_shift == shift
     below = jnp.where(has_top, 0, own_shift - shift)
@@ -56,6 +56,7 @@ def merged(fields, axis_name: AxisName):
         among_all(total_nll, total_mass),
         lax.psum(total_mass, axis_name),
         lax.psum(num_classes, axis_name),
+        lax.psum(jnp.where(has_top, top_label_mass, 0), axis_name),
     )
 
 

@@ -39,7 +39,7 @@ def by_logits(args, outs, logits_dot, *, axis):
 
 def _of_rows(logits_dot, residuals, axis=-1):
     (logits, labels, where, mask, class_weights), outs = residuals
-    shift, rest, _, label_mass, _, _, _ = outs
+    shift, rest, _, label_mass, *_ = outs
     axis = axis % logits.ndim
     z = read(logits, where, mask, axis)
     z_dot = widened(logits_dot, z.dtype)
@@ -68,7 +68,7 @@ def _of_rest(z, e):
 
 def _rows_of_label(outs):
     """Of each row with an integer label: what its own class is given, `p - 1`, and what the exponentials of the others are multiplied by."""
-    _, rest, label_nll, label_mass, _, _, _ = outs
+    _, rest, label_nll, label_mass, *_ = outs
     # The derivative of expm1 is worked out as 1 more than its value, which of a small p leaves nothing.
     p_gap = jnp.where(label_nll < 0.5, jnp.expm1(-label_nll), jnp.exp(-label_nll) - 1)
     return p_gap, label_mass * (1 / (1 + rest))
@@ -83,7 +83,7 @@ def _of_label(z, is_own, shift, of_own, share, axis):
 
 def _share_of_total(outs):
     """What the exponentials of a row are multiplied by in its `total_nll`."""
-    _, rest, _, _, _, total_mass, _ = outs
+    _, rest, _, _, _, total_mass, *_ = outs
     return total_mass * (1 / (1 + rest))
 
 

@@ -9,6 +9,7 @@ With logits `z` over the classes `k` of a row, `q` the label distribution (one-h
     total_nll    sum_k u_k (log_z - z_k)        >= 0
     total_mass   sum_k u_k
     num_classes  sum_k 1                                a class excluded by `where`, or whose logit is -inf, takes no part in any sum
+    top_label_mass  sum of q_k over the maximal classes    compared, not computed: an integer label is correct where this is 1
 
 Statistics of disjoint sets of classes merge into those of all the classes, associatively. The negative log-likelihoods are kept as such,
 instead of as parts to be added later: so each has a cotangent of its own, and `p - q` at the true class never drowns in a larger one.
@@ -19,6 +20,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxce import _checks as checks
 from jaxce import _online as online
@@ -47,8 +49,11 @@ class LogitStats:
       label_mass: :math:`\sum_k q_k`; of an integer label 1 if it is one of these classes, else 0.
       total_nll: :math:`\sum_k u_k (\log Z - z_k)`.
       total_mass: :math:`\sum_k u_k`.
-      num_classes: How many classes take part: those that `where` allows and whose logit is not -inf.
+      num_classes: How many classes take part: those that `where` allows and whose logit is not -inf; an integer, 0 for a row with a NaN.
+      top_label_mass: :math:`\sum_k q_k` over the maximal classes, those with :math:`z_k = \mathrm{shift}`. Ask `correct`.
       integer_labels: Whether labels were class indices.
+
+    Its tangents, as `jax.jvp` of a function that returns one gives them, are those of the fields; the properties of such tangents raise.
 
     Example:
       >>> left = jax.numpy.array([[1.0, 2.0]])
@@ -66,21 +71,25 @@ class LogitStats:
     total_nll: Array
     total_mass: Array
     num_classes: Array
+    top_label_mass: Array
     integer_labels: bool = dataclasses.field(metadata={"static": True})
 
     @property
     def log_norm(self) -> Array:
         """`log sum_k exp(z_k - shift)`, not negative."""
+        self._check_not_tangents("log_norm")
         return jnp.log1p(self.rest)
 
     @property
     def log_z(self) -> Array:
         """`log sum_k exp(z_k)`, the logarithm of the partition function."""
+        self._check_not_tangents("log_z")
         return self.shift + self.log_norm
 
     @property
     def nll(self) -> Array:
         """`sum_k q_k (log_z - z_k)`: the cross-entropy of each row against its label; NaN where that label is not a class."""
+        self._check_not_tangents("nll")
         defined = _is_defined(self.shift, self.label_nll)
         if self.integer_labels:
             defined &= self.label_mass != 0
@@ -89,7 +98,28 @@ class LogitStats:
     @property
     def smooth_nll(self) -> Array:
         """`sum_k u_k (log_z - z_k) / num_classes`: the (weighted) cross-entropy against the uniform distribution."""
-        return _nan_unless(_is_defined(self.shift, self.total_nll), self.total_nll) / self.num_classes
+        self._check_not_tangents("smooth_nll")
+        num_classes = self.num_classes.astype(self.total_nll.dtype)
+        return _nan_unless(_is_defined(self.shift, self.total_nll), self.total_nll) / num_classes
+
+    @property
+    def correct(self) -> Array:
+        """Whether the integer label is a class with the largest logit. False for a label that is no class and for a row with a NaN."""
+        self._check_not_tangents("correct")
+        if not self.integer_labels:
+            raise ValueError(
+                "`correct` is about integer labels; these statistics are of class probabilities. Take `top_label_mass`, the probability of "
+                "a label that is a maximal class, or give `logit_stats` the indices of the likeliest classes: labels.argmax(axis)."
+            )
+        return self.top_label_mass > 0
+
+    def _check_not_tangents(self, name: str) -> None:
+        # An integer has tangents of a dtype of their own.
+        if self.num_classes.dtype == jax.dtypes.float0:
+            raise TypeError(
+                f"`{name}` of the tangents of a LogitStats is not the tangent of `{name}`. Differentiate a function that returns `{name}`: "
+                f"jax.jvp(lambda z: jaxce.logit_stats(z, labels).{name}, (logits,), (logits_dot,))."
+            )
 
     @staticmethod
     def merge(a: "LogitStats", b: "LogitStats") -> "LogitStats":
@@ -109,6 +139,8 @@ class LogitStats:
             + _among_more(b.total_nll, b.total_mass, b.shift, -b_over_a),
             total_mass=a.total_mass + b.total_mass,
             num_classes=a.num_classes + b.num_classes,
+            top_label_mass=jnp.where(a.shift == shift, a.top_label_mass, 0)
+            + jnp.where(b.shift == shift, b.top_label_mass, 0),
             integer_labels=a.integer_labels,
         )
 
@@ -177,7 +209,15 @@ def dense_stats(logits, labels, where, mask, class_weights, *, axis: int, axis_n
     """`logit_stats` of checked arguments, the labels being local; a row whose `mask` is false is read as one of zeros, whatever it holds."""
     integer_labels = labels.ndim < logits.ndim
     fields = statistics(axis, axis_name)(logits, labels, where, mask, class_weights)
-    return LogitStats(*fields, integer_labels=integer_labels)
+    return of_fields(fields, integer_labels=integer_labels)
+
+
+def of_fields(fields, *, integer_labels: bool) -> LogitStats:
+    """The `LogitStats` of the fields that a rule gives, all of which are floating."""
+    stats = LogitStats(*fields, integer_labels=integer_labels)
+    counts = jnp.isfinite(stats.num_classes)  # of a row with a NaN it is a NaN
+    num_classes = jnp.where(counts, lax.stop_gradient(stats.num_classes), 0).astype(jnp.int32)
+    return dataclasses.replace(stats, num_classes=num_classes)
 
 
 def _among_more(nll, mass, shift, others_over_own):

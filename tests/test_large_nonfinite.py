@@ -89,8 +89,10 @@ def test_statistics_of_a_row_with_a_nan(rng, where, classes, place, dtype):
     z = np.asarray(rng.standard_normal((ROWS, classes)), jnp.dtype(dtype))
     z[ROW, place] = np.nan
     stats = jax.jit(jaxce.logit_stats)(z, np.zeros(ROWS, np.int32), where=where)
-    for name in ("shift", "rest", "label_nll", "total_nll", "total_mass", "num_classes", "nll", "log_z"):
+    for name in ("shift", "rest", "label_nll", "total_nll", "total_mass", "nll", "log_z"):
         np.testing.assert_array_equal(np.isnan(getattr(stats, name)), np.arange(ROWS) == ROW, err_msg=name)
+    np.testing.assert_array_equal(stats.num_classes, np.where(np.arange(ROWS) == ROW, 0, classes))
+    assert not stats.correct[ROW]
 
 
 @pytest.mark.covering(1)

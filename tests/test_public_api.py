@@ -25,7 +25,7 @@ SIGNATURES = {
         "axis_name=None, implementation=None)",
     ),
     "Chunked": "(block_tokens=None, block_classes=None)",
-    "LogitStats": "(shift, rest, label_nll, label_mass, total_nll, total_mass, num_classes, integer_labels)",
+    "LogitStats": "(shift, rest, label_nll, label_mass, total_nll, total_mass, num_classes, top_label_mass, integer_labels)",
     "LogitStats.merge": "(a, b)",
     "LossSum": "(total, weight, total_remainder=0.0, weight_remainder=0.0)",
     "LossSum.zero": "(dtype=<class 'jax.numpy.float32'>)",
@@ -33,7 +33,7 @@ SIGNATURES = {
     "LossSum.mean": "(self)",
     "LossSum.psum": "(self, axis_name)",
 }
-PROPERTIES = {"LogitStats": {"nll", "smooth_nll", "log_z", "log_norm"}, "LossSum": set()}
+PROPERTIES = {"LogitStats": {"nll", "smooth_nll", "log_z", "log_norm", "correct"}, "LossSum": set()}
 METHODS = {"LogitStats": {"merge"}, "LossSum": {"zero", "of", "mean", "psum"}}
 
 

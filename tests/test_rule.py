@@ -134,7 +134,7 @@ def closed_forms(z, labels, w):
         "total_nll": (total, nll),
         "smooth_nll": (total / n, nll / n),
         "total_mass": (zero, one),
-        "num_classes": (zero, zero),
+        "top_label_mass": (zero, zero),
     }
 
 
@@ -158,6 +158,7 @@ def test_derivatives_of_statistics_by_class_probabilities(mode, rng, x64):
     z, q = cases.make_logits(rng, (5,), np.float64), rng.uniform(0.5, 2, 5)
     nll = np.log(np.exp(z - z.max()).sum()) + z.max() - z
     expected = {"label_nll": nll, "label_mass": np.ones(5), "total_nll": np.zeros(5), "log_z": np.zeros(5)}
+    expected["top_label_mass"] = (z == z.max()).astype(np.float64)
     for field, of_q in expected.items():
         actual = mode(lambda q, field=field: getattr(logit_stats(z, q), field))(q)
         np.testing.assert_allclose(actual, of_q, rtol=1e-13, atol=1e-14)

@@ -12,7 +12,7 @@ import pytest
 from cases import INTEGER, SOFT
 from closeness import assert_within
 
-from jaxce import LogitStats, logit_stats
+from jaxce import Chunked, LogitStats, linear_logit_stats, logit_stats
 
 pytestmark = pytest.mark.usefixtures("made_quickly")
 
@@ -91,13 +91,18 @@ def test_any_class_axis(shape, axis, rng):
     assert {x.shape for x in jax.tree.leaves(stats)} == {INTEGER.shape(shape, axis)}
 
 
+def dtypes_of(stats):
+    found = {name: x.dtype.name for name, x in vars(stats).items() if name != "integer_labels"}
+    return {"num_classes": found.pop("num_classes"), "others": set(found.values())}
+
+
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32])
 def test_statistics_of_small_dtypes_are_float32(dtype, logits, integer):
-    assert {x.dtype for x in jax.tree.leaves(logit_stats(logits.astype(dtype), integer))} == {jnp.dtype("float32")}
+    assert dtypes_of(logit_stats(logits.astype(dtype), integer)) == {"num_classes": "int32", "others": {"float32"}}
 
 
 def test_statistics_of_float64_are_float64(logits, integer, x64):
-    assert {x.dtype for x in jax.tree.leaves(logit_stats(logits.astype(np.float64), integer))} == {jnp.dtype("float64")}
+    assert dtypes_of(logit_stats(logits.astype(np.float64), integer)) == {"num_classes": "int32", "others": {"float64"}}
 
 
 def test_a_class_that_where_leaves_out_is_not_counted(logits, integer, rng):
@@ -258,7 +263,7 @@ def test_entropy_perplexity_and_confidence_are_a_line_each(logits, integer):
 def test_statistics_are_a_pytree_that_keeps_its_kind_of_labels(logits, integer):
     stats = logit_stats(logits, integer)
     leaves, tree = jax.tree.flatten(stats)
-    assert len(leaves) == 7
+    assert len(leaves) == 8
     assert jax.tree.unflatten(tree, leaves).integer_labels is True
     assert jax.jit(lambda s: s)(stats).integer_labels is True
     mapped = jax.vmap(logit_stats)(logits, integer)
@@ -284,3 +289,74 @@ def test_a_nan_of_one_block_is_in_the_merged_statistics(order):
     some, none = (logit_stats(np.float32([[1, value, 3]]), np.int32([0])) for value in (np.nan, 2))
     both = LogitStats.merge(some, none) if order == "first" else LogitStats.merge(none, some)
     assert np.isnan([both.shift, both.rest, both.log_z, both.nll, both.smooth_nll]).all()
+
+
+CORRECT_ROWS = {  # logits, label, and whether the label is right
+    "the largest": ([1, 2, 3], 2, True),
+    "not the largest": ([1, 2, 3], 1, False),
+    "one of several largest": ([3, 1, 3], 2, True),
+    "all the same": ([0, 0, 0], 1, True),
+    "less by one ulp": ([1, np.nextafter(np.float32(1), np.float32(0)), 0], 1, False),
+    "a NaN elsewhere": ([np.nan, 1, 2], 2, False),
+    "infinite": ([np.inf, 1, 2], 0, True),
+    "-inf": ([-np.inf, 1, 2], 0, False),
+    "no class left": ([-np.inf] * 3, 0, False),
+    "-1": ([1, 2, 3], -1, False),
+    "beyond the classes": ([1, 2, 3], 3, False),
+    "the largest number": ([np.finfo(np.float32).max, 0, 0], 0, True),
+    "the largest number beside infinity": ([np.finfo(np.float32).max, np.inf, 0], 0, False),
+}
+
+
+def test_a_label_is_correct_where_no_logit_is_larger():
+    logits, labels, right = (np.array(x) for x in zip(*CORRECT_ROWS.values(), strict=True))
+    logits = logits.astype(np.float32)
+    found = logit_stats(logits, labels).correct
+    assert dict(zip(CORRECT_ROWS, found.tolist(), strict=True)) == dict(zip(CORRECT_ROWS, right.tolist(), strict=True))
+    for cut in (1, 2):
+        parts = LogitStats.merge(logit_stats(logits[:, :cut], labels), logit_stats(logits[:, cut:], labels - cut))
+        np.testing.assert_array_equal(parts.correct, right)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("implementation", [None, "reference", Chunked(7, 11), Chunked(16)], ids=str)
+@pytest.mark.parametrize("soft_cap", [None, 2.0])
+def test_labels_of_a_linear_layer_are_correct_as_by_argmax(implementation, dtype, soft_cap, rng):
+    """Products of small integers are exact, so there are many ties and no rounding to blame. A cap makes ties of its own."""
+    hidden, classifier = rng.integers(-2, 3, (40, 5)), rng.integers(-2, 3, (5, 30))
+    labels = rng.integers(0, 30, 40)
+    z = (hidden @ classifier).astype(np.float32)
+    z = z if soft_cap is None else np.asarray(soft_cap * jnp.tanh(z / np.float32(soft_cap)))
+    labels[::2] = z.argmax(1)[::2]
+    hidden, classifier = hidden.astype(jnp.dtype(dtype)), classifier.astype(jnp.dtype(dtype))
+    stats = linear_logit_stats(hidden, classifier, labels, soft_cap=soft_cap, implementation=implementation)
+    np.testing.assert_array_equal(stats.correct, z[np.arange(40), labels] == z.max(1))
+
+
+def test_correct_is_exact_where_the_statistics_come_from_blocks(rng):
+    """`nll <= log_norm` misses right labels there: the two are merged by different sums."""
+    logits = cases.make_logits(rng, (4000, 64))
+    labels = logits.argmax(1).astype(np.int32)
+    blocks = [logit_stats(logits[:, i : i + 16], labels - i) for i in range(0, 64, 16)]
+    merged = functools.reduce(LogitStats.merge, blocks)
+    assert merged.correct.all()
+    assert not (merged.nll <= merged.log_norm).all()  # or another recipe would do
+
+
+def test_correct_is_about_integer_labels(logits, integer, soft):
+    with pytest.raises(ValueError, match=r"`correct` is about integer labels.*`top_label_mass`.*argmax"):
+        _ = logit_stats(logits, soft).correct
+    one_hot = np.eye(C, dtype=np.float32)[integer]
+    np.testing.assert_array_equal(logit_stats(logits, one_hot).top_label_mass, logit_stats(logits, integer).correct)
+    expected = np.where(logits == logits.max(1, keepdims=True), soft, 0).sum(1)
+    assert_within(logit_stats(logits, soft).top_label_mass, expected, 1)
+
+
+@pytest.mark.parametrize("name", ["nll", "log_z", "log_norm", "smooth_nll", "correct"])
+def test_properties_of_tangents_raise(name, logits, integer):
+    """As `log_z` of the tangents would be another number than the tangent of `log_z`."""
+    _, tangents = jax.jvp(lambda z: logit_stats(z, integer), (logits,), (logits,))
+    with pytest.raises(TypeError, match=rf"`{name}` of the tangents .* is not the tangent of `{name}`.*jax.jvp"):
+        getattr(tangents, name)
+    _, expected = jax.jvp(lambda z: logit_stats(z, integer).rest, (logits,), (logits,))
+    np.testing.assert_array_equal(tangents.rest, expected)

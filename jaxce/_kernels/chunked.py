@@ -128,7 +128,7 @@ def fields_of(hidden, labels, classifier, bias, class_weights, soft_cap, block):
         return of_raw(raw, 0, class_weights), raw
     none = jnp.zeros(hidden.shape[0], dtype_of_logits(hidden, classifier))
     start = varying_like(
-        (jnp.full_like(none, -jnp.inf), *(none,) * 6), (hidden, labels, classifier, bias, class_weights, soft_cap)
+        (jnp.full_like(none, -jnp.inf), *(none,) * 7), (hidden, labels, classifier, bias, class_weights, soft_cap)
     )
     return blocked.over_classes(of_classes, start, num_classes, block), None
 
