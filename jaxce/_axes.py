@@ -52,9 +52,19 @@ def varying_like(arrays, others, *, but: tuple[str, ...] = ()):
 
     def vary(x):
         missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
-        return lax.pcast(x, missing, to="varying") if missing else x
+        if not missing:
+            return x
+        if x.dtype == jnp.bfloat16 and not _is_whole_mesh_manual(x):
+            # The transpose sums over devices. XLA for CPU (jax 0.10 to 0.12) aborts on a sum of bfloat16 numbers over some axes of a mesh if
+            # other axes are not manual. So the transpose sums in float32; forward, XLA drops the two conversions.
+            return lax.pcast(x.astype(jnp.float32), missing, to="varying").astype(x.dtype)
+        return lax.pcast(x, missing, to="varying")
 
     return jax.tree.map(vary, arrays)
+
+
+def _is_whole_mesh_manual(array):
+    return all(kind == AxisType.Manual for kind in jax.typeof(array).sharding.mesh.axis_types)
 
 
 def apart(indices: Array) -> Array:

@@ -18,11 +18,15 @@ def by_type(function, args, options, axis_name: AxisName, *, total: bool = False
       options: Scalars.
       axis_name: That of the caller, who then is inside `jax.shard_map` already.
       total: Whether the results are sums over the tokens.
+
+    Returns:
+      The result of `function`. If it is per token, it is split as `labels` are.
     """
-    hidden, classifier, *_ = args
-    if axis_name is not None or not (is_explicit(hidden) or is_explicit(classifier)):
+    hidden, classifier, _, labels, *_ = args
+    explicit = [x for x in args if x is not None and is_explicit(x)]
+    if axis_name is not None or not explicit:
         return function(args, options, axis_name)
-    mesh = jax.typeof(hidden if is_explicit(hidden) else classifier).sharding.mesh
+    mesh = jax.typeof(explicit[0]).sharding.mesh
     of_classes = _axes(jax.typeof(classifier).sharding.spec[1])
     # A device needs the tokens whole whose classes it has: over the mesh axes of the classes, tokens are not split.
     tokens = [tuple(a for a in _axes(part) if a not in of_classes) for part in jax.typeof(hidden).sharding.spec[:-1]]
@@ -41,8 +45,14 @@ def by_type(function, args, options, axis_name: AxisName, *, total: bool = False
     )
     # Over these axes alone: another may belong to a `jax.vmap` around this.
     names, out = {*over, *of_classes}, P() if total else token
-    local = jax.shard_map(of_shard, mesh=mesh, in_specs=(specs, P()), out_specs=out, axis_names=names)
-    return local(args, options)
+    local = of_shard
+    if names:
+        local = jax.shard_map(of_shard, mesh=mesh, in_specs=(specs, P()), out_specs=out, axis_names=names)
+    result = local(args, options)
+    if total:
+        return result
+    of_labels = NamedSharding(mesh, jax.typeof(labels).sharding.spec)
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, of_labels), result)
 
 
 def _axes(part):
