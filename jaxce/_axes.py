@@ -26,6 +26,11 @@ def per_class(classes: Array, axis: int, ndim: int) -> Array:
     return jnp.expand_dims(classes, tuple(i for i in range(ndim) if i != axis))
 
 
+def is_known(*sizes: int) -> bool:
+    """Whether all of these sizes are numbers. Under `jax.export` a size may be a symbol, which JAX refuses to compare with most numbers."""
+    return all(isinstance(size, int) for size in sizes)
+
+
 def is_tracked(axis_name: tuple[str, ...]) -> bool:
     """Whether `jax.shard_map` keeps track of what varies over these mesh axes; with check_vma=False it does not."""
     return set(axis_name) <= jax.typeof(lax.axis_index(axis_name)).manual_axis_type.varying
