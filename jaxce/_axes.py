@@ -26,6 +26,11 @@ def per_class(classes: Array, axis: int, ndim: int) -> Array:
     return jnp.expand_dims(classes, tuple(i for i in range(ndim) if i != axis))
 
 
+def is_known(*sizes: int) -> bool:
+    """Whether all of these sizes are numbers. Under `jax.export` a size may be a symbol, which JAX refuses to compare with most numbers."""
+    return all(isinstance(size, int) for size in sizes)
+
+
 def is_tracked(axis_name: tuple[str, ...]) -> bool:
     """Whether `jax.shard_map` keeps track of what varies over these mesh axes; with check_vma=False it does not."""
     return set(axis_name) <= jax.typeof(lax.axis_index(axis_name)).manual_axis_type.varying
@@ -52,9 +57,19 @@ def varying_like(arrays, others, *, but: tuple[str, ...] = ()):
 
     def vary(x):
         missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
-        return lax.pcast(x, missing, to="varying") if missing else x
+        if not missing:
+            return x
+        if x.dtype == jnp.bfloat16 and not _is_whole_mesh_manual(x):
+            # The transpose sums over devices. XLA for CPU (jax 0.10 to 0.12) aborts on a sum of bfloat16 numbers over some axes of a mesh if
+            # other axes are not manual. So the transpose sums in float32; forward, XLA drops the two conversions.
+            return lax.pcast(x.astype(jnp.float32), missing, to="varying").astype(x.dtype)
+        return lax.pcast(x, missing, to="varying")
 
     return jax.tree.map(vary, arrays)
+
+
+def _is_whole_mesh_manual(array):
+    return all(kind == AxisType.Manual for kind in jax.typeof(array).sharding.mesh.axis_types)
 
 
 def apart(indices: Array) -> Array:

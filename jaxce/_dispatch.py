@@ -4,7 +4,7 @@ import dataclasses
 import operator
 from typing import Literal
 
-from jaxce._axes import is_on_auto_mesh
+from jaxce._axes import is_known, is_on_auto_mesh
 from jaxce._kernels import tiles
 from jaxce._kernels.blocked import Blocks
 from jaxce._types import Array
@@ -72,11 +72,25 @@ def _chosen(implementation, hidden, classifier, *rules):
     if implementation == "reference":
         return None
     if isinstance(implementation, Chunked):
-        chosen = Blocks(implementation.block_tokens or max(tokens, 1), implementation.block_classes or num_classes)
-        return (chosen,) * len(rules)
+        return (_of_own_choice(implementation, tokens, num_classes),) * len(rules)
     if implementation is None and (is_on_auto_mesh(hidden) or is_on_auto_mesh(classifier)):
         # XLA decides later which device has which tokens and classes; cut into blocks, they would have to be sent around.
         return None
+    if not is_known(tokens, num_classes):
+        # An unknown number of classes cannot be cut into blocks. The reference holds all logits; "chunked" takes blocks of tokens.
+        is_reference = implementation is None and not is_known(num_classes)
+        return None if is_reference else (tiles.for_unknown_sizes(tokens, num_classes),) * len(rules)
     is_narrow = hidden.dtype == classifier.dtype and classifier.dtype.itemsize == 2
-    spare = features * classifier.dtype.itemsize if is_narrow else 0
+    spare = features * classifier.dtype.itemsize if is_narrow and is_known(features) else 0
     return tuple(rule(tokens, num_classes, spare) for rule in rules)
+
+
+def _of_own_choice(implementation, tokens, num_classes):
+    if implementation.block_classes is not None and not is_known(num_classes):
+        raise ValueError(
+            f"`block_classes` needs a number of classes that is known; got {num_classes}, a symbol of `jax.export`. "
+            "Leave it out: Chunked(block_tokens=...) takes whole rows."
+        )
+    all_tokens = max(tokens, 1) if is_known(tokens) else None
+    all_classes = num_classes if is_known(num_classes) else None
+    return Blocks(implementation.block_tokens or all_tokens, implementation.block_classes or all_classes)

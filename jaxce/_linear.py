@@ -108,6 +108,10 @@ def linear_softmax_cross_entropy(
       any order. A gradient makes the logits again: four matmuls in all. Where only the sum is needed, `linear_softmax_cross_entropy_sum` is
       cheaper.
 
+      Under `jax.export` sizes may be symbols. With an unknown number of tokens and no `implementation`, all tokens are worked on at once, up
+      to 1,024 classes at a time: `tokens * 1024` logits are held, and a sum takes a fourth matmul for its gradients. With an unknown number of
+      classes all logits are held; `Chunked(block_tokens=...)` holds fewer.
+
     Example:
       >>> hidden, classifier = jax.numpy.ones((2, 3)), jax.numpy.eye(3)
       >>> print(linear_softmax_cross_entropy(hidden, classifier, jax.numpy.array([0, 2])).round(4))

@@ -2,7 +2,7 @@
 
 import jax
 from jax import lax
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxce._axes import is_explicit
@@ -18,11 +18,14 @@ def by_type(function, args, options, axis_name: AxisName, *, total: bool = False
       options: Scalars.
       axis_name: That of the caller, who then is inside `jax.shard_map` already.
       total: Whether the results are sums over the tokens.
+
+    Returns:
+      The result of `function`. If it is per token, it is split as `labels` are.
     """
-    hidden, classifier, *_ = args
-    if axis_name is not None or not (is_explicit(hidden) or is_explicit(classifier)):
+    hidden, classifier, _, labels, *_ = args
+    mesh = _explicit_mesh(args)
+    if axis_name is not None or mesh is None:
         return function(args, options, axis_name)
-    mesh = jax.typeof(hidden if is_explicit(hidden) else classifier).sharding.mesh
     of_classes = _axes(jax.typeof(classifier).sharding.spec[1])
     # A device needs the tokens whole whose classes it has: over the mesh axes of the classes, tokens are not split.
     tokens = [tuple(a for a in _axes(part) if a not in of_classes) for part in jax.typeof(hidden).sharding.spec[:-1]]
@@ -39,10 +42,31 @@ def by_type(function, args, options, axis_name: AxisName, *, total: bool = False
         None if x is None else jax.sharding.reshard(x, NamedSharding(mesh, spec))
         for x, spec in zip(args, specs, strict=True)
     )
-    # Over these axes alone: another may belong to a `jax.vmap` around this.
+    # Over these axes alone: another may belong to a `jax.vmap` around this. If there are no names, JAX takes all axes that no `jax.vmap` has.
     names, out = {*over, *of_classes}, P() if total else token
-    local = jax.shard_map(of_shard, mesh=mesh, in_specs=(specs, P()), out_specs=out, axis_names=names)
-    return local(args, options)
+    local = of_shard
+    if names or _is_explicit(mesh):
+        local = jax.shard_map(of_shard, mesh=mesh, in_specs=(specs, P()), out_specs=out, axis_names=names)
+    result = local(args, options)
+    if total:
+        return result
+    of_labels = NamedSharding(mesh, jax.typeof(labels).sharding.spec)
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, of_labels), result)
+
+
+def _explicit_mesh(args):
+    """The mesh of an argument that is split, else of one on a mesh of explicit axes alone; None if there is none.
+
+    Also where nothing is split: outside `jax.set_mesh`, jax 0.12 refuses to transpose slices of arrays on such a mesh, unless in `jax.shard_map`.
+    """
+    arrays = [x for x in args if x is not None]
+    meshes = [jax.typeof(x).sharding.mesh for x in arrays]
+    split = [mesh for x, mesh in zip(arrays, meshes, strict=True) if is_explicit(x)]
+    return next(iter([*split, *filter(_is_explicit, meshes)]), None)
+
+
+def _is_explicit(mesh):
+    return bool(mesh.axis_names) and all(kind == AxisType.Explicit for kind in mesh.axis_types)
 
 
 def _axes(part):

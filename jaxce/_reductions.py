@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce import _online as online
-from jaxce._axes import is_explicit, is_on_auto_mesh, per_class, per_row
+from jaxce._axes import is_explicit, is_known, is_on_auto_mesh, per_class, per_row
 from jaxce._infinities import finite
 from jaxce._reading import looked_up, read
 
@@ -99,12 +99,12 @@ def is_label(z, labels, axis):
         # numbers that are made on the way.
         num_classes = z.shape[axis]
         classes = jnp.arange(num_classes, dtype=labels.dtype)
-        if isinstance(z.size, int) and z.size < _FLOATS_BELOW:  # under `jax.export` it may be a symbol
+        if is_known(z.size) and z.size < _FLOATS_BELOW:
             return per_class(classes.astype(jnp.float32), axis, z.ndim) == per_row(labels.astype(jnp.float32), axis)
         # A label that is no class has both halves of the largest number.
         labels = jnp.where((labels >= 0) & (labels < num_classes), labels, jnp.full((), -1, labels.dtype))
         equal = []
-        for first_bit in [0, 16][: 1 + (num_classes >= 2**16)]:
+        for first_bit in [0, 16] if not is_known(num_classes) or num_classes >= 2**16 else [0]:
             of_classes, of_labels = ((x >> first_bit).astype(jnp.uint16) for x in (classes, labels))
             of_classes = per_class(lax.optimization_barrier(of_classes), axis, z.ndim)
             equal.append(of_classes == per_row(of_labels, axis))
@@ -191,8 +191,9 @@ def _is_matrix(logits, where, axis):
 
 
 def is_long(logits, where, axis):
-    """Whether rows are worth cutting, and lie so that they can be."""
-    return logits.shape[axis] >= _SHORT and _is_matrix(logits, where, axis)
+    """Whether rows are worth cutting, and lie so that they can be. Rows of unknown length cannot be cut."""
+    num_classes = logits.shape[axis]
+    return is_known(num_classes) and num_classes >= _SHORT and _is_matrix(logits, where, axis)
 
 
 def _parts(logits, where, axis):

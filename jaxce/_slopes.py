@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxce._axes import per_row
+from jaxce._axes import is_known, per_row
 from jaxce._infinities import capped, finite
 from jaxce._reading import (
     below,
@@ -186,7 +186,7 @@ def _gradient_by_tables(cts, residuals):
         low, high = (lax.bitcast_convert_type(half, jnp.uint16).astype(jnp.uint32) for half in made)
         return lax.bitcast_convert_type(low | high << 16, dtype).reshape(matrix.shape)
 
-    in_runs = isinstance(size, int) and size % _RUN == 0 and size < 2**31  # under `jax.export` it may be a symbol
+    in_runs = is_known(size) and size % _RUN == 0 and size < 2**31
     if dtype.itemsize == 2 and num_classes % 8 == 0:
         gradient = of_pairs(num_classes, table)
     elif dtype.itemsize != 2 or not in_runs:

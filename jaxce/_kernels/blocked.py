@@ -7,33 +7,50 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxce._axes import varying_like
+from jaxce._axes import is_known, varying_like
 from jaxce._kernels.reference import dot
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """How many tokens, and how many of their classes, are worked on at a time.
+    """How many tokens, and how many of their classes, are worked on at a time; None is all of them, also where their number is not known.
 
     Of a total whose blocks have all classes, the slopes of `gathered` blocks of tokens are held until one matmul adds them to the gradient of
     the classifier.
     """
 
-    tokens: int
-    classes: int
+    tokens: int | None
+    classes: int | None
     gathered: int = 1
 
 
+def has_all(block: int | None, size: int) -> bool:
+    """Whether one block has everything. Where the size is not known, only a block of None has."""
+    return block is None or (is_known(size) and block >= size)
+
+
 def over_tokens(body, carry, rows, block):
-    """Folds `body(carry, rows of a block) -> (carry, rows)` over blocks of tokens; the last one may be smaller."""
+    """Folds `body(carry, rows of a block) -> (carry, rows)` over blocks of tokens; the last one may be smaller.
+
+    If the number of tokens is not known, copies of the last token fill up the last block. Their results are dropped.
+    """
     tokens = jax.tree.leaves(rows)[0].shape[0]
-    if block >= tokens:
+    if has_all(block, tokens):
         return body(carry, rows)
-    whole = tokens - tokens % block
-    stacked = jax.tree.map(lambda x: x[:whole].reshape(-1, block, *x.shape[1:]), rows)
+    count = tokens // block if is_known(tokens) else -(-tokens // block)
+    whole = count * block
+
+    def of_whole_blocks(x):
+        if is_known(tokens):
+            return x[:whole]
+        return jnp.concatenate((x, jnp.broadcast_to(x[-1:], (whole - tokens, *x.shape[1:]))))
+
+    stacked = jax.tree.map(lambda x: of_whole_blocks(x).reshape(count, block, *x.shape[1:]), rows)
     carry, outs = lax.scan(body, carry, stacked)
-    outs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outs)
-    if whole < tokens:
+    outs = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), outs)
+    if not is_known(tokens):
+        outs = jax.tree.map(lambda x: x[:tokens], outs)
+    elif whole < tokens:
         carry, last = body(carry, jax.tree.map(lambda x: x[whole:], rows))
         outs = jax.tree.map(lambda *parts: jnp.concatenate(parts), outs, last)
     return carry, outs
@@ -41,7 +58,7 @@ def over_tokens(body, carry, rows, block):
 
 def over_classes(body, carry, num_classes, block):
     """Folds `body(carry, start, size) -> carry` over blocks of classes; the last one may be smaller, none is padded or overlaps."""
-    if block >= num_classes:
+    if has_all(block, num_classes):
         return body(carry, 0, num_classes)
     whole = num_classes - num_classes % block
     carry, _ = lax.scan(
@@ -63,12 +80,14 @@ def over_valid_tokens(body, gather, carry, rows, mask, blocks, skips=True):
     """
     (hidden, labels), _ = rows
     tokens, block, group = hidden.shape[0], blocks.tokens, blocks.tokens * blocks.gathered
-    padded = -(-tokens // group) * group
-    count, order, skips = padded // block, None, skips and mask is not None
-    if mask is not None or padded > tokens:
+    groups = -(-tokens // group)
+    padded, count = groups * group, groups * blocks.gathered
+    order, skips = None, skips and mask is not None
+    if mask is not None or not is_known(tokens) or padded > tokens:
         valid = jnp.ones(tokens, bool) if mask is None else mask
         if skips:
             count = (jnp.sum(valid, dtype=jnp.int32) + (block - 1)) // block
+            groups = -(-count // blocks.gathered)
         order = jnp.argsort(~valid, stable=True)
         padding = (0, padded - tokens)
         rows = (
@@ -109,7 +128,7 @@ def over_valid_tokens(body, gather, carry, rows, mask, blocks, skips=True):
         return varying_like(jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), like), carry)
 
     _, out = jax.eval_shape(lambda carry: gather(carry, some(0, group)[0][0], of_group(carry, 0)[1]), carry)
-    carry, outs = lax.fori_loop(0, -(-count // blocks.gathered), step, (carry, zeros(out, padded)))
+    carry, outs = lax.fori_loop(0, groups, step, (carry, zeros(out, padded)))
     if order is not None:
         outs = jax.tree.map(
             lambda x: jnp.zeros((tokens, *x.shape[1:]), x.dtype).at[order].set(x[:tokens], unique_indices=True), outs
@@ -131,7 +150,8 @@ _PRODUCT = 2**22
 
 def add_matmul(total, a, b, start):
     """`total` with `a @ b` added to its classes from `start` on."""
-    size = max(128, _PRODUCT // a.shape[0])
+    features, num_classes = a.shape[0], b.shape[1]
+    size = max(128, _PRODUCT // features) if is_known(features) else 128
 
     def at_once(total, a, b, start=start):
         return add_at(total, dot(a, b, (1, 0)), start)
@@ -141,8 +161,8 @@ def add_matmul(total, a, b, start):
             (part,) = classes((b,), offset, size)
             return at_once(total, a, part, start + offset)
 
-        return over_classes(of_classes, total, b.shape[1], size)
+        return over_classes(of_classes, total, num_classes, size)
 
-    if size >= b.shape[1]:
+    if not is_known(num_classes) or size >= num_classes:
         return at_once(total, a, b)
     return lax.platform_dependent(total, a, b, cpu=in_parts, default=at_once)

@@ -123,7 +123,7 @@ def fields_of(hidden, labels, classifier, bias, class_weights, soft_cap, block):
         w, b, u = blocked.classes((classifier, bias, class_weights), start, size)
         return _merged(fields, of_raw(raw_logits(hidden, w, b), start, u))
 
-    if block >= num_classes:
+    if blocked.has_all(block, num_classes):
         raw = raw_logits(hidden, classifier, bias)
         return of_raw(raw, 0, class_weights), raw
     none = jnp.zeros(hidden.shape[0], dtype_of_logits(hidden, classifier))

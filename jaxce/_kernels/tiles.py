@@ -5,6 +5,7 @@ of the classifier. Blocks of classes cost a fourth matmul, which makes the logit
 are whole where the blocks of tokens that fit are few or large; otherwise all tokens are taken at once, some classes at a time.
 """
 
+from jaxce._axes import is_known
 from jaxce._kernels.blocked import Blocks
 
 # Logits held at a time, of whole rows: 256 MiB of float32, or a sixteenth of all if that is more. Blocks of classes share their room with the
@@ -26,6 +27,9 @@ _SHARE_ON_GPU, _ROOM_OF_GATHERED, _SHARE_OF_GATHERED = 8, 2**25, 32
 _LEAST_GATHERED = 256
 # And 1.7 times, after 1.9, in blocks of twice as many classes.
 _ROOM_OF_CLASSES_ON_GPU = 2**24
+
+# The number of tokens that blocks of classes assume where it is not known. A block then has 1,024 classes, or a few less.
+_TOKENS = 2**13
 
 
 def whole_rows(tokens: int, num_classes: int, spare: int = 0, share: int = _SHARE) -> Blocks | None:
@@ -90,9 +94,24 @@ def for_total_on_gpu(tokens: int, num_classes: int, spare: int) -> Blocks:
     if num_classes % _ALIGNED:
         return for_statistics_on_gpu(tokens, num_classes)
     whole, gathered = whole_rows(tokens, num_classes, share=_SHARE_ON_GPU), gathered_rows(tokens, num_classes, spare)
-    if gathered and (whole is None or gathered.tokens * gathered.gathered >= whole.tokens):
+    if gathered and (whole is None or _tokens_at_once(gathered) >= _tokens_at_once(whole)):
         return gathered
     return whole or blocks_of_classes(tokens, num_classes, _ROOM_OF_CLASSES_ON_GPU)
+
+
+def for_unknown_sizes(tokens: int, num_classes: int) -> Blocks:
+    """For a number of tokens or of classes that is a symbol of `jax.export`.
+
+    With known classes a block has all tokens and up to 1,024 classes: `tokens * 1024` logits are held, and a sum takes a fourth matmul for its
+    gradients. Blocks of tokens would save that matmul. They need a loop of unknown length and copies that fill up the last block.
+    """
+    if is_known(num_classes):
+        return Blocks(None, blocks_of_classes(_TOKENS, num_classes).classes)
+    return Blocks(_LARGE, None)
+
+
+def _tokens_at_once(blocks):
+    return blocks.tokens * blocks.gathered
 
 
 def _even(tokens, most):

@@ -35,7 +35,7 @@ def total_with_gradients(
     hidden, classifier, bias, labels, mask, class_weights, soft_cap, options = args
     dtype = dtype_of_logits(hidden, classifier)
     tokens, num_classes = hidden.shape[0], classifier.shape[1]
-    is_whole = blocks.classes >= num_classes
+    is_whole = blocked.has_all(blocks.classes, num_classes)
 
     def zeros(tree, but=()):
         return varying_like(jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), tree), args, but=but)
@@ -113,7 +113,7 @@ def total_with_gradients(
     sums = (zeros(classifier) if of_classifier else None, *zeros((bias, class_weights, soft_cap)))
     total, of_options = zeros((jnp.zeros(()), options), but=axis_name or ())
     carry, rows = (total, (*sums, of_options)), (rows_of(hidden, labels, mask), mask)
-    if blocks.tokens >= tokens:
+    if blocked.has_all(blocks.tokens, tokens):
         carry, rows_ct = of_tokens(carry, rows)
         (total, sums), hidden_ct = gather(carry, rows[0][0], rows_ct)
     else:

@@ -1054,13 +1054,37 @@ MUTANTS = [
     *_of(
         "_reductions",
         ["reading"],
-        ("half of a label is compared", "[: 1 + (num_classes >= 2**16)]", "[:1]"),
+        ("half of a label is compared", "[0, 16] if not is_known(num_classes) or num_classes >= 2**16 else [0]", "[0]"),
         (
             "a label that is no class has the lower half of one",
             "labels = jnp.where((labels >= 0) & (labels < num_classes), labels, jnp.full((), -1, labels.dtype))",
             "labels = labels + jnp.zeros((), labels.dtype)",
         ),
-        ("float32 counts all classes", "if isinstance(z.size, int) and z.size < _FLOATS_BELOW:", "if True:"),
+        ("float32 counts all classes", "if is_known(z.size) and z.size < _FLOATS_BELOW:", "if True:"),
+    ),
+    *_of(
+        "_reductions",
+        ["symbolic_shapes::test_labels_of_more_than_65536_classes"],
+        (
+            "half of a label is compared where classes are unknown",
+            "not is_known(num_classes) or num_classes",
+            "num_classes",
+        ),
+    ),
+    *_of(
+        "_kernels/blocked",
+        ["symbolic_shapes::test_large_logits_where_a_block_is_filled_up"],
+        ("zeros fill the last block", "jnp.broadcast_to(x[-1:],", "jnp.broadcast_to(0 * x[-1:],"),
+    ),
+    *_of(
+        "_linear_mesh",
+        ["layouts::test_losses_and_statistics_are_split_as_labels_are"],
+        ("losses are split as hidden is", "jax.sharding.reshard(x, of_labels)", "x"),
+    ),
+    *_of(
+        "_axes",
+        ["layouts::test_every_layout_and_dtype_of_an_explicit_mesh"],
+        ("devices sum in bfloat16", "if x.dtype == jnp.bfloat16 and", "if False and"),
     ),
     # What a GPU is given
     *_of(
