@@ -188,16 +188,6 @@ def z_loss(value):
     return _scalar("z_loss", value, math.inf, "finite and not negative")
 
 
-def mergeable(a, b) -> None:
-    """Two `LogitStats` of the same rows and the same kind of labels."""
-    if a.shift.shape != b.shift.shape:
-        raise ValueError(
-            f"`a` and `b` must be statistics of the same rows; got shapes {a.shift.shape} and {b.shift.shape}."
-        )
-    if a.integer_labels != b.integer_labels:
-        raise ValueError("`a` and `b` must come from the same labels; got integer labels and class probabilities.")
-
-
 def loss_weights(value: ArrayLike | None, losses: Array) -> Array | None:
     """One weight per loss."""
     if value is None:

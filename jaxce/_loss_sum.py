@@ -8,6 +8,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxce import _checks as checks
+from jaxce import _result_checks as result_checks
 from jaxce._types import Array, ArrayLike, working_dtype
 
 
@@ -62,8 +63,7 @@ class LossSum:
           >>> print(jax.lax.scan(lambda s, x: (s + LossSum.of(x), None), LossSum.zero(), losses)[0].mean())
           2.5
         """
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"`dtype` must be floating; got {dtype}. Losses are float32, or float64.")
+        dtype = result_checks.loss_dtype(dtype)
         return LossSum(*(jnp.zeros((), dtype) for _ in range(4)))
 
     @staticmethod
@@ -95,10 +95,7 @@ class LossSum:
     def __radd__(self, other: int) -> "LossSum":
         if isinstance(other, int) and other == 0:  # what `sum` starts from
             return self
-        raise TypeError(
-            f"a LossSum can be added to a LossSum alone; got {type(other).__name__}. "
-            "Start a `scan`, a loop or a `sum` from `LossSum.zero()`."
-        )
+        return result_checks.no_sum_with(other)
 
     def mean(self) -> Array:
         """`total / weight`; 0, with gradient 0, where the weight is 0."""
@@ -114,13 +111,10 @@ class LossSum:
         return f"{self!r}, of which `.mean()` or `.total` is a number"
 
     def __float__(self) -> float:
-        raise TypeError("a LossSum is not a number. Take its mean, `float(loss_sum.mean())`, or its `.total`.")
+        result_checks.no_float_of_a_sum()
 
     def __truediv__(self, other: object) -> "LossSum":
-        raise TypeError(
-            f"a LossSum cannot be divided by {type(other).__name__}. `.mean()` divides its total by its weight; "
-            "for another divisor take `.total`."
-        )
+        result_checks.no_quotient_with(other)
 
 
 @jax.jit

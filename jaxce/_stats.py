@@ -24,6 +24,7 @@ from jax import lax
 
 from jaxce import _checks as checks
 from jaxce import _online as online
+from jaxce import _result_checks as result_checks
 from jaxce import _sharded_checks as sharded_checks
 from jaxce._axes import varying_like
 from jaxce._dense import statistics
@@ -77,19 +78,19 @@ class LogitStats:
     @property
     def log_norm(self) -> Array:
         """`log sum_k exp(z_k - shift)`, not negative."""
-        self._check_not_tangents("log_norm")
+        result_checks.not_tangents(self, "log_norm")
         return jnp.log1p(self.rest)
 
     @property
     def log_z(self) -> Array:
         """`log sum_k exp(z_k)`, the logarithm of the partition function."""
-        self._check_not_tangents("log_z")
+        result_checks.not_tangents(self, "log_z")
         return self.shift + self.log_norm
 
     @property
     def nll(self) -> Array:
         """`sum_k q_k (log_z - z_k)`: the cross-entropy of each row against its label; NaN where that label is not a class."""
-        self._check_not_tangents("nll")
+        result_checks.not_tangents(self, "nll")
         defined = _is_defined(self.shift, self.label_nll)
         if self.integer_labels:
             defined &= self.label_mass != 0
@@ -98,33 +99,21 @@ class LogitStats:
     @property
     def smooth_nll(self) -> Array:
         """`sum_k u_k (log_z - z_k) / num_classes`: the (weighted) cross-entropy against the uniform distribution."""
-        self._check_not_tangents("smooth_nll")
+        result_checks.not_tangents(self, "smooth_nll")
         num_classes = self.num_classes.astype(self.total_nll.dtype)
         return _nan_unless(_is_defined(self.shift, self.total_nll), self.total_nll) / num_classes
 
     @property
     def correct(self) -> Array:
         """Whether the integer label is a class with the largest logit. False for a label that is no class and for a row with a NaN."""
-        self._check_not_tangents("correct")
-        if not self.integer_labels:
-            raise ValueError(
-                "`correct` is about integer labels; these statistics are of class probabilities. Take `top_label_mass`, the probability of "
-                "a label that is a maximal class, or give `logit_stats` the indices of the likeliest classes: labels.argmax(axis)."
-            )
+        result_checks.not_tangents(self, "correct")
+        result_checks.of_integer_labels(self)
         return self.top_label_mass > 0
-
-    def _check_not_tangents(self, name: str) -> None:
-        # An integer has tangents of a dtype of their own.
-        if self.num_classes.dtype == jax.dtypes.float0:
-            raise TypeError(
-                f"`{name}` of the tangents of a LogitStats is not the tangent of `{name}`. Differentiate a function that returns `{name}`: "
-                f"jax.jvp(lambda z: jaxce.logit_stats(z, labels).{name}, (logits,), (logits_dot,))."
-            )
 
     @staticmethod
     def merge(a: "LogitStats", b: "LogitStats") -> "LogitStats":
         """The statistics over the classes of both, which must be disjoint."""
-        checks.mergeable(a, b)
+        result_checks.mergeable(a, b)
         step = finite(b.shift) - finite(a.shift)
         b_over_a = step + (b.log_norm - a.log_norm)
         shift, rest = online.joined((a.shift, a.rest), (b.shift, b.rest))

@@ -13,6 +13,7 @@ FLOORS = {
     "_types": 0,
     "_checks": 1,
     "_linear_checks": 1,
+    "_result_checks": 1,
     "_sharded_checks": 1,
     "_axes": 1,
     "_rule": 1,
@@ -57,7 +58,7 @@ SAME_FLOOR = {
     ("_linear_losses", "_linear_mesh"),
     ("_linear", "_linear_losses"),
 }
-MAY_RAISE = {"_checks", "_linear_checks", "_sharded_checks", "_dispatch", "keras"}
+MAY_RAISE = {"_checks", "_linear_checks", "_result_checks", "_sharded_checks", "_dispatch", "keras"}
 MAY_IMPORT = {"jax", "numpy", *sys.stdlib_module_names}
 MAX_LINES, MAX_LINES_OF_A_KERNEL = 250, 450
 

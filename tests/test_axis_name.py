@@ -108,7 +108,9 @@ def test_statistics_are_those_of_all_classes(kind, check_vma, rng):
     def of_all(axis_name, arrays, weights):
         function = jaxce.linear_logit_stats if kind == "linear" else jaxce.logit_stats
         stats = function(*arrays, class_weights=weights, axis_name=axis_name)
-        return jnp.stack([*(x.astype(jnp.float32) for x in jax.tree.leaves(stats)), stats.nll, stats.smooth_nll, stats.log_z])
+        return jnp.stack(
+            [*(x.astype(jnp.float32) for x in jax.tree.leaves(stats)), stats.nll, stats.smooth_nll, stats.log_z]
+        )
 
     of_shard = jax.shard_map(
         functools.partial(of_all, "model"), mesh=mesh_of(2, 4), in_specs=(specs, P("model")), out_specs=P(None, "data"), check_vma=check_vma

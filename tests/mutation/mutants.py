@@ -221,7 +221,7 @@ MUTANTS = [
         ),
         ("log of 1 + rest", "log_norm = jnp.log1p(rest)", "log_norm = jnp.log(1 + rest)"),
         ("a clipped loss", "log_norm = jnp.log1p(rest)", "log_norm = jnp.log1p(jnp.maximum(rest, 1e-7))"),
-        ("a label at +inf has a loss of -inf", "finite(shift) - capped(pick(", "finite(shift) - (pick("),
+        ("a label at +inf has a loss of -inf", "finite(shift) - capped(of_label)", "finite(shift) - of_label"),
         (
             "a +inf logit has a total of -inf",
             "total_gap = jnp.where(shift < jnp.inf, total_gap, jnp.where(num_classes == 1, 0, jnp.inf))",
@@ -306,10 +306,11 @@ MUTANTS = [
             "rule::test_derivatives_of_every_statistic",
             "stats::test_an_infinite_logit_moves_no_rest",
         ],
+        ("a label in a row of no class is correct", "(of_label == shift) & (shift > -jnp.inf)", "(of_label == shift)"),
         (
             "the gap of a label that is no class counts",
-            "label_gap = jnp.where(is_class, label_gap, 0)",
-            "label_gap = label_gap + 0 * is_class",
+            "jnp.where(is_class, finite(shift) - capped(of_label), 0)",
+            "finite(shift) - capped(of_label)",
         ),
         ("labels have no gradient", "label_nll_dot = label_nll_dot + jnp.sum(nll * q_dot, axis)", "pass"),
         (
@@ -411,8 +412,13 @@ MUTANTS = [
         [
             "softmax::test_options_and_their_combinations",
         ],
-        ("smoothing is spread over 5 classes", "self.total_nll) / self.num_classes", "self.total_nll) / 5"),
-        ("smoothing is not spread", "self.total_nll) / self.num_classes", "self.total_nll)"),
+        ("smoothing is spread over 5 classes", "self.total_nll) / num_classes", "self.total_nll) / 5"),
+        ("smoothing is not spread", "self.total_nll) / num_classes", "self.total_nll)"),
+        (
+            "a block's correct labels stay correct",
+            "jnp.where(b.shift == shift, b.top_label_mass, 0)",
+            "b.top_label_mass",
+        ),
     ),
     *_of(
         "_softmax",

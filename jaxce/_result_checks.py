@@ -1,0 +1,65 @@
+"""The checks of what is asked of a result, a `LogitStats` or a `LossSum`, with their messages."""
+
+from typing import NoReturn
+
+import jax
+import jax.numpy as jnp
+
+
+def mergeable(a, b) -> None:
+    """Two `LogitStats` of the same rows and the same kind of labels."""
+    if a.shift.shape != b.shift.shape:
+        raise ValueError(
+            f"`a` and `b` must be statistics of the same rows; got shapes {a.shift.shape} and {b.shift.shape}."
+        )
+    if a.integer_labels != b.integer_labels:
+        raise ValueError("`a` and `b` must come from the same labels; got integer labels and class probabilities.")
+
+
+def not_tangents(stats, name: str) -> None:
+    """A `LogitStats`, not its tangents: those of an integer have a dtype of their own."""
+    if stats.num_classes.dtype == jax.dtypes.float0:
+        raise TypeError(
+            f"`{name}` of the tangents of a LogitStats is not the tangent of `{name}`. Differentiate a function that returns `{name}`: "
+            f"jax.jvp(lambda z: jaxce.logit_stats(z, labels).{name}, (logits,), (logits_dot,))."
+        )
+
+
+def of_integer_labels(stats) -> None:
+    """A `LogitStats` that knows which class is right."""
+    if not stats.integer_labels:
+        raise ValueError(
+            "`correct` is about integer labels; these statistics are of class probabilities. Take `top_label_mass`, the probability of "
+            "a label that is a maximal class, or give `logit_stats` the indices of the likeliest classes: labels.argmax(axis)."
+        )
+
+
+def loss_dtype(value) -> jnp.dtype:
+    """The dtype of a sum of losses."""
+    try:
+        value = jnp.dtype(value)
+    except TypeError:
+        raise TypeError(f"`dtype` must be a dtype; got {value!r}.") from None
+    if not jnp.issubdtype(value, jnp.floating):
+        raise TypeError(f"`dtype` must be floating; got {value}. Losses are float32, or float64.")
+    return value
+
+
+def no_sum_with(other) -> NoReturn:
+    """Something else that is added to a `LossSum`."""
+    raise TypeError(
+        f"a LossSum can be added to a LossSum alone; got {type(other).__name__}. "
+        "Start a `scan`, a loop or a `sum` from `LossSum.zero()`."
+    )
+
+
+def no_float_of_a_sum() -> NoReturn:
+    """A `LossSum` that is taken for a number."""
+    raise TypeError("a LossSum is not a number. Take its mean, `float(loss_sum.mean())`, or its `.total`.")
+
+
+def no_quotient_with(other) -> NoReturn:
+    """A `LossSum` that is divided."""
+    raise TypeError(
+        f"a LossSum cannot be divided by {type(other).__name__}. `.mean()` divides its total by its weight; for another divisor take `.total`."
+    )
