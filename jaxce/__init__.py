@@ -1,5 +1,8 @@
 """Cross-entropy for JAX: exact, small in memory, fast, sharded."""
 
+import typing as _typing
+
+from jaxce import _keras_hook
 from jaxce._dispatch import Chunked as Chunked
 from jaxce._linear import linear_logit_stats as linear_logit_stats
 from jaxce._linear import linear_softmax_cross_entropy as linear_softmax_cross_entropy
@@ -12,3 +15,10 @@ from jaxce._stats import LogitStats as LogitStats
 from jaxce._stats import logit_stats as logit_stats
 
 __version__ = "0.1.0"
+
+if _typing.TYPE_CHECKING:
+    from jaxce import keras as keras
+else:
+    __getattr__ = _keras_hook.attribute_of_package
+
+_keras_hook.install()

@@ -16,7 +16,7 @@ OPTIONS = {
     ("losses", "sparse_categorical_crossentropy"): {"from_logits", "axis", "ignore_class"},
     ("losses", "binary_crossentropy"): {"from_logits", "label_smoothing", "axis"},
     ("backend", "categorical_crossentropy"): {"from_logits", "axis"},
-    ("backend", "sparse_categorical_crossentropy"): {"from_logits", "axis"},
+    ("backend", "sparse_categorical_crossentropy"): {"from_logits", "axis", "ignore_class"},
     ("backend", "binary_crossentropy"): {"from_logits"},
 }
 

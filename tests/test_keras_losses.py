@@ -1,7 +1,10 @@
 """The loss objects of `jaxce.keras.losses` against Keras 3's own, on the JAX backend; and inside `model.compile`."""
 
 import functools
+import inspect
+import json
 import os
+import sys
 
 os.environ["KERAS_BACKEND"] = "jax"
 
@@ -11,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 
-from jaxce.keras import losses
+from jaxce.keras import backend, losses, metrics
 
 pytestmark = pytest.mark.usefixtures("made_quickly")
 
@@ -148,12 +151,121 @@ def test_is_jitted_differentiable_and_weighted_inside_jit(name, rng, alone):
         (lambda: losses.BinaryCrossentropy()([[0.0, 1.0]], [[0.5, 0.5]], [1.0, 1.0]), ValueError, r"`sample_weight` .*\(1,\).*\(2,\)"),
         (lambda: losses.BinaryCrossentropy()([[0.0, 1.0]], [[0.5, 0.5]], [[[1.0]] * 2]), ValueError, "`sample_weight`"),
         (lambda: losses.BinaryCrossentropy()([[0.0, 1.0]], "half"), TypeError, "`y_pred` must be an array"),
-        (lambda: losses.BinaryCrossentropy(from_logits="yes")([[0.0]], [[0.5]]), TypeError, "`from_logits` .*'yes'"),
     ],
 )  # fmt: skip
 def test_bad_use_raises(make, error, message, alone):
     with pytest.raises(error, match=message):
         make()
+
+
+BAD_OPTIONS = {
+    "from_logits": ("yes", TypeError, "`from_logits` must be True or False, not traced; got 'yes'"),
+    "reduction": ("average", ValueError, "`reduction` must be one of .*; got 'average'"),
+    "axis": (1.0, TypeError, "`axis` must be a Python integer, not traced; got 1.0"),
+    "name": (3, TypeError, "`name` must be a string; got 3"),
+    "dtype": ("int32", TypeError, "`dtype` must be a floating dtype.*keras.DTypePolicy; got 'int32'"),
+    "dtype that is none": ("half a float", TypeError, "`dtype` must be a floating dtype.*got 'half a float'"),
+    "label_smoothing": (1.5, ValueError, "`label_smoothing` must be from 0 to 1; got 1.5"),
+    "label_smoothing of numpy": (np.float32(-1), ValueError, "`label_smoothing` must be from 0 to 1; got -1.0"),
+    "label_smoothing that is nan": (float("nan"), ValueError, "`label_smoothing` must be from 0 to 1; got nan"),
+    "label_smoothing by a name": ("sum", TypeError, "`label_smoothing` must be a number; got 'sum'"),
+    "label_smoothing by a boolean": (True, TypeError, "`label_smoothing` must be a number; got True"),
+    "ignore_class": (1.5, TypeError, "`ignore_class` must be a Python integer, not traced; got 1.5"),
+    "ignore_class by a name": ("sum", TypeError, "`ignore_class` must be a Python integer, not traced; got 'sum'"),
+}
+
+
+BAD_CONSTRUCTIONS = [
+    (name, case)
+    for name in NAMES
+    for case in BAD_OPTIONS
+    if case.partition(" ")[0] in inspect.signature(getattr(losses, name)).parameters
+]
+
+
+@pytest.mark.parametrize("with_keras", [False, True])
+@pytest.mark.parametrize(("name", "case"), BAD_CONSTRUCTIONS)
+def test_constructor_refuses_what_the_call_could_not_use(name, case, with_keras, request):
+    option, (value, error, message) = case.partition(" ")[0], BAD_OPTIONS[case]
+    if not with_keras:
+        request.getfixturevalue("alone")
+    with pytest.raises(error, match=message):
+        getattr(losses, name)(**{option: value})
+
+
+def test_options_by_position_in_another_order_are_refused():
+    """Keras's functions and classes have `ignore_class` and `axis` in different places."""
+    with pytest.raises(TypeError, match="`ignore_class` must be a Python integer, not traced; got 'sum'"):
+        losses.SparseCategoricalCrossentropy(True, "sum")
+
+
+def test_options_of_numpy_are_stored_as_python_values():
+    loss = losses.CategoricalCrossentropy(np.bool_(True), np.float32(0.25), np.int64(-1))
+    config = loss.get_config()
+    assert [type(config[name]) for name in ("from_logits", "label_smoothing", "axis")] == [bool, float, int]
+    assert json.loads(json.dumps(config)) == config
+    assert losses.CategoricalCrossentropy(label_smoothing=jnp.float32(0.25)).get_config()["label_smoothing"] == 0.25
+
+
+def test_smoothing_may_be_traced():
+    def value(smoothing):
+        return losses.CategoricalCrossentropy(True, smoothing)([[1.0, 0.0]], [[0.0, 1.0]])
+
+    np.testing.assert_allclose(
+        jax.jit(value)(0.5), losses.CategoricalCrossentropy(True, 0.5)([[1.0, 0.0]], [[0.0, 1.0]])
+    )
+
+
+@pytest.mark.parametrize("given", [None, ""])
+def test_name_is_that_of_the_function_by_default(given):
+    assert losses.BinaryCrossentropy(name=given).name == "binary_crossentropy"
+
+
+DTYPES = ["float16", "bfloat16", "float64", np.float16, jnp.bfloat16, np.dtype("float64"), float, "mixed_bfloat16", "mixed_float16"]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, keras.DTypePolicy("mixed_float16"), keras.DTypePolicy("float64")], ids=str)
+def test_dtype_is_what_keras_takes_for_one(dtype, request):
+    theirs = keras.losses.BinaryCrossentropy(dtype=dtype).dtype
+    assert losses.BinaryCrossentropy(dtype=dtype).dtype == theirs
+    request.getfixturevalue("alone")
+    assert losses.BinaryCrossentropy(dtype=dtype).dtype == theirs
+
+
+POLICIES = ["int8_from_mixed_bfloat16", {"class_name": "DTypePolicy", "config": {"name": "mixed_float16"}}]
+
+
+@pytest.mark.parametrize("dtype", POLICIES, ids=str)
+def test_dtype_may_be_a_policy_that_only_keras_knows(dtype):
+    assert losses.BinaryCrossentropy(dtype=dtype).dtype == keras.losses.BinaryCrossentropy(dtype=dtype).dtype
+
+
+def test_dtype_is_the_floatx_of_the_moment_as_in_keras(monkeypatch, x64):
+    examples = np.eye(2), np.full((2, 2), 0.5)
+    before = losses.CategoricalCrossentropy()
+    keras.config.set_floatx("float64")
+    try:
+        loss, theirs = losses.CategoricalCrossentropy(), keras.losses.CategoricalCrossentropy()
+    finally:
+        keras.config.set_floatx("float32")
+    assert loss.dtype == theirs.dtype == "float64" and before.dtype == "float32"
+    assert loss(*examples).dtype == theirs(*examples).dtype == np.float64
+    assert "dtype" not in loss.get_config()
+    monkeypatch.delitem(sys.modules, "keras")
+    assert losses.CategoricalCrossentropy().dtype == "float32"
+
+
+def test_config_has_a_dtype_that_was_given():
+    config = losses.CategoricalCrossentropy(dtype="bfloat16").get_config()
+    assert config["dtype"] == "bfloat16" and losses.CategoricalCrossentropy.from_config(config).dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("module", [losses, backend, metrics], ids=lambda module: module.__name__)
+def test_only_names_of_keras_are_listed(module):
+    listed = {name for name in dir(module) if not name.startswith("__")}
+    assert listed == set(module.__all__)
+    theirs = {"losses": keras.losses, "metrics": keras.metrics}.get(module.__name__.rpartition(".")[2])
+    assert theirs is None or listed <= set(dir(theirs))
 
 
 def _model(classes=C):
@@ -209,3 +321,88 @@ def test_keras_masks_and_ignore_class_work_together(ours, rng):
     counted = (tokens != 0) & (labels != -1)
     each = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, np.maximum(labels, 0)[..., None], -1)[..., 0]
     np.testing.assert_allclose(value, each[counted].mean(), rtol=1e-5)
+
+
+def _ignoring(rng):
+    """Rows, some labels of which are to be ignored, and logits."""
+    labels = rng.integers(-1, C, (B, T), np.int32)
+    labels[0, 0] = -1
+    return labels, rng.normal(size=(B, T, C)).astype(np.float32)
+
+
+@pytest.mark.parametrize("module", [losses, backend], ids=["losses", "backend"])
+def test_result_of_ignore_class_carries_the_mask_that_keras_attaches(module, rng):
+    labels, logits = _ignoring(rng)
+    function = functools.partial(module.sparse_categorical_crossentropy, from_logits=True, ignore_class=-1)
+    theirs = keras.losses.sparse_categorical_crossentropy(jnp.asarray(labels), jnp.asarray(logits), True, -1)
+    np.testing.assert_array_equal(function(labels, logits)._keras_mask, theirs._keras_mask)
+    # A tracer has no attributes; Keras stores its mask elsewhere, and a loss of Keras finds it there.
+    loss, masked = keras.losses.Loss(name="mean"), jnp.mean(theirs, where=labels != -1)
+    loss.call = function
+    np.testing.assert_allclose(jax.jit(loss)(labels, logits), masked, rtol=1e-6)
+    np.testing.assert_allclose(jax.value_and_grad(lambda z: loss(labels, z))(logits)[0], masked, rtol=1e-6)
+
+
+def test_result_without_ignore_class_carries_no_mask(rng):
+    labels, logits = _ignoring(rng)
+    assert not hasattr(losses.sparse_categorical_crossentropy(labels, logits, True), "_keras_mask")
+    assert not hasattr(backend.sparse_categorical_crossentropy(labels, logits, True), "_keras_mask")
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_ignore_class_needs_no_keras(wrap, rng, alone):
+    labels, logits = _ignoring(rng)
+    each = wrap(lambda y, z: losses.sparse_categorical_crossentropy(y, z, True, -1, -1))(labels, logits)
+    assert (np.asarray(each) != 0).tolist() == (labels != -1).tolist()
+    mean = wrap(losses.SparseCategoricalCrossentropy(True, -1))(labels, logits)
+    np.testing.assert_allclose(mean, np.asarray(each)[labels != -1].mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_backend_ignores_a_class_as_the_loss_does(axis, rng):
+    labels, logits = _ignoring(rng)
+    logits = np.moveaxis(logits, -1, axis)
+    answer = backend.sparse_categorical_crossentropy(labels, logits, True, axis, -1)
+    np.testing.assert_array_equal(answer, losses.sparse_categorical_crossentropy(labels, logits, True, axis, -1))
+    assert (np.asarray(answer)[labels == -1] == 0).all()
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_function_with_ignore_class_trains_as_that_of_keras(weighted, eagerly, rng):
+    """Keras's mean is over what counts: it needs the mask of the function's result."""
+    x, labels = rng.normal(size=(32, 8)).astype(np.float32), rng.integers(-1, C, 32, np.int32)
+    weights = rng.uniform(size=32).astype(np.float32) if weighted else None
+
+    def numbers(module):
+        loss = functools.partial(module.sparse_categorical_crossentropy, from_logits=True, ignore_class=-1)
+        model = _model()
+        model.compile("sgd", loss, metrics=[loss], weighted_metrics=[loss], run_eagerly=eagerly)
+        history = model.fit(x, labels, sample_weight=weights, epochs=2, batch_size=16, shuffle=False, verbose=0).history
+        return [*history.values(), model.evaluate(x, labels, sample_weight=weights, verbose=0)]
+
+    for ours, theirs in zip(numbers(losses), numbers(keras.losses), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_masks_leave_the_names_of_layers_alone(rng):
+    keras.utils.clear_session()
+    jax.jit(losses.SparseCategoricalCrossentropy(True, -1))(*_ignoring(rng))
+    assert keras.layers.Lambda(lambda x: x).name == "lambda"
+
+
+def test_infinite_logit_whose_label_is_0_takes_no_part():
+    """TensorFlow gives NaN; the guide and README list the difference."""
+    labels, logits = np.float32([[1, 0, 0]]), np.float32([[1, -np.inf, 0]])
+    right = np.log1p(np.exp(-1))
+    np.testing.assert_allclose(losses.categorical_crossentropy(labels, logits, True), [right], rtol=1e-6)
+    np.testing.assert_allclose(losses.sparse_categorical_crossentropy([0], logits, True), [right], rtol=1e-6)
+    assert np.isnan(keras.losses.categorical_crossentropy(jnp.asarray(labels), jnp.asarray(logits), True)).all()
+
+
+def test_binary_loss_of_a_clipped_probability_is_that_of_tensorflow_not_of_keras_3():
+    """TensorFlow 1.15 and 2.2 add epsilon to the probability that they have clipped at epsilon; the guide and README list the difference."""
+    labels, predictions = np.float32([[1], [0]]), np.float32([[0], [1]])
+    np.testing.assert_allclose(losses.binary_crossentropy(labels, predictions), [15.424949, 15.333239], rtol=1e-6)
+    theirs = keras.losses.binary_crossentropy(jnp.asarray(labels), jnp.asarray(predictions))
+    np.testing.assert_allclose(theirs, [16.118095, 15.942385], rtol=1e-6)

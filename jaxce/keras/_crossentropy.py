@@ -49,13 +49,13 @@ def categorical(target, output, label_smoothing, *, from_logits: bool, axis: int
 @functools.partial(jax.jit, static_argnames=("from_logits", "axis", "ignore_class", "names"))
 def sparse_categorical(
     target, output, *, from_logits: bool, axis: int, ignore_class: int | None, names: tuple[str, str]
-) -> Array:
-    """Cross-entropy against class indices."""
+) -> tuple[Array, Array | None]:
+    """Cross-entropy against class indices; and which examples count, None if all do."""
     output, axis = arguments.predictions(names[1], output, axis)
     target = arguments.class_indices(names[0], target, output, names[1], axis)
+    mask = None if ignore_class is None else is_counted(target, ignore_class)
 
-    def losses(target, output):
-        mask = None if ignore_class is None else is_counted(target, ignore_class)
+    def losses(target, output, mask):
         logits = output
         if not from_logits:
             p = output.astype(working_dtype(output))
@@ -65,7 +65,7 @@ def sparse_categorical(
         nll = _nll(dense_stats(logits, target, None, mask, None, axis=axis))
         return nll if mask is None else jnp.where(mask, nll, 0)
 
-    return keep_statistics(losses)(target, output).astype(output.dtype)
+    return keep_statistics(losses)(target, output, mask).astype(output.dtype), mask
 
 
 @functools.partial(jax.jit, static_argnames=("from_logits", "names"))

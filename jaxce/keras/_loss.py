@@ -1,37 +1,35 @@
-"""What the loss objects share: they call their function, weigh, and reduce; and how they become losses of Keras."""
+"""What the loss objects share: they call their function, weigh, and reduce."""
 
-import functools
-import sys
 from collections.abc import Callable
-from typing import Any
-
-import jax.numpy as jnp
+from typing import Any, Self
 
 from jaxce._types import Array, NestedArrayLike, Reduction
 from jaxce.keras import _arguments as arguments
+from jaxce.keras import _masks as masks
+from jaxce.keras import _options as options_
 from jaxce.keras import _reduction as reductions
 
 
-class Loss:
+class _NoKeras:
+    """The base of the losses until Keras is imported. Python lets a class exchange any base but `object`."""
+
+
+class Loss(_NoKeras):
     """What the loss objects share: they call their function, weigh, and reduce.
 
-    Where Keras is in use, an object is a `keras.losses.Loss` as well: otherwise `model.compile` would take it for a plain function of two
-    arguments, and weigh its mean instead of its losses. Nothing imports Keras for that.
+    Once Keras is imported `_registration` makes this a subclass of `keras.losses.Loss`: `model.compile` would take any other object for a
+    plain function of two arguments, and weigh the mean instead of the losses.
     """
 
-    def __new__(cls, *_args: Any, **_kwargs: Any):
-        keras_losses = getattr(sys.modules.get("keras"), "losses", None)
-        keras_loss = getattr(keras_losses, "Loss", None)
-        return object.__new__(cls if keras_loss is None or issubclass(cls, keras_loss) else _joined(cls, keras_loss))
-
     def __init__(
-        self, function: Callable[..., Array], name: str, reduction: Reduction | None, dtype: Any, **options: Any
+        self, function: Callable[..., Array], name: str | None, reduction: Reduction | None, dtype: Any, **options: Any
     ):
-        self.name = name
+        self.name = options_.name(name, default=function.__name__)
         self.reduction = reductions.checked(reduction)
-        self._dtype = "float32" if dtype is None else jnp.dtype(getattr(dtype, "compute_dtype", dtype)).name
+        self._dtype = options_.dtype(dtype)
+        self._dtype_is_given = dtype is not None
         self._function = function
-        self._options = options
+        self._options = options_.checked(options)
 
     @property
     def dtype(self) -> str:
@@ -51,14 +49,14 @@ class Loss:
         Returns:
           A scalar, or the losses if `reduction` is `none` or None.
         """
-        handed_on = self._mask_handed_on(y_pred)
         y_true = arguments.array("y_true", y_true)
-        y_pred = arguments.array("y_pred", y_pred).astype(self.dtype)
+        predictions = arguments.array("y_pred", y_pred)
+        mask_of_layer, y_pred = masks.mask_of(y_pred), predictions.astype(self.dtype)
         if sample_weight is not None:
             sample_weight = arguments.array("sample_weight", sample_weight)
         mask = self._mask(y_true, y_pred)
-        if handed_on is not None:
-            mask = handed_on if mask is None else mask & handed_on
+        if mask_of_layer is not None:
+            mask = mask_of_layer if mask is None else mask & mask_of_layer
         return reductions.reduce(self.call(y_true, y_pred), sample_weight, mask, reduction=self.reduction)
 
     def call(self, y_true: Array, y_pred: Array) -> Array:
@@ -70,28 +68,20 @@ class Loss:
         del y_true, y_pred
         return None
 
-    def _mask_handed_on(self, y_pred: NestedArrayLike) -> Array | None:
-        """The mask that a Keras layer gave to its output."""
-        del y_pred
-        return None
-
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, as Keras stores them."""
-        return {"name": self.name, "reduction": self.reduction, **self._options}
+        """The constructor's arguments, as Keras stores them. Unlike Keras's own, a `dtype` that was given is among them."""
+        dtype = {"dtype": self.dtype} if self._dtype_is_given else {}
+        return {"name": self.name, "reduction": self.reduction, **self._options, **dtype}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Loss":
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The loss that `get_config` describes."""
         return cls(**config)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Python's default, for `copy` and `pickle`: `keras.losses.Loss` would save the object as if it were a model."""
+        return _uninitialised, (type(self),), self.__dict__
 
-@functools.cache
-def _joined(loss: type, keras_loss: type) -> type:
-    """`loss` as a `keras.losses.Loss`, which `model.compile` lets weigh and reduce by itself."""
 
-    def mask_handed_on(self, y_pred):
-        del self
-        return sys.modules["keras"].src.backend.get_keras_mask(y_pred)
-
-    names = {"_mask_handed_on": mask_handed_on, "__module__": loss.__module__, "__doc__": loss.__doc__}
-    return type(loss.__name__, (loss, keras_loss), names)
+def _uninitialised(cls: type[Loss]) -> Loss:
+    return cls.__new__(cls)

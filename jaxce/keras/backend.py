@@ -4,6 +4,9 @@ from jaxce import _checks as checks
 from jaxce._types import Array, NestedArrayLike
 from jaxce.keras import _arguments as arguments
 from jaxce.keras import _crossentropy as crossentropy
+from jaxce.keras import _masks as masks
+
+__all__ = ["binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy"]
 
 _NAMES = ("target", "output")
 
@@ -52,7 +55,11 @@ def categorical_crossentropy(
 
 
 def sparse_categorical_crossentropy(
-    target: NestedArrayLike, output: NestedArrayLike, from_logits: bool = False, axis: int = -1
+    target: NestedArrayLike,
+    output: NestedArrayLike,
+    from_logits: bool = False,
+    axis: int = -1,
+    ignore_class: int | None = None,
 ) -> Array:
     r"""Categorical cross-entropy against class indices, as `tf.keras.backend.sparse_categorical_crossentropy`.
 
@@ -63,6 +70,7 @@ def sparse_categorical_crossentropy(
       output: `[..., num_classes]`, floating: :math:`p`, clipped to `[1e-7, 1 - 1e-7]`; or logits.
       from_logits: Whether `output` is logits.
       axis: The class axis of `output`.
+      ignore_class: A label whose examples have loss 0 and gradient 0. TensorFlow has this argument from 2.10 on.
 
     Returns:
       `[...]` in the dtype of `output`.
@@ -82,14 +90,15 @@ def sparse_categorical_crossentropy(
     References:
       https://www.tensorflow.org/versions/r2.2/api_docs/python/tf/keras/backend/sparse_categorical_crossentropy
     """
-    return crossentropy.sparse_categorical(
+    losses, mask = crossentropy.sparse_categorical(
         arguments.array("target", target),
         arguments.array("output", output),
         from_logits=arguments.static_bool("from_logits", from_logits),
         axis=checks.static_int("axis", axis),
-        ignore_class=None,
+        ignore_class=None if ignore_class is None else checks.static_int("ignore_class", ignore_class),
         names=_NAMES,
     )
+    return masks.attach_mask(losses, mask)
 
 
 def binary_crossentropy(target: NestedArrayLike, output: NestedArrayLike, from_logits: bool = False) -> Array:
@@ -120,3 +129,7 @@ def binary_crossentropy(target: NestedArrayLike, output: NestedArrayLike, from_l
     from_logits = arguments.static_bool("from_logits", from_logits)
     losses = crossentropy.binary(arguments.array("target", target), output, None, from_logits=from_logits, names=_NAMES)
     return losses.astype(output.dtype)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -8,8 +8,18 @@ from jaxce import _checks as checks
 from jaxce._types import Array, ArrayLike, NestedArrayLike, Reduction
 from jaxce.keras import _arguments as arguments
 from jaxce.keras import _crossentropy as crossentropy
+from jaxce.keras import _masks as masks
 from jaxce.keras import _reduction as reductions
 from jaxce.keras._loss import Loss
+
+__all__ = [
+    "BinaryCrossentropy",
+    "CategoricalCrossentropy",
+    "SparseCategoricalCrossentropy",
+    "binary_crossentropy",
+    "categorical_crossentropy",
+    "sparse_categorical_crossentropy",
+]
 
 _NAMES = ("y_true", "y_pred")
 
@@ -91,7 +101,7 @@ def sparse_categorical_crossentropy(
     References:
       https://www.tensorflow.org/versions/r2.2/api_docs/python/tf/keras/losses/sparse_categorical_crossentropy
     """
-    return crossentropy.sparse_categorical(
+    losses, mask = crossentropy.sparse_categorical(
         arguments.array("y_true", y_true),
         arguments.array("y_pred", y_pred),
         from_logits=arguments.static_bool("from_logits", from_logits),
@@ -99,6 +109,7 @@ def sparse_categorical_crossentropy(
         ignore_class=None if ignore_class is None else checks.static_int("ignore_class", ignore_class),
         names=_NAMES,
     )
+    return masks.attach_mask(losses, mask)
 
 
 def binary_crossentropy(
@@ -222,3 +233,7 @@ class BinaryCrossentropy(Loss):
     ):
         options = {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
         super().__init__(binary_crossentropy, name, reduction, dtype, **options)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

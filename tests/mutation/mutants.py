@@ -779,6 +779,10 @@ MUTANTS = [
             "    if not _is(value, jnp.integer):",
             "    if not (_is(value, jnp.integer) or _is(value, jnp.bool_)):",
         ),
+    ),
+    *_of(
+        "_result_checks",
+        ["stats"],
         ("statistics of any rows merge", "if a.shift.shape != b.shift.shape:", "if False:"),
     ),
     # Devices

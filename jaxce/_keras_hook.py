@@ -1,0 +1,93 @@
+"""Registers jaxce's losses with Keras as soon as both are imported, in either order. Nothing here imports Keras.
+
+Keras must know the losses before it compiles, copies or loads a model. Keras may be imported after jaxce, and a program that only loads a
+model never touches `jaxce.keras`. So `import jaxce` leaves a finder on `sys.meta_path` that waits for `import keras`, registers the losses
+once Keras has been executed, and then removes itself. Where Keras is not imported the finder stays, and `jaxce.keras` is not imported either.
+"""
+
+import contextlib
+import importlib
+import sys
+import warnings
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+
+def install() -> None:
+    """Register the losses with Keras now, or once Keras is imported."""
+    if "keras" in sys.modules:
+        # Another thread may still be importing Keras: wait for that thread, whose errors are not errors of `import jaxce`.
+        with contextlib.suppress(Exception):
+            importlib.import_module("keras")
+    if imported_keras() is not None:
+        _register()
+    elif _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
+
+
+def imported_keras() -> Any:
+    """Return the module `keras` if it has been imported and is Keras 3, else None."""
+    # Keras imports its submodules in alphabetical order, so `saving` is there after whatever else jaxce needs.
+    keras = sys.modules.get("keras")
+    loss = getattr(getattr(keras, "losses", None), "Loss", None)
+    register = getattr(getattr(keras, "saving", None), "register_keras_serializable", None)
+    return keras if isinstance(loss, type) and callable(register) and hasattr(keras, "config") else None
+
+
+def attribute_of_package(name: str) -> Any:
+    """Return `jaxce.keras`, imported when it is first used: the `__getattr__` of the package."""
+    if name == "keras":
+        return importlib.import_module("jaxce.keras")
+    raise AttributeError(f"module 'jaxce' has no attribute {name!r}", name=name, obj=sys.modules["jaxce"])
+
+
+class _KerasFinder:
+    """Finds Keras where the other finders find it, and gives it a loader that registers the losses."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != "keras":
+            return None
+        finders = list(sys.meta_path)
+        # Only the finders behind this one: two hooks that ask each other would never return.
+        for finder in finders[finders.index(self) + 1 :] if self in finders else ():
+            find_spec = getattr(finder, "find_spec", None)
+            spec = None if find_spec is None else find_spec(name, path, target)
+            if spec is not None:
+                if hasattr(spec.loader, "exec_module"):
+                    spec.loader = _RegisteringLoader(spec.loader)
+                return spec
+        return None
+
+
+class _RegisteringLoader:
+    """Keras's own loader, which registers the losses after it has executed Keras. If Keras fails, the finder waits for the next attempt."""
+
+    def __init__(self, loader: Any):
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_loader":  # a copy whose attributes are not there yet
+            raise AttributeError(name)
+        return getattr(self._loader, name)
+
+    def exec_module(self, module: Any) -> None:
+        # Nobody who looks at the module later shall find this wrapper.
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        # A new list: other threads may be walking through the old one, and would skip a finder.
+        sys.meta_path = [finder for finder in sys.meta_path if finder is not _FINDER]
+        _register()
+
+
+_FINDER: Any = _KerasFinder()
+
+
+def _register() -> None:
+    try:
+        importlib.import_module("jaxce.keras._registration").register_with_keras()
+    except Exception as error:  # a program that may not use `jaxce.keras` at all must not lose Keras
+        warnings.warn(
+            f"Keras does not know jaxce's losses, and models with them cannot be saved or copied: {error!r}.",
+            RuntimeWarning,
+            stacklevel=2,
+        )

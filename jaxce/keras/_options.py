@@ -1,0 +1,71 @@
+"""The checks of what a loss object is made with. They make no array, so that a loss can be made before JAX chooses its devices."""
+
+import contextlib
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxce import _checks as checks
+from jaxce._keras_hook import imported_keras
+from jaxce.keras import _arguments as arguments
+
+
+def checked(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of the function behind a loss object, as Python values that fit a saved model."""
+    return {option: _CHECKS[option](option, value) for option, value in options.items()}
+
+
+def name(value: str | None, *, default: str) -> str:
+    """The name of a loss object, which Keras shows in its logs."""
+    if not (value is None or isinstance(value, str)):
+        raise TypeError(f"`name` must be a string; got {value!r}.")
+    return value or default
+
+
+def dtype(value: Any) -> str:
+    """The name of a floating dtype, of a dtype or of whatever else Keras takes for one; by default Keras's `floatx` of this moment."""
+    found = None
+    with contextlib.suppress(TypeError, ValueError):
+        found = _compute_dtype(value)
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f'`dtype` must be a floating dtype, such as "float32", or a keras.DTypePolicy; got {value!r}.')
+    return found.name
+
+
+def _compute_dtype(value):
+    keras = imported_keras()
+    if keras is not None:
+        value = keras.dtype_policies.get(keras.config.floatx() if value is None else value)
+    value = getattr(value, "compute_dtype", value)
+    if value is None or value is float:  # to Keras, Python's float is float32
+        value = "float32"
+    return jnp.dtype(value.removeprefix("mixed_") if isinstance(value, str) else value)
+
+
+def _label_smoothing(option, value):
+    if isinstance(value, Tracer):
+        return value  # checked when the loss is called
+    if getattr(value, "shape", None) == ():
+        value = np.asarray(value).item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{option}` must be a number; got {value!r}.")
+    number = float(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"`{option}` must be from 0 to 1; got {number}.")
+    return number
+
+
+def _ignore_class(option, value):
+    return None if value is None else checks.static_int(option, value)
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "from_logits": arguments.static_bool,
+    "label_smoothing": _label_smoothing,
+    "axis": checks.static_int,
+    "ignore_class": _ignore_class,
+}
