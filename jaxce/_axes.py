@@ -3,6 +3,8 @@
 Nothing is transposed. Every reduction over classes takes the axis itself, so channels-first logits are read as they lie.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -10,10 +12,25 @@ from jax.sharding import AxisType
 
 from jaxce._types import Array
 
+# The class axis of an array, or several that hold the classes together: an image, say. Not negative once checked.
+ClassAxis = int | tuple[int, ...]
 
-def row_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+
+def row_shape(shape: tuple[int, ...], axis: ClassAxis) -> tuple[int, ...]:
     """The shape of one number per row: `shape` without `axis`, which is not negative."""
-    return shape[:axis] + shape[axis + 1 :]
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    return tuple(size for i, size in enumerate(shape) if i not in axes)
+
+
+def class_shape(shape: tuple[int, ...], axis: ClassAxis) -> tuple[int, ...]:
+    """The shape of one number per class: the sizes of `axis`, in its order."""
+    return tuple(shape[i] for i in (axis if isinstance(axis, tuple) else (axis,)))
+
+
+def joined_axes(array: Array, axis: tuple[int, ...]) -> Array:
+    """The array with some axes, in their order, as one axis that comes last."""
+    moved = jnp.moveaxis(array, axis, range(-len(axis), 0))
+    return moved.reshape(*moved.shape[: moved.ndim - len(axis)], math.prod(moved.shape[moved.ndim - len(axis) :]))
 
 
 def per_row(rows: Array, axis: int) -> Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxce._axes import row_shape
+from jaxce._axes import ClassAxis, class_shape, row_shape
 from jaxce._types import Array, ArrayLike
 
 
@@ -67,6 +67,15 @@ def static_int(name: str, value) -> int:
         raise TypeError(f"`{name}` must be a Python integer, not traced; got {_show(value)}.") from None
 
 
+def static_axis(value) -> ClassAxis:
+    """A class axis, or a tuple of them, known while tracing."""
+    if isinstance(value, tuple):
+        return tuple(static_int("axis", part) for part in value)
+    if isinstance(value, list):
+        raise TypeError(f"`axis` must be an integer or a tuple of integers; got {value!r}. Write a tuple.")
+    return static_int("axis", value)
+
+
 def axis(value: int, of: Array, name: str, *, may_be_empty: bool = False) -> int:
     """An axis of the array called `name`, as an index that is not negative, with at least one class along it."""
     if not -of.ndim <= value < of.ndim:
@@ -79,18 +88,33 @@ def axis(value: int, of: Array, name: str, *, may_be_empty: bool = False) -> int
     return value
 
 
-def labels(value: ArrayLike, logits: Array, axis: int) -> Array:
+def class_axis(value: ClassAxis, of: Array) -> ClassAxis:
+    """The class axis of logits, or several: each a different axis."""
+    if not isinstance(value, tuple):
+        return axis(value, of, "logits")
+    axes = tuple(axis(part, of, "logits") for part in value)
+    if not axes or len(set(axes)) < len(axes):
+        raise ValueError(f"`axis` must be one or more different axes of `logits`; got {value} for shape {of.shape}.")
+    return axes if len(axes) > 1 else axes[0]
+
+
+def labels(value: ArrayLike, logits: Array, axis: ClassAxis) -> Array:
     """Integer labels or class probabilities, told apart by their rank."""
     value = array("labels", value)
     return class_probabilities(value, logits) if value.ndim == logits.ndim else class_indices(value, logits, axis)
 
 
-def class_indices(value: ArrayLike, logits: Array, axis: int, of: str = "logits") -> Array:
+def class_indices(value: ArrayLike, logits: Array, axis: ClassAxis, of: str = "logits") -> Array:
     """One integer label per row of logits, or of another array that is called `of`."""
     value, rows = array("labels", value), row_shape(logits.shape, axis)
     if not _is(value, jnp.integer):
+        use = (
+            "softmax_cross_entropy"
+            if of == "logits"
+            else "softmax_cross_entropy(hidden @ classifier, labels), which holds the logits"
+        )
         raise TypeError(
-            f"`labels` must be integers; got {value.dtype}. For class probabilities use softmax_cross_entropy; "
+            f"`labels` must be integers; got {value.dtype}. For class probabilities use {use}; "
             "for class indices convert them: labels.astype(jnp.int32)."
         )
     if value.shape != rows:
@@ -126,7 +150,7 @@ def binary_labels(value: ArrayLike, logits: Array) -> Array:
     return value
 
 
-def where(value: ArrayLike | None, logits: Array, axis: int) -> Array | None:
+def where(value: ArrayLike | None, logits: Array, axis: ClassAxis) -> Array | None:
     """The classes that take part."""
     if value is None:
         return None
@@ -153,14 +177,22 @@ def mask(value: ArrayLike | None, shape: tuple[int, ...], logits: Array) -> Arra
     return value
 
 
-def class_weights(value: ArrayLike | None, logits: Array, axis: int) -> Array | None:
+def weights(name: str, value: ArrayLike) -> Array:
+    """Real numbers that are no booleans."""
+    value = real(name, value)
+    if _is(value, jnp.bool_):
+        raise TypeError(f"`{name}` must be numbers; got booleans.")
+    return value
+
+
+def class_weights(value: ArrayLike | None, logits: Array, axis: ClassAxis) -> Array | None:
     """One weight per class."""
     if value is None:
         return None
-    value, num_classes = _weights("class_weights", value), logits.shape[axis]
-    if value.shape != (num_classes,):
+    value, classes = weights("class_weights", value), class_shape(logits.shape, axis)
+    if value.shape != classes:
         raise ValueError(
-            f"`class_weights` must have one weight for each of the {num_classes} classes, shape ({num_classes},); got {value.shape}."
+            f"`class_weights` must have one weight for each of the {math.prod(classes)} classes, shape {classes}; got {value.shape}."
         )
     return value
 
@@ -169,7 +201,7 @@ def pos_weight(value: ArrayLike | None, logits: Array) -> Array | None:
     """The weight of positive labels: one, or one for each index of the last axes of the logits."""
     if value is None:
         return None
-    value = _weights("pos_weight", value)
+    value = weights("pos_weight", value)
     last = logits.shape[logits.ndim - value.ndim :] if value.ndim <= logits.ndim else None
     if last is None or any(n not in (1, full) for n, full in zip(value.shape, last, strict=True)):
         raise ValueError(
@@ -186,16 +218,6 @@ def label_smoothing(value):
 def z_loss(value):
     """A number that is not negative, or a scalar array that may be traced; None for a plain 0, which costs nothing."""
     return _scalar("z_loss", value, math.inf, "finite and not negative")
-
-
-def loss_weights(value: ArrayLike | None, losses: Array) -> Array | None:
-    """One weight per loss."""
-    if value is None:
-        return None
-    value = _weights("weights", value)
-    if value.shape != losses.shape:
-        raise ValueError(f"`weights` must have the shape of `losses`, {losses.shape}; got {value.shape}.")
-    return value
 
 
 def _scalar(name, value, largest, rule):
@@ -216,13 +238,6 @@ def _boolean(name, value):
     value = array(name, value)
     if not _is(value, jnp.bool_):
         raise TypeError(f"`{name}` must be boolean; got {value.dtype}. Compare it first: {name} != 0.")
-    return value
-
-
-def _weights(name, value):
-    value = real(name, value)
-    if _is(value, jnp.bool_):
-        raise TypeError(f"`{name}` must be numbers; got booleans.")
     return value
 
 

@@ -143,7 +143,7 @@ def _two_sum(a, b):
 @jax.jit
 def _sum(losses, weights, mask):
     values = checks.floating("losses", losses)
-    weights = checks.loss_weights(weights, values)
+    weights = result_checks.loss_weights(weights, values)
     mask = checks.mask(mask, values.shape, values)
     dtype = working_dtype(values)
     values = values.astype(dtype)

@@ -5,6 +5,9 @@ from typing import NoReturn
 import jax
 import jax.numpy as jnp
 
+from jaxce import _checks as checks
+from jaxce._types import Array, ArrayLike
+
 
 def mergeable(a, b) -> None:
     """Two `LogitStats` of the same rows and the same kind of labels."""
@@ -63,3 +66,13 @@ def no_quotient_with(other) -> NoReturn:
     raise TypeError(
         f"a LossSum cannot be divided by {type(other).__name__}. `.mean()` divides its total by its weight; for another divisor take `.total`."
     )
+
+
+def loss_weights(value: ArrayLike | None, losses: Array) -> Array | None:
+    """One weight per loss."""
+    if value is None:
+        return None
+    value = checks.weights("weights", value)
+    if value.shape != losses.shape:
+        raise ValueError(f"`weights` must have the shape of `losses`, {losses.shape}; got {value.shape}.")
+    return value

@@ -3,7 +3,7 @@
 import jax
 from jax import lax
 
-from jaxce._axes import is_tracked
+from jaxce._axes import ClassAxis, is_tracked
 from jaxce._types import Array
 
 
@@ -25,8 +25,12 @@ def axis_name(value):
     return names
 
 
-def split_classes(name: str, value: Array, axis_name) -> None:
+def split_classes(name: str, value: Array, axis_name, axis: ClassAxis = -1) -> None:
     """An array of which each device along `axis_name` holds its own classes."""
+    if isinstance(axis, tuple):
+        raise ValueError(
+            f"`axis_name` splits the classes of one axis; got `axis` {axis}. Reshape `{name}` to one class axis, or leave `axis_name` out."
+        )
     # Where shard_map does not keep track of what varies, as with check_vma=False, nothing can be said.
     missing = [n for n in axis_name if lax.axis_size(n) > 1 and n not in jax.typeof(value).manual_axis_type.varying]
     if missing and is_tracked(axis_name):

@@ -11,7 +11,7 @@ from jaxce._axes import per_class, per_row, row_shape, varying_like
 from jaxce._reading import label_indices
 from jaxce._rule import keep_statistics
 from jaxce._sharded import local_indices, over_all, weight_of_label
-from jaxce._stats import LogitStats, dense_stats
+from jaxce._stats import LogitStats, dense_stats, with_one_class_axis
 from jaxce._types import Array, ArrayLike, working_dtype
 
 
@@ -19,7 +19,7 @@ def softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    axis: int = -1,
+    axis: int | tuple[int, ...] = -1,
     where: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
@@ -36,7 +36,8 @@ def softmax_cross_entropy(
     Args:
       logits: `[..., num_classes]`, floating: :math:`z`. Unnormalised log-probabilities.
       labels: `[..., num_classes]`, real: :math:`q`. The probability of each class; they need not sum to 1.
-      axis: The class axis of `logits` and `labels`.
+      axis: The class axis of `logits` and `labels`, or several that hold the classes together: `(-2, -1)` for a softmax over an image.
+        `class_weights` then has the shape of these axes.
       where: Boolean, broadcasts to `logits`: the classes that take part. A class left out counts like a logit of -inf.
       mask: `[...]`, boolean: the examples that count. One left out has loss 0 and gradient 0, whatever its logits and labels hold.
       label_smoothing: Scalar in [0, 1]: :math:`s`, the share of the label spread evenly over the :math:`K` classes that take part.
@@ -68,7 +69,7 @@ def softmax_cross_entropy(
       smoothing as in `torch.nn.functional.cross_entropy`.
     """
     smoothing, z_weight = checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)
-    static = {"axis": checks.static_int("axis", axis), "axis_name": sharded_checks.axis_name(axis_name)}
+    static = {"axis": checks.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
     return _dense_loss(logits, labels, where, mask, smoothing, class_weights, z_weight, integer_labels=False, **static)
 
 
@@ -76,7 +77,7 @@ def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    axis: int = -1,
+    axis: int | tuple[int, ...] = -1,
     where: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
@@ -93,7 +94,8 @@ def softmax_cross_entropy_with_integer_labels(
     Args:
       logits: `[..., num_classes]`, floating: :math:`z`. Unnormalised log-probabilities.
       labels: `[...]`, integer: :math:`y`. The index of the true class.
-      axis: The class axis of `logits`.
+      axis: The class axis of `logits`, or several that hold the classes together: `(-2, -1)` for a softmax over an image. A label then is
+        the index into these axes in row-major order, and `class_weights` has their shape.
       where: Boolean, broadcasts to `logits`: the classes that take part. A class left out counts like a logit of -inf.
       mask: `[...]`, boolean: the examples that count. One left out has loss 0 and gradient 0, whatever its logits and label hold.
         For an `ignore_index` of other libraries: `mask=labels != ignore_index`.
@@ -124,7 +126,7 @@ def softmax_cross_entropy_with_integer_labels(
       As for `softmax_cross_entropy`.
     """
     smoothing, z_weight = checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)
-    static = {"axis": checks.static_int("axis", axis), "axis_name": sharded_checks.axis_name(axis_name)}
+    static = {"axis": checks.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
     return _dense_loss(logits, labels, where, mask, smoothing, class_weights, z_weight, integer_labels=True, **static)
 
 
@@ -133,7 +135,7 @@ def _dense_loss(
     logits, labels, where, mask, label_smoothing, class_weights, z_loss, *, axis, integer_labels, axis_name
 ):
     logits = checks.logits(logits)
-    axis = checks.axis(axis, logits, "logits")
+    axis = checks.class_axis(axis, logits)
     if integer_labels:
         labels = checks.class_indices(labels, logits, axis)
     else:
@@ -142,7 +144,8 @@ def _dense_loss(
     mask = checks.mask(mask, row_shape(logits.shape, axis), logits)
     class_weights = checks.class_weights(class_weights, logits, axis)
     if axis_name is not None:
-        sharded_checks.split_classes("logits", logits, axis_name)
+        sharded_checks.split_classes("logits", logits, axis_name, axis)
+    logits, labels, where, class_weights, axis = with_one_class_axis(logits, labels, where, class_weights, axis)
     if integer_labels:
         labels = local_indices(labels, logits.shape[axis], axis_name)
         logits = varying_like(logits, labels)

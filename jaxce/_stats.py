@@ -26,7 +26,7 @@ from jaxce import _checks as checks
 from jaxce import _online as online
 from jaxce import _result_checks as result_checks
 from jaxce import _sharded_checks as sharded_checks
-from jaxce._axes import varying_like
+from jaxce._axes import ClassAxis, joined_axes, varying_like
 from jaxce._dense import statistics
 from jaxce._infinities import finite
 from jaxce._rule import keep_statistics
@@ -138,7 +138,7 @@ def logit_stats(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    axis: int = -1,
+    axis: int | tuple[int, ...] = -1,
     where: ArrayLike | None = None,
     class_weights: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
@@ -150,7 +150,8 @@ def logit_stats(
     Args:
       logits: `[..., num_classes]`, floating. Unnormalised log-probabilities.
       labels: `[...]`, integer: the index of the true class. Or `[..., num_classes]`, real: the probability of each class.
-      axis: The class axis of `logits`.
+      axis: The class axis of `logits`, or several that hold the classes together: `(-2, -1)` for a softmax over an image. An integer label
+        then is the index into these axes in row-major order, and `class_weights` has their shape.
       where: Boolean, broadcasts to `logits`: the classes that take part.
       class_weights: `[num_classes]`, real. The weight of each class in `smooth_nll`; `nll` is not weighted.
       axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device then gives its own classes of
@@ -174,24 +175,40 @@ def logit_stats(
     References:
       Blanchard, Higham and Higham, Accurately computing the log-sum-exp and softmax functions, IMA J. Numer. Anal. 41 (2021).
     """
-    static = {"axis": checks.static_int("axis", axis), "axis_name": sharded_checks.axis_name(axis_name)}
+    static = {"axis": checks.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
     return _logit_stats(logits, labels, where, class_weights, **static)
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "axis_name"))
 def _logit_stats(logits, labels, where, class_weights, *, axis, axis_name):
     logits = checks.logits(logits)
-    axis = checks.axis(axis, logits, "logits")
+    axis = checks.class_axis(axis, logits)
     labels = checks.labels(labels, logits, axis)
     where = checks.where(where, logits, axis)
     class_weights = checks.class_weights(class_weights, logits, axis)
     if axis_name is not None:
-        sharded_checks.split_classes("logits", logits, axis_name)
+        sharded_checks.split_classes("logits", logits, axis_name, axis)
+    logits, labels, where, class_weights, axis = with_one_class_axis(logits, labels, where, class_weights, axis)
     if labels.ndim < logits.ndim:
         labels = local_indices(labels, logits.shape[axis], axis_name)
         logits = varying_like(logits, labels)
     stats = functools.partial(dense_stats, axis=axis, axis_name=axis_name)
     return keep_statistics(stats)(logits, labels, where, None, class_weights)
+
+
+def with_one_class_axis(logits, labels, where, class_weights, axis: ClassAxis):
+    """Checked arguments, several class axes of which become one, the last."""
+    if not isinstance(axis, tuple):
+        return logits, labels, where, class_weights, axis
+    if labels.ndim == logits.ndim:
+        labels = joined_axes(labels, axis)
+    if where is not None:
+        full = [size if i in axis else where.shape[i] for i, size in enumerate(logits.shape)]
+        where = joined_axes(jnp.broadcast_to(where, full), axis)
+    if class_weights is not None:
+        class_weights = class_weights.reshape(-1)
+    logits = joined_axes(logits, axis)
+    return logits, labels, where, class_weights, logits.ndim - 1
 
 
 def dense_stats(logits, labels, where, mask, class_weights, *, axis: int, axis_name: AxisName = None) -> LogitStats:

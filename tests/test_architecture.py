@@ -43,6 +43,7 @@ SAME_FLOOR = {
     ("_transpose", "_rule"),
     ("_checks", "_axes"),
     ("_linear_checks", "_checks"),
+    ("_result_checks", "_checks"),
     ("_sharded_checks", "_axes"),
     ("_dense", "_sharded"),
     ("_dense", "_reading"),

@@ -740,13 +740,8 @@ MUTANTS = [
         ),
         (
             "weights broadcast",
-            "    if value.shape != (num_classes,):",
-            "    if value.shape not in ((num_classes,), (1,)):",
-        ),
-        (
-            "weights of losses broadcast",
-            "    if value.shape != losses.shape:",
-            "    if value.shape not in (losses.shape, ()):",
+            "    if value.shape != classes:",
+            "    if value.shape not in (classes, (1,)):",
         ),
         (
             "an axis may be a boolean",
@@ -782,7 +777,12 @@ MUTANTS = [
     ),
     *_of(
         "_result_checks",
-        ["stats"],
+        ["stats", "checks"],
+        (
+            "weights of losses broadcast",
+            "    if value.shape != losses.shape:",
+            "    if value.shape not in (losses.shape, ()):",
+        ),
         ("statistics of any rows merge", "if a.shift.shape != b.shift.shape:", "if False:"),
     ),
     # Devices
