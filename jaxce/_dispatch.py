@@ -7,6 +7,7 @@ from typing import Literal
 from jaxce._axes import is_known, is_on_auto_mesh
 from jaxce._kernels import tiles
 from jaxce._kernels.blocked import Blocks
+from jaxce._kernels.reference import narrows_gradients
 from jaxce._types import Array
 
 
@@ -63,8 +64,13 @@ def blocks(implementation: Implementation, hidden: Array, classifier: Array) -> 
 
 
 def blocks_of_total(implementation: Implementation, hidden: Array, classifier: Array) -> tuple[Blocks, ...] | None:
-    """The blocks for a total alone, then for one with its gradients, anywhere and on a GPU; None for the reference."""
-    return _chosen(implementation, hidden, classifier, tiles.for_value, tiles.for_total, tiles.for_total_on_gpu)
+    """The blocks for a total alone, then for one with its gradients, on a CPU, on a GPU and elsewhere; None for the reference."""
+    on_gpu, elsewhere = tiles.for_total_on_gpu, tiles.for_total
+    # Gradients of the logits that are wider than the classifier need wide copies of its columns: of a block of classes, not of all.
+    if not narrows_gradients(hidden, classifier, on_cpu=False) and _is_narrow(hidden, classifier):
+        on_gpu, elsewhere = tiles.for_statistics_on_gpu, tiles.for_statistics
+    on_cpu = tiles.for_statistics if _is_narrow(hidden, classifier) else elsewhere
+    return _chosen(implementation, hidden, classifier, tiles.for_value, on_cpu, on_gpu, elsewhere)
 
 
 def _chosen(implementation, hidden, classifier, *rules):
@@ -80,9 +86,12 @@ def _chosen(implementation, hidden, classifier, *rules):
         # An unknown number of classes cannot be cut into blocks. The reference holds all logits; "chunked" takes blocks of tokens.
         is_reference = implementation is None and not is_known(num_classes)
         return None if is_reference else (tiles.for_unknown_sizes(tokens, num_classes),) * len(rules)
-    is_narrow = hidden.dtype == classifier.dtype and classifier.dtype.itemsize == 2
-    spare = features * classifier.dtype.itemsize if is_narrow and is_known(features) else 0
+    spare = features * classifier.dtype.itemsize if _is_narrow(hidden, classifier) and is_known(features) else 0
     return tuple(rule(tokens, num_classes, spare) for rule in rules)
+
+
+def _is_narrow(hidden, classifier):
+    return hidden.dtype == classifier.dtype and classifier.dtype.itemsize <= 2
 
 
 def _of_own_choice(implementation, tokens, num_classes):

@@ -111,7 +111,7 @@ def _formula(fields, label_weight, mask, options):
 
 
 @functools.cache
-def _total(of_value, anywhere, on_gpu, axis_name):
+def _total(of_value, on_cpu, on_gpu, elsewhere, axis_name):
     """The sum of the losses as a function of `(args, options)`, with the rule that makes the gradients along with the value."""
 
     @jax.custom_jvp
@@ -122,7 +122,7 @@ def _total(of_value, anywhere, on_gpu, axis_name):
         args, options = primals
         tangents = _differentiable(*jax.tree.map(none_if_absent, tangents, is_leaf=lambda x: x is None))
         wanted = (tangents[0] is not None, tangents[1] is not None)
-        value, gradients = _with_gradients(of_value, anywhere, on_gpu, axis_name, *wanted)(args, options)
+        value, gradients = _with_gradients(of_value, (on_cpu, on_gpu, elsewhere), axis_name, *wanted)(args, options)
         *of_args, of_options = jax.tree.map(
             lambda g, t: None if t is None else jnp.sum(g * t.astype(g.dtype)),
             gradients,
@@ -138,7 +138,7 @@ def _total(of_value, anywhere, on_gpu, axis_name):
 
 
 @functools.cache
-def _with_gradients(of_value, anywhere, on_gpu, axis_name, of_hidden, of_classifier):
+def _with_gradients(of_value, blocks, axis_name, of_hidden, of_classifier):
     """The sum with its gradients as a function of `(args, options)`; its own derivatives are those of the losses of each token.
 
     The gradients by `args` are what the classes of this device contribute.
@@ -156,10 +156,12 @@ def _with_gradients(of_value, anywhere, on_gpu, axis_name, of_hidden, of_classif
             of_hidden=of_hidden,
             of_classifier=of_classifier,
         )
-        if anywhere == on_gpu:
-            return total((*args, options), anywhere)
-        in_blocks, in_blocks_on_gpu = (functools.partial(total, blocks=b) for b in (anywhere, on_gpu))
-        return lax.platform_dependent((*args, options), cuda=in_blocks_on_gpu, default=in_blocks)
+        narrows = [reference.narrows_gradients(*args[:2], on_cpu=on_cpu) for on_cpu in (True, False, False)]
+        ways = list(zip(blocks, narrows, strict=True))
+        cpu, cuda, elsewhere = (functools.partial(total, blocks=b, narrow=n) for b, n in ways)
+        if len(set(ways)) == 1:
+            return elsewhere((*args, options))
+        return lax.platform_dependent((*args, options), cpu=cpu, cuda=cuda, default=elsewhere)
 
     def again(args, options):
         def of(differentiable):

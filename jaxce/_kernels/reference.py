@@ -56,3 +56,13 @@ def dot(a, b, contracting):
 def dtype_of_operands(a, b):
     """The dtype in which `dot` multiplies the two."""
     return a.dtype if a.dtype == b.dtype else dtype_of_logits(a, b)
+
+
+def narrows_gradients(hidden, classifier, *, on_cpu):
+    """Whether the gradients by the logits are multiplied in the dtype of the operands, which is narrower.
+
+    In bfloat16 a GPU does that, as it does for any matmul of a layer; a TPU rounds the operands of a float32 matmul to bfloat16 by default. On a
+    CPU a float32 matmul is as fast and keeps the digits: those of a classifier whose columns have a large mean in common, for instance. float16
+    has not the range of a gradient.
+    """
+    return not on_cpu and dtype_of_operands(hidden, classifier) == jnp.bfloat16

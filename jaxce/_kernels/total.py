@@ -13,7 +13,15 @@ from jaxce._sharded import AxisName, merged, over_all, weight_of_label
 
 
 def total_with_gradients(
-    losses, used, args, blocks: Blocks, axis_name: AxisName = None, *, of_hidden: bool, of_classifier: bool
+    losses,
+    used,
+    args,
+    blocks: Blocks,
+    axis_name: AxisName = None,
+    *,
+    narrow: bool,
+    of_hidden: bool,
+    of_classifier: bool,
 ):
     """The sum of the losses of all tokens, and its gradients, made in the same pass over the tokens.
 
@@ -24,6 +32,7 @@ def total_with_gradients(
       used: The indices of the fields by which `losses` is to be differentiated: those that it makes use of.
       args: The arguments of the contract, then `options`, a pytree of scalars that only `losses` sees.
       blocks: Where a block has all classes, gradients take three matmuls in all, otherwise four.
+      narrow: Whether the gradients by the logits are rounded to the dtype of the operands before they are multiplied.
       of_hidden: Whether the gradient by `hidden` is wanted, which takes one of them.
       of_classifier: The same for `classifier`.
       axis_name: Merging the statistics of a block of tokens is all that is communicated: no gradient is summed over devices.
@@ -69,7 +78,7 @@ def total_with_gradients(
                 return [dots[i] for i in used]
 
             raw_ct, u_ct, cap_part = jax.linear_transpose(linear, raw, *zeros((u, soft_cap)))(fields_ct)
-            slopes = raw_ct.astype(dtype_of_operands(hidden, classifier))
+            slopes = raw_ct.astype(dtype_of_operands(hidden, classifier)) if narrow else raw_ct
             if is_whole:
                 rows_ct = slopes if of_hidden or of_classifier else None
             else:
