@@ -95,7 +95,7 @@ def class_axis(value: ClassAxis, of: Array) -> ClassAxis:
     axes = tuple(axis(part, of, "logits") for part in value)
     if not axes or len(set(axes)) < len(axes):
         raise ValueError(f"`axis` must be one or more different axes of `logits`; got {value} for shape {of.shape}.")
-    return axes if len(axes) > 1 else axes[0]
+    return axes[0] if len(axes) == 1 else axes
 
 
 def labels(value: ArrayLike, logits: Array, axis: ClassAxis) -> Array:

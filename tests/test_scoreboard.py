@@ -1,12 +1,13 @@
 """The accuracy lines of the scoreboard, at the size of CI: every kind of label, random and adversarial rows, against 50 digits."""
 
 import collections
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.scoreboard import accuracy, libraries
+from benchmarks.scoreboard import accuracy, in_use, libraries
 
 OURS = next(libraries.installed())
 BY_KIND = collections.defaultdict(list)
@@ -45,6 +46,23 @@ def test_values_of_narrow_logits_are_those_of_float32_on_the_rounded_logits(kind
         truth = accuracy.exact(rounded)
         value_error, _ = accuracy.worst_errors(truth, values, np.zeros_like(gradient, np.float32))
         assert value_error <= accuracy.VALUE_TARGET, case.name
+
+
+@pytest.mark.parametrize("kind", in_use.KINDS)
+def test_second_derivatives_are_right_in_every_dtype(kind, x64):
+    asked, right = in_use.second_derivatives(OURS, (kind,))
+    assert asked == right == 2 * 4 * 4
+
+
+def test_a_second_derivative_that_is_0_is_not_right(x64):
+    lost = dataclasses.replace(OURS, second_derivatives=(lambda _, logits, *rest: 0 * logits,))
+    assert in_use.second_derivatives(lost, ("soft",)) == (8, 0)
+
+
+def test_long_means_keep_their_digits_and_plain_sums_do_not():
+    assert in_use.long_mean(*OURS.long_mean) <= 1e-6
+    plain = (lambda s, total, weight: (s[0] + total, s[1] + weight), (jnp.zeros(()),) * 2, lambda s: s[0] / s[1])
+    assert in_use.long_mean(*plain) > 1e-4
 
 
 def test_the_measure_sees_an_error_and_spares_what_cannot_be_avoided():

@@ -28,6 +28,10 @@ class Library:
     version: str
     losses: dict[str, Losses]
     with_gradient: Callable[..., tuple[np.ndarray, np.ndarray]]
+    # Each `(loss, logits, labels, direction)` gives the Hessian of the sum of the losses times the direction.
+    second_derivatives: tuple[Callable[..., Any], ...]
+    # How a mean over many batches is made: `add(state, total, weight)`, the start, and the mean of a state.
+    long_mean: tuple[Callable[..., Any], Any, Callable[..., Any]] | None = None
 
 
 def installed() -> Iterator[Library]:
@@ -46,6 +50,36 @@ def _with_gradient(loss, logits, *rest):
     return np.asarray(values), np.asarray(vjp(jnp.ones_like(values))[0])
 
 
+def _rows(loss, labels, transform):
+    """The gradient of each row's loss, under a transform that maps over rows."""
+    return lambda z: transform(lambda row: jax.grad(lambda z, y: jnp.sum(loss(z[None], y[None])))(*row))((z, labels))
+
+
+def _in_reverse(transform):
+    def second(loss, logits, labels, direction):
+        gradients = _rows(loss, labels, transform)
+        return jax.jit(jax.grad(lambda z: jnp.sum(gradients(z).astype(jnp.float32) * direction.astype(jnp.float32))))(
+            logits
+        )
+
+    return second
+
+
+def _forward(transform):
+    def second(loss, logits, labels, direction):
+        gradients = _rows(loss, labels, transform)
+        return jax.jit(lambda z: jax.jvp(gradients, (z,), (direction,))[1])(logits)
+
+    return second
+
+
+def _mapped(function):
+    return lambda rows: jax.lax.map(function, rows)
+
+
+_IN_JAX = tuple(mode(transform) for mode in (_in_reverse, _forward) for transform in (jax.vmap, _mapped))
+
+
 def _version(package):
     return importlib.metadata.version(package)
 
@@ -60,7 +94,9 @@ def _jaxce():
         "sigmoid": jaxce.sigmoid_binary_cross_entropy,
         "pos_weight": lambda z, y, w: jaxce.sigmoid_binary_cross_entropy(z, y, pos_weight=w),
     }
-    return Library("jaxce", jaxce.__version__, losses, _with_gradient)
+    add = lambda state, total, weight: state + jaxce.LossSum(total, weight)  # noqa: E731
+    long_mean = (add, jaxce.LossSum.zero(), jaxce.LossSum.mean)
+    return Library("jaxce", jaxce.__version__, losses, _with_gradient, _IN_JAX, long_mean)
 
 
 def _optax():
@@ -72,7 +108,7 @@ def _optax():
         ),
         "sigmoid": optax.sigmoid_binary_cross_entropy,
     }
-    return Library("optax", _version("optax"), losses, _with_gradient)
+    return Library("optax", _version("optax"), losses, _with_gradient, _IN_JAX)
 
 
 def _keras():
@@ -88,7 +124,10 @@ def _keras():
         ),
         "sigmoid": lambda z, y: keras.ops.binary_crossentropy(y, z, from_logits=True),
     }
-    return Library("Keras on JAX", _version("keras"), losses, _with_gradient)
+    metric = keras.metrics.Mean()
+    add = lambda state, total, weight: metric.stateless_update_state(state, total / weight, weight)  # noqa: E731
+    long_mean = (add, [v.value for v in metric.variables], metric.stateless_result)
+    return Library("Keras on JAX", _version("keras"), losses, _with_gradient, _IN_JAX, long_mean)
 
 
 def _torch():
@@ -110,4 +149,13 @@ def _torch():
         (gradient,) = torch.autograd.grad(values.sum(), logits)
         return values.detach().numpy(), gradient.numpy()
 
-    return Library("PyTorch", torch.__version__, losses, with_gradient)
+    def second(loss, logits, labels, direction):
+        wide = [torch.tensor(np.asarray(x, np.float64)) for x in (logits, direction)]
+        z, v = (x.to(getattr(torch, logits.dtype.name)) for x in wide)
+        labels = torch.tensor(np.asarray(labels, np.int64 if labels.dtype.kind == "i" else np.float64))
+        labels = labels if labels.dtype == torch.int64 else labels.to(z.dtype)
+        z.requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(z, labels).sum(), z, create_graph=True)
+        return torch.autograd.grad((gradient * v).sum(), z)[0].double().numpy()
+
+    return Library("PyTorch", torch.__version__, losses, with_gradient, (second,))
