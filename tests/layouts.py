@@ -24,7 +24,8 @@ import jaxce
 
 FEATURES, CLASSES = 4, 24
 OPTIONS = {"label_smoothing": np.float32(0.1), "z_loss": np.float32(0.01)}
-DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
+# XLA for CPU has a fault in bfloat16. float16 differs from float32 in what it rounds alone.
+DTYPES = (jnp.float32, jnp.bfloat16)
 OF_TOKENS = (None, "data", "model", ("data", "model"))
 OF_CLASSES = (None, "data", "model")
 # (shape of the tokens, how they are split, how the classes are split)

@@ -62,6 +62,7 @@ def dense_problem(loss, options, dtype, shape):
     return {"logits": logits, "labels": labels, **chosen, "cotangent": np.linspace(-1, 2, shape[0], dtype=np.float32)}
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
 @pytest.mark.parametrize("options", [(), cases.SOFTMAX_OPTIONS], ids=cases.name_of)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
@@ -195,7 +196,7 @@ def assert_linear_answers(answers, arguments):
             assert_within(np.asarray(gradient).reshape(of_loss[argument].value.shape), of_loss[argument], ulps)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("rank", LINEAR_SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
 @pytest.mark.parametrize("options", [(), LINEAR_OPTIONS], ids=cases.name_of)
