@@ -82,7 +82,7 @@ def entropy_of(logits):
 entropy = entropy_of(logits)
 show("entropy of the predicted distribution", entropy, -(np.exp(exact) * exact).sum(-1))
 
-# %% The same for a linear layer, whose logits are never held. For a language model this is the entropy of each token. Classifier, bias and soft
+# %% The entropy of a linear layer, whose logits are never held. For a language model this is the entropy of each token. Classifier, bias and soft
 # cap times t give the capped logits times t, so all of them move in their own direction, except a bias of -inf. The entropy is a difference of two
 # numbers of the size of log_z: its error is about 1e-6 times that size, and entropies far below this error have no digits left.
 hidden, classifier, bias = (jnp.asarray(x, jnp.float32) for x in (held_out, model.coef_.T, model.intercept_))
