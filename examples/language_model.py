@@ -45,15 +45,19 @@ def loss_of_rows(name: str, graph, params, rows) -> jaxce.LossSum:
 def mean_and_gradient(loss, params, micro_batches):
     """The mean loss over all words of `[micro_batches, rows, sequence + 1]`, and its gradient, a micro-batch at a time."""
 
-    def add(sums, rows):
-        loss_sum, pull_back = jax.vjp(lambda params: loss(params, rows), params)
-        (gradient_of_total,) = pull_back(jaxce.LossSum(jnp.ones(()), jnp.zeros(())))  # not of the weight
-        return jax.tree.map(jnp.add, sums, (loss_sum, gradient_of_total)), None
+    def total(params, rows):
+        loss_sum = loss(params, rows)
+        return loss_sum.total, loss_sum
 
-    nothing = jaxce.LossSum(jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params)
-    (loss_sum, gradient), _ = jax.lax.scan(add, nothing, micro_batches)
+    def add(carry, rows):
+        sums, gradients = carry
+        (_, loss_sum), gradient = jax.value_and_grad(total, has_aux=True)(params, rows)
+        return (sums + loss_sum, jax.tree.map(jnp.add, gradients, gradient)), None
+
+    start = jaxce.LossSum.zero(), jax.tree.map(jnp.zeros_like, params)
+    (loss_sum, gradient), _ = jax.lax.scan(add, start, micro_batches)
     # Totals and weights add up, means do not: so the one division comes after the last micro-batch.
-    return loss_sum.mean(), jax.tree.map(lambda g: g / jnp.maximum(loss_sum.weight, 1), gradient)
+    return loss_sum.mean(), jax.tree.map(lambda g: jnp.where(loss_sum.weight == 0, 0, g / loss_sum.weight), gradient)
 
 
 @partial(jax.jit, static_argnums=0)

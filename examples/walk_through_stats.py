@@ -59,6 +59,9 @@ show("perplexity, exp of the mean loss", jnp.exp(stats.nll.mean()), np.exp(-of_l
 confidence = 1 / (1 + stats.rest)
 show("probability of the likeliest class", confidence, np.exp(exact).max(-1))
 
+# %% Whether the label is a class with the largest logit. The logits are compared, so rounding cannot change the answer.
+show("accuracy", stats.correct, exact.argmax(-1) == held_out_digits)
+
 # %% The uniform part of label smoothing, and the logarithm of the partition function, which a z-loss keeps near 0. (They are equal here, as
 # the ten logits of this model sum to 0.)
 show("loss against the uniform distribution", stats.smooth_nll, -exact.mean(-1))
@@ -66,29 +69,33 @@ show("log of the partition function", stats.log_z, np.asarray(logits, np.float64
 
 
 # %% The entropy. The derivative of log_z in a direction is that direction's mean under the softmax: so the mean logit is one forward-mode
-# derivative, in the same pass as the value. Taken from the largest logit on, both terms are non-negative and nothing cancels.
+# derivative, in the same pass as the value. Taken from the largest logit on, both terms are non-negative and nothing cancels. A logit of -inf
+# must not move: 0 * -inf is NaN.
 @jax.jit
 def entropy_of(logits):
     below = logits - logits.max(-1, keepdims=True)
-    log_norm, mean_below = jax.jvp(lambda z: jaxce.logit_stats(z, labels).log_z, (below,), (below,))
+    step = jnp.where(below > -jnp.inf, below, 0)
+    log_norm, mean_below = jax.jvp(lambda z: jaxce.logit_stats(z, labels).log_z, (below,), (step,))
     return log_norm - mean_below
 
 
 entropy = entropy_of(logits)
 show("entropy of the predicted distribution", entropy, -(np.exp(exact) * exact).sum(-1))
 
-# %% The same of a linear layer, whose logits are never held: a step of the classifier and bias in their own direction moves the logits by
-# themselves. For a language model this is the entropy of each token without its logits. Here it is a difference of two numbers near 10, which
-# rounds more.
+# %% The entropy of a linear layer, whose logits are never held. For a language model this is the entropy of each token. Classifier, bias and soft
+# cap times t give the capped logits times t, so all of them move in their own direction, except a bias of -inf. The entropy is a difference of two
+# numbers of the size of log_z: its error is about 1e-6 times that size, and entropies far below this error have no digits left.
 hidden, classifier, bias = (jnp.asarray(x, jnp.float32) for x in (held_out, model.coef_.T, model.intercept_))
 
 
 @jax.jit
-def entropy_of_layer(hidden, classifier, bias):
-    def log_z(classifier, bias):
-        return jaxce.linear_logit_stats(hidden, classifier, labels, bias=bias).log_z
+def entropy_of_layer(hidden, classifier, bias=None, soft_cap=None):
+    def log_z(classifier, bias, soft_cap):
+        return jaxce.linear_logit_stats(hidden, classifier, labels, bias=bias, soft_cap=soft_cap).log_z
 
-    value, mean_logit = jax.jvp(log_z, (classifier, bias), (classifier, bias))
+    layer = (classifier, bias, soft_cap)
+    step = jax.tree.map(lambda x: jnp.where(x > -jnp.inf, x, 0), layer)
+    value, mean_logit = jax.jvp(log_z, layer, step)
     return value - mean_logit
 
 
@@ -96,6 +103,14 @@ show(
     "entropy, from hidden and classifier alone",
     entropy_of_layer(hidden, classifier, bias),
     -(np.exp(exact) * exact).sum(-1),
+    atol=1e-5,
+)
+cap = 5.0
+capped = log_softmax(cap * np.tanh(np.asarray(logits, np.float64) / cap), axis=-1)
+show(
+    "  with logits capped at 5",
+    entropy_of_layer(hidden, classifier, bias, cap),
+    -(np.exp(capped) * capped).sum(-1),
     atol=1e-5,
 )
 
@@ -124,7 +139,7 @@ show(
 
 # %% The picture: where the model is unsure, and where it is sure and wrong.
 pictures.set_style()
-wrong = np.asarray(logits.argmax(-1) != labels)
+wrong = ~np.asarray(stats.correct)
 figure, axes = plt.subplot_mosaic([["s", "s", 0, 1, 2], ["s", "s", 3, 4, 5]], figsize=(12, 4.6), layout="constrained")
 for some, name, color in ((~wrong, "right", pictures.OTHER), (wrong, "wrong", pictures.OURS)):
     label = f"{name}: {some.sum()} images"

@@ -16,9 +16,24 @@ from jaxce._stats import logit_stats as logit_stats
 
 __version__ = "0.1.0"
 
+# Without `keras`: `from jaxce import *` must not replace the Keras of the caller.
+__all__ = [
+    "Chunked",
+    "LogitStats",
+    "LossSum",
+    "linear_logit_stats",
+    "linear_softmax_cross_entropy",
+    "linear_softmax_cross_entropy_sum",
+    "logit_stats",
+    "sigmoid_binary_cross_entropy",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_with_integer_labels",
+]
+
 if _typing.TYPE_CHECKING:
     from jaxce import keras as keras
 else:
     __getattr__ = _keras_hook.attribute_of_package
+    __dir__ = _keras_hook.names_of_package
 
 _keras_hook.install()

@@ -1,5 +1,7 @@
 """Which kernel makes the statistics of a linear layer: a pure function of the shapes and of what the caller asked for."""
 
+from __future__ import annotations
+
 import dataclasses
 import operator
 from typing import Literal

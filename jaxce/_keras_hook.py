@@ -41,6 +41,11 @@ def attribute_of_package(name: str) -> Any:
     raise AttributeError(f"module 'jaxce' has no attribute {name!r}", name=name, obj=sys.modules["jaxce"])
 
 
+def names_of_package() -> list[str]:
+    """Return the names of the package, with `keras` before its first use too: the `__dir__` of the package."""
+    return sorted({*vars(sys.modules["jaxce"]), "keras"})
+
+
 class _KerasFinder:
     """Finds Keras where the other finders find it, and gives it a loader that registers the losses."""
 

@@ -1,5 +1,7 @@
 """Softmax cross-entropy of a linear layer, `hidden @ classifier + bias`, whose logits are never held as a whole."""
 
+from __future__ import annotations
+
 from jaxce import _checks as checks
 from jaxce import _dispatch as dispatch
 from jaxce import _linear_checks as linear_checks

@@ -1,5 +1,7 @@
 """`LossSum`: a sum of losses with its weight, which is what adds up exactly over micro-batches and devices; a mean does not."""
 
+from __future__ import annotations
+
 import dataclasses
 
 import jax
@@ -46,7 +48,7 @@ class LossSum:
     weight_remainder: Array | float = dataclasses.field(default=0.0, repr=False)
 
     @staticmethod
-    def zero(dtype: DTypeLike = jnp.float32) -> "LossSum":
+    def zero(dtype: DTypeLike = jnp.float32) -> LossSum:
         """The sum of no losses: what `sum`, `jax.lax.scan` and `jax.lax.fori_loop` start from.
 
         Args:
@@ -67,7 +69,7 @@ class LossSum:
         return LossSum(*(jnp.zeros((), dtype) for _ in range(4)))
 
     @staticmethod
-    def of(losses: ArrayLike, weights: ArrayLike | None = None, mask: ArrayLike | None = None) -> "LossSum":
+    def of(losses: ArrayLike, weights: ArrayLike | None = None, mask: ArrayLike | None = None) -> LossSum:
         """The sum over all losses that count.
 
         Args:
@@ -85,14 +87,14 @@ class LossSum:
         """
         return _sum(losses, weights, mask)
 
-    def __add__(self, other: "LossSum") -> "LossSum":
+    def __add__(self, other: LossSum) -> LossSum:
         if not isinstance(other, LossSum):
             return NotImplemented
         total, total_remainder = _add(self.total, self.total_remainder, other.total, other.total_remainder)
         weight, weight_remainder = _add(self.weight, self.weight_remainder, other.weight, other.weight_remainder)
         return LossSum(total, weight, total_remainder, weight_remainder)
 
-    def __radd__(self, other: int) -> "LossSum":
+    def __radd__(self, other: int) -> LossSum:
         if isinstance(other, int) and other == 0:  # what `sum` starts from
             return self
         return result_checks.no_sum_with(other)
@@ -102,7 +104,7 @@ class LossSum:
         none = self.weight == 0
         return jnp.where(none, 0, self.total) / jnp.where(none, 1, self.weight)  # a remainder is less than an ulp
 
-    def psum(self, axis_name: str | tuple[str, ...]) -> "LossSum":
+    def psum(self, axis_name: str | tuple[str, ...]) -> LossSum:
         """The sum over a mapped axis, inside `jax.shard_map` or `jax.vmap`."""
         return jax.tree.map(lambda x: lax.psum(x, axis_name), self)
 
@@ -113,7 +115,7 @@ class LossSum:
     def __float__(self) -> float:
         result_checks.no_float_of_a_sum()
 
-    def __truediv__(self, other: object) -> "LossSum":
+    def __truediv__(self, other: object) -> LossSum:
         result_checks.no_quotient_with(other)
 
 

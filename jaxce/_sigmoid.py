@@ -1,5 +1,7 @@
 """`sigmoid_binary_cross_entropy`: the loss of independent yes-or-no labels, and its rule."""
 
+from __future__ import annotations
+
 import functools
 
 import jax

@@ -1,5 +1,7 @@
 """The softmax cross-entropies: formulas over `LogitStats`, every option once, for logits from wherever they come."""
 
+from __future__ import annotations
+
 import functools
 
 import jax

@@ -15,6 +15,8 @@ Statistics of disjoint sets of classes merge into those of all the classes, asso
 instead of as parts to be added later: so each has a cotangent of its own, and `p - q` at the true class never drowns in a larger one.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 
@@ -111,7 +113,7 @@ class LogitStats:
         return self.top_label_mass > 0
 
     @staticmethod
-    def merge(a: "LogitStats", b: "LogitStats") -> "LogitStats":
+    def merge(a: LogitStats, b: LogitStats) -> LogitStats:
         """The statistics over the classes of both, which must be disjoint."""
         result_checks.mergeable(a, b)
         step = finite(b.shift) - finite(a.shift)

@@ -65,7 +65,8 @@ MAY_IMPORT = {"jax", "numpy", *sys.stdlib_module_names}
 LAZY_KERAS = {
     "import typing as _typing",
     "from jaxce import _keras_hook",
-    "if _typing.TYPE_CHECKING:\n    from jaxce import keras as keras\nelse:\n    __getattr__ = _keras_hook.attribute_of_package",
+    "if _typing.TYPE_CHECKING:\n    from jaxce import keras as keras\nelse:\n    __getattr__ = _keras_hook.attribute_of_package\n"
+    "    __dir__ = _keras_hook.names_of_package",
     "_keras_hook.install()",
 }
 MAX_LINES, MAX_LINES_OF_A_KERNEL = 250, 450
@@ -135,11 +136,11 @@ def violations_of_size(sources):
 def violations_of_the_roof(sources):
     for node in ast.parse(sources[""]).body:
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        version = isinstance(node, ast.Assign) and node.targets[0].id == "__version__"
+        about = isinstance(node, ast.Assign) and node.targets[0].id in ("__version__", "__all__")
         export = isinstance(node, ast.ImportFrom) and all(a.asname == a.name for a in node.names)
         # `jaxce.keras` is imported when it is first used.
         lazy = ast.unparse(node) in LAZY_KERAS
-        if not (docstring or version or export or lazy):
+        if not (docstring or about or export or lazy):
             yield f"line {node.lineno} is more than an export"
 
 

@@ -2,30 +2,16 @@
 
 import doctest
 import re
-from pathlib import Path
 
 import jax
 import pytest
+from documents import DOCUMENTS, README, ROOT, as_module, is_session, python_blocks
 
 import jaxce
 
-ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
-DOCUMENTS = [
-    path
-    for path in (README, *sorted((ROOT / "docs" / "pages").rglob("*.md")))
-    if "```python" in path.read_text("utf-8")
-]
-
-
-def python_blocks(text):
-    """The fenced blocks of Python, each with the number of its first line."""
-    fences = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [(text.count("\n", 0, fence.start(1)) + 1, fence[1]) for fence in fences]
-
 
 def run_block(line, block, namespace, path=README):
-    if block.startswith(">>> "):
+    if is_session(block):
         session = doctest.DocTestParser().get_doctest(block, namespace, path.name, str(path), line - 1)
         report = []
         failures = doctest.DocTestRunner(verbose=False).run(session, out=report.append, clear_globs=False).failed
@@ -59,6 +45,24 @@ def test_every_public_name_has_its_place_in_the_reference():
 def test_python_blocks_are_found_with_their_lines():
     text = "# Title\n\n```bash\nls\n```\n\n```python\na = 1\n\nb = a\n```\n```python\n>>> a\n1\n```\n"
     assert python_blocks(text) == [(8, "a = 1\n\nb = a\n"), (13, ">>> a\n1\n")]
+
+
+def test_blocks_become_a_module_with_the_lines_of_the_document():
+    text = "# Title\n\n```python\na = 1\n```\n\n```python\n>>> for b in [a]:\n...     print(b)\n1\n>>> a\n1\n```\n"
+    assert as_module(text).splitlines() == [
+        "",
+        "",
+        "",
+        "a = 1",
+        "",
+        "",
+        "",
+        "for b in [a]:",
+        "    print(b)",
+        "",
+        "a",
+        "",
+    ]
 
 
 def test_wrong_output_in_session_fails():

@@ -4,6 +4,10 @@ import dataclasses
 import importlib.metadata
 import importlib.resources
 import inspect
+import pydoc
+import subprocess
+import sys
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +40,14 @@ SIGNATURES = {
 PROPERTIES = {"LogitStats": {"nll", "smooth_nll", "log_z", "log_norm", "correct"}, "LossSum": set()}
 METHODS = {"LogitStats": {"merge"}, "LossSum": {"zero", "of", "mean", "psum"}}
 
+KERAS_MODULES = {name: getattr(jaxce.keras, name) for name in jaxce.keras.__all__}
+EVERY_FUNCTION = {
+    **{name: getattr(jaxce, name) for name in jaxce.__all__},
+    **{f"{c}.{name}": getattr(getattr(jaxce, c), name) for c, names in METHODS.items() for name in names},
+    **{f"keras.{m}.{name}": getattr(module, name) for m, module in KERAS_MODULES.items() for name in module.__all__},
+}
+MAX_SIGNATURE = 400
+
 
 def find(name):
     found = jaxce
@@ -58,6 +70,43 @@ def test_signature(name):
 def test_nothing_else_is_public():
     public = {name for name in vars(jaxce) if not name.startswith("_")} - {"keras"}
     assert public == {name for name in SIGNATURES if "." not in name}
+
+
+def test_star_import_gives_the_public_names_without_keras():
+    namespace = {"keras": "that of the caller"}
+    exec("from jaxce import *", namespace)
+    assert namespace.pop("keras") == "that of the caller"
+    assert namespace.keys() - {"__builtins__"} == {name for name in SIGNATURES if "." not in name}
+
+
+def test_names_of_the_package_are_listed_with_keras_before_its_first_use():
+    code = "import sys, jaxce; print(*dir(jaxce)); print('jaxce.keras' in sys.modules)"
+    listed, imported = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert {name for name in listed.split() if not name.startswith("_")} == {*jaxce.__all__, "keras"}
+    assert imported == "False"
+
+
+def test_help_of_the_package_shows_each_function_and_class():
+    text = pydoc.plain(pydoc.render_doc(jaxce))
+    for name in jaxce.__all__:
+        assert f"    {name}(" in text or f"class {name}(" in text
+
+
+@pytest.mark.parametrize("name", EVERY_FUNCTION)
+def test_signature_in_help_is_short(name):
+    signature = str(inspect.signature(EVERY_FUNCTION[name]))
+    assert len(signature) <= MAX_SIGNATURE
+    assert "Union" not in signature
+    assert signature in pydoc.plain(pydoc.render_doc(EVERY_FUNCTION[name]))
+
+
+@pytest.mark.parametrize("name", EVERY_FUNCTION)
+def test_annotations_can_be_evaluated(name):
+    function = EVERY_FUNCTION[name]
+    function = function.__init__ if isinstance(function, type) else function
+    assert typing.get_type_hints(function).keys() >= {p for p in inspect.signature(function).parameters if p != "self"}
 
 
 @pytest.mark.parametrize("name", ["LogitStats", "LossSum"])

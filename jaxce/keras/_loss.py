@@ -1,5 +1,7 @@
 """What the loss objects share: they call their function, weigh, and reduce."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, Self
 

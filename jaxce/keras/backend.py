@@ -1,5 +1,7 @@
 """`tf.keras.backend`'s cross-entropies: `target` first, no reduction, nothing smoothed."""
 
+from __future__ import annotations
+
 from jaxce import _checks as checks
 from jaxce._types import Array, NestedArrayLike
 from jaxce.keras import _arguments as arguments

@@ -1,5 +1,7 @@
 """`tf.keras.losses`: `y_true` first, one loss per example; and the loss objects, with Keras 3's constructors and reductions."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp
