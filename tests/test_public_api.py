@@ -43,7 +43,7 @@ METHODS = {"LogitStats": {"merge"}, "LossSum": {"zero", "of", "mean", "psum"}}
 KERAS_MODULES = {name: getattr(jaxce.keras, name) for name in jaxce.keras.__all__}
 EVERY_FUNCTION = {
     **{name: getattr(jaxce, name) for name in jaxce.__all__},
-    **{f"{c}.{name}": getattr(getattr(jaxce, c), name) for c, names in METHODS.items() for name in names},
+    **{f"{c}.{name}": getattr(getattr(jaxce, c), name) for c, names in METHODS.items() for name in sorted(names)},
     **{f"keras.{m}.{name}": getattr(module, name) for m, module in KERAS_MODULES.items() for name in module.__all__},
 }
 MAX_SIGNATURE = 400

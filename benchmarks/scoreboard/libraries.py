@@ -29,7 +29,7 @@ class Library:
     losses: dict[str, Losses]
     with_gradient: Callable[..., tuple[np.ndarray, np.ndarray]]
     # Each `(loss, logits, labels, direction)` gives the Hessian of the sum of the losses times the direction.
-    second_derivatives: tuple[Callable[..., Any], ...]
+    second_derivatives: tuple[Callable[..., Any], ...] = ()
     # How a mean over many batches is made: `add(state, total, weight)`, the start, and the mean of a state.
     long_mean: tuple[Callable[..., Any], Any, Callable[..., Any]] | None = None
 
