@@ -71,8 +71,8 @@ def static_axis(value) -> ClassAxis:
     """A class axis, or a tuple of them, known while tracing."""
     if isinstance(value, tuple):
         return tuple(static_int("axis", part) for part in value)
-    if isinstance(value, list):
-        raise TypeError(f"`axis` must be an integer or a tuple of integers; got {value!r}. Write a tuple.")
+    if value is None or isinstance(value, (list, range, float)) or np.ndim(value):
+        raise TypeError(f"`axis` must be an integer or a tuple of integers; got {value!r}.")
     return static_int("axis", value)
 
 

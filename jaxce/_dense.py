@@ -41,9 +41,8 @@ def tangent(args, outs, tangents, *, axis):
     z = read(logits, where, mask, axis)
     zero = jnp.zeros_like(shift)
     rest_dot = label_nll_dot = total_nll_dot = total_mass_dot = zero
-    label_mass_dot = top_label_mass_dot = jnp.zeros_like(
-        label_mass
-    )  # it lies where the labels do, which may not be where the logits do
+    # Sharded as the labels are, which may differ from how the logits are.
+    label_mass_dot = top_label_mass_dot = jnp.zeros_like(label_mass)
     if logits_dot is not None:
         rest_dot, label_nll_dot, total_nll_dot = by_logits((logits, *args[1:]), outs, logits_dot, axis=axis)
     nll = jnp.where(z > -jnp.inf, per_row(jnp.log1p(rest), axis) - below(z, shift, axis), 0)

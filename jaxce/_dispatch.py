@@ -66,9 +66,9 @@ def blocks(implementation: Implementation, hidden: Array, classifier: Array) -> 
 
 
 def blocks_of_total(implementation: Implementation, hidden: Array, classifier: Array) -> tuple[Blocks, ...] | None:
-    """The blocks for a total alone, then for one with its gradients, on a CPU, on a GPU and elsewhere; None for the reference."""
+    """Return four plans: for the value alone; for value and gradients on a CPU, on a GPU, and elsewhere. None is the reference."""
     on_gpu, elsewhere = tiles.for_total_on_gpu, tiles.for_total
-    # Gradients of the logits that are wider than the classifier need wide copies of its columns: of a block of classes, not of all.
+    # A matmul of a float32 gradient needs a float32 copy of a narrow classifier: blocks of classes copy a block at a time.
     if not narrows_gradients(hidden, classifier, on_cpu=False) and _is_narrow(hidden, classifier):
         on_gpu, elsewhere = tiles.for_statistics_on_gpu, tiles.for_statistics
     on_cpu = tiles.for_statistics if _is_narrow(hidden, classifier) else elsewhere

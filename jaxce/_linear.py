@@ -173,7 +173,7 @@ def linear_softmax_cross_entropy_sum(
       The gradients are as exact as those of `linear_softmax_cross_entropy`, in every dtype. In bfloat16 a GPU or TPU multiplies the gradients
       with respect to the logits in bfloat16, as any matmul of the layer. A CPU keeps them in float32, and so does every platform in float16
       and float8; the logits are then made twice, a fourth matmul. By `python -m benchmarks.linear` two cores of a CPU take 0.76 times as long
-      as three bare matmuls at (4096, 768, 50257) in bfloat16 (0.88 with jax 0.12), where rounded gradients took 0.45 (0.48).
+      as three bare matmuls at (4096, 768, 50257) in bfloat16 (0.88 with jax 0.12). Gradients rounded to bfloat16 would take 0.45 (0.48).
 
     Example:
       >>> hidden, classifier, labels = jax.numpy.ones((2, 3)), jax.numpy.eye(3), jax.numpy.array([0, 2])

@@ -89,7 +89,7 @@ class LossSum:
 
     def __add__(self, other: LossSum) -> LossSum:
         if not isinstance(other, LossSum):
-            return NotImplemented
+            return result_checks.no_sum_with(other)
         total, total_remainder = _add(self.total, self.total_remainder, other.total, other.total_remainder)
         weight, weight_remainder = _add(self.weight, self.weight_remainder, other.weight, other.weight_remainder)
         return LossSum(total, weight, total_remainder, weight_remainder)
@@ -129,7 +129,7 @@ def _add(a, a_remainder, b, b_remainder):
     a, a_remainder, b, b_remainder = map(lax.stop_gradient, (a, a_remainder, b, b_remainder))
     rounded, error = _two_sum(a, b)
     rounded, remainder = _two_sum(rounded, error + (a_remainder + b_remainder))
-    # `rounded` is `plain` but for a few units in the last place, so both the difference and the sum are exact.
+    # `rounded` and `plain` differ by a few units in the last place. So their difference is exact, and the sum below is `rounded`.
     is_finite = jnp.isfinite(rounded)
     total = plain + jnp.where(is_finite, rounded - lax.stop_gradient(plain), 0)
     return total, jnp.where(is_finite, remainder, 0)

@@ -11,6 +11,11 @@ from jaxce._types import Array, ArrayLike
 
 def mergeable(a, b) -> None:
     """Two `LogitStats` of the same rows and the same kind of labels."""
+    for name, stats in (("a", a), ("b", b)):
+        if not hasattr(stats, "integer_labels"):
+            raise TypeError(
+                f"`{name}` must be a LogitStats; got {type(stats).__name__}. Make it by logit_stats(logits, labels)."
+            )
     if a.shift.shape != b.shift.shape:
         raise ValueError(
             f"`a` and `b` must be statistics of the same rows; got shapes {a.shift.shape} and {b.shift.shape}."
@@ -72,6 +77,11 @@ def loss_weights(value: ArrayLike | None, losses: Array) -> Array | None:
     """One weight per loss."""
     if value is None:
         return None
+    value = checks.array("weights", value)
+    if value.dtype == bool:
+        raise TypeError(
+            "`weights` must be numbers; got booleans. To leave out losses pass `mask`: LossSum.of(losses, mask=mask)."
+        )
     value = checks.weights("weights", value)
     if value.shape != losses.shape:
         raise ValueError(f"`weights` must have the shape of `losses`, {losses.shape}; got {value.shape}.")

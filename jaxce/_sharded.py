@@ -41,6 +41,9 @@ def merged(fields, axis_name: AxisName):
     # One maximal class of each device that has one is left out of its sum; then all but one come back: a sum of exact ones.
     rest = lax.psum(jnp.where(has_top, own_rest, (1 + own_rest) * jnp.exp(below)), axis_name)
     rest = jnp.where(shift == -jnp.inf, 0, rest + (lax.psum(has_top.astype(rest.dtype), axis_name) - 1))
+    # XLA for CPU may lose a NaN from the maximum, but not from the sum.
+    has_top = has_top & ~jnp.isnan(rest)
+    shift = jnp.where(jnp.isnan(rest), jnp.nan, shift)
     # log_z less what it is of one's own classes. What it is rounded by is small beside the nll of any of them.
     increase = (jnp.log1p(rest) - jnp.log1p(own_rest)) - below
 

@@ -56,7 +56,7 @@ class LogitStats:
       top_label_mass: :math:`\sum_k q_k` over the maximal classes, those with :math:`z_k = \mathrm{shift}`. Ask `correct`.
       integer_labels: Whether labels were class indices.
 
-    Its tangents, as `jax.jvp` of a function that returns one gives them, are those of the fields; the properties of such tangents raise.
+    The tangents that `jax.jvp` gives for a function that returns a LogitStats are the tangents of the fields. Their properties raise.
 
     Example:
       >>> left = jax.numpy.array([[1.0, 2.0]])
@@ -129,7 +129,7 @@ class LogitStats:
             total_nll=_among_more(a.total_nll, a.total_mass, a.shift, b_over_a)
             + _among_more(b.total_nll, b.total_mass, b.shift, -b_over_a),
             total_mass=a.total_mass + b.total_mass,
-            num_classes=a.num_classes + b.num_classes,
+            num_classes=jnp.where(jnp.isnan(rest), 0, a.num_classes + b.num_classes),
             top_label_mass=jnp.where(a.shift == shift, a.top_label_mass, 0)
             + jnp.where(b.shift == shift, b.top_label_mass, 0),
             integer_labels=a.integer_labels,

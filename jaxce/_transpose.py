@@ -60,21 +60,20 @@ def _jvp(primals, tangents, **params):
 
 
 def _batch(axis, args, dims, *, code, transpose):
-    """Bind the primitive again, with its code and its transpose under `vmap`: code that took its place would be differentiated instead."""
-    if all(dim is None for dim in dims):  # JAX asks about the operands of a `vmap` that are the same for all, too
+    """Bind the primitive again, with its code and its transpose under `vmap`. Without the primitive, JAX would differentiate the code."""
+    if all(dim is None for dim in dims):  # JAX calls this rule inside of `vmap` where nothing is batched, too
         outs = _linear.bind(*args, code=code, transpose=transpose)
         return outs, [None] * len(outs)
     x, *leaves = (arg if dim is None else jnp.moveaxis(arg, dim, 0) for arg, dim in zip(args, dims, strict=True))
-    if dims[0] is None:
-        x = jnp.broadcast_to(x, (axis.size, *x.shape))
-    of_leaves = [None if dim is None else 0 for dim in dims[1:]]
+    of_x, *of_leaves = (None if dim is None else 0 for dim in dims)
     named = {"axis_name": axis.name, "axis_size": axis.size, "spmd_axis_name": axis.spmd_name}
 
     def transpose_of_batch(cts, leaves):
         of_cts = [None if ct is None else 0 for ct in cts]
-        return jax.vmap(transpose, (of_cts, of_leaves), **named)(list(cts), list(leaves))
+        x_ct = jax.vmap(transpose, (of_cts, of_leaves), **named)(list(cts), list(leaves))
+        return jnp.sum(x_ct, 0) if of_x is None else x_ct
 
-    code_of_batch = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(code), (0, *of_leaves), **named))(x, *leaves)
+    code_of_batch = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(code), (of_x, *of_leaves), **named))(x, *leaves)
     outs = _linear.bind(x, *leaves, code=code_of_batch, transpose=transpose_of_batch)
     return outs, [0] * len(outs)
 

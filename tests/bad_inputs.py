@@ -127,7 +127,7 @@ VALUES = {
     "boolean axis": ({"axis": True}, TypeError, "`axis` must be an integer; got True"),
     "float axis": ({"axis": 1.0}, TypeError, "`axis` must be a Python integer.*got 1.0"),
     "axis in words": ({"axis": "last"}, TypeError, "`axis` must be a Python integer.*got 'last'"),
-    "no axis": ({"axis": None}, TypeError, "`axis` must be a Python integer.*got None"),
+    "no axis": ({"axis": None}, TypeError, "`axis` must be an integer or a tuple.*got None"),
     "a list of axes": ({"axis": [0, 1]}, TypeError, r"`axis` must be an integer or a tuple.*got \[0, 1\]"),
     "smoothing above 1": ({"label_smoothing": 1.1}, ValueError, "`label_smoothing` must be from 0 to 1; got 1.1"),
     "smoothing below 0": ({"label_smoothing": -0.1}, ValueError, "`label_smoothing` must be from 0 to 1; got -0.1"),

@@ -11,6 +11,7 @@ import oracle
 import pytest
 from cases import INTEGER, SOFT
 from closeness import assert_within
+from jax.sharding import PartitionSpec as P
 
 from jaxce import Chunked, LogitStats, linear_logit_stats, logit_stats
 
@@ -306,6 +307,28 @@ CORRECT_ROWS = {  # logits, label, and whether the label is right
     "the largest number": ([np.finfo(np.float32).max, 0, 0], 0, True),
     "the largest number beside infinity": ([np.finfo(np.float32).max, np.inf, 0], 0, False),
 }
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_a_label_in_a_row_with_a_nan_is_not_correct_where_classes_are_split(check_vma):
+    """XLA for CPU may lose the NaN from the maximum over devices."""
+    logits = np.zeros((2, 16), np.float32)
+    logits[0, 0], logits[:, 15] = np.nan, 5
+    labels = np.array([15, 15])
+    mesh = jax.make_mesh((4,), ("model",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+    of_shard = functools.partial(logit_stats, axis_name="model")
+    specs = P(None, "model"), P()
+    split = jax.shard_map(of_shard, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)(logits, labels)
+    merged = LogitStats.merge(logit_stats(logits[:, :4], labels), logit_stats(logits[:, 4:], labels - 4))
+    for stats in (split, merged, logit_stats(logits, labels)):
+        np.testing.assert_array_equal(stats.correct, [False, True])
+        np.testing.assert_array_equal(stats.num_classes, [0, 16])
+        np.testing.assert_array_equal(np.isnan(stats.shift), [True, False])
+
+
+def test_merging_something_else_raises(logits, integer):
+    with pytest.raises(TypeError, match="`b` must be a LogitStats; got ndarray"):
+        LogitStats.merge(logit_stats(logits, integer), logits)
 
 
 def test_a_label_is_correct_where_no_logit_is_larger():

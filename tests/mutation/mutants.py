@@ -570,8 +570,8 @@ MUTANTS = [
         ("merge weighs an increase by 1", "return nll + mass * jnp.where", "return nll + jnp.where"),
         (
             "merge counts the classes of one block",
-            "num_classes=a.num_classes + b.num_classes",
-            "num_classes=a.num_classes",
+            "0, a.num_classes + b.num_classes)",
+            "0, a.num_classes)",
         ),
         (
             "merge loses mass",
