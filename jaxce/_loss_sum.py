@@ -11,9 +11,10 @@ from jax.typing import DTypeLike
 
 from jaxce import _checks as checks
 from jaxce import _result_checks as result_checks
-from jaxce._types import Array, ArrayLike, working_dtype
+from jaxce._types import Array, ArrayLike, exportable, working_dtype
 
 
+@exportable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LossSum:

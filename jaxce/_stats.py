@@ -33,9 +33,10 @@ from jaxce._dense import statistics
 from jaxce._infinities import finite
 from jaxce._rule import keep_statistics
 from jaxce._sharded import AxisName, local_indices
-from jaxce._types import Array, ArrayLike
+from jaxce._types import Array, ArrayLike, exportable
 
 
+@exportable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LogitStats:

@@ -125,7 +125,7 @@ VALUES = {
     "axis beyond the last": ({"axis": 2}, ValueError, r"`axis` must be an axis of `logits`, from -2 to 1; got 2 for shape \(4, 5\)"),
     "axis before the first": ({"axis": -3}, ValueError, "`axis` must be an axis of `logits`.*got -3"),
     "boolean axis": ({"axis": True}, TypeError, "`axis` must be an integer; got True"),
-    "float axis": ({"axis": 1.0}, TypeError, "`axis` must be a Python integer.*got 1.0"),
+    "float axis": ({"axis": 1.0}, TypeError, "`axis` must be an integer or a tuple.*got 1.0"),
     "axis in words": ({"axis": "last"}, TypeError, "`axis` must be a Python integer.*got 'last'"),
     "no axis": ({"axis": None}, TypeError, "`axis` must be an integer or a tuple.*got None"),
     "a list of axes": ({"axis": [0, 1]}, TypeError, r"`axis` must be an integer or a tuple.*got \[0, 1\]"),

@@ -289,3 +289,18 @@ def test_vmap_of_grad(implementation):
             assert_within(by_classifier[i], want["classifier"], 8)
             answer = oracle.integer_softmax(arguments["logits"][i], labels, cotangent=np.full(shape[1], 2))
             assert_within(by_logits[i], answer.logits, 8)
+
+
+def test_a_program_that_returns_results_of_ours_can_be_saved(rng):
+    pytest.importorskip("flatbuffers")  # which JAX asks for to write it down
+
+    def of(logits, labels):
+        return jaxce.LossSum.of(jaxce.softmax_cross_entropy(logits, labels)), jaxce.logit_stats(logits, labels)
+
+    logits, labels = cases.make_logits(rng, (4, 5)), SOFT.make_labels(rng, (4, 5), -1)
+    saved = jax.export.export(jax.jit(of))(logits, labels).serialize()
+    loss_sum, stats = jax.export.deserialize(saved).call(logits, labels)
+    want = oracle.softmax(logits, labels).loss
+    assert_within(stats.nll, want, 6)
+    assert_within(loss_sum.total, Quantity(want.value.sum(), want.scale.sum()), 6)
+    assert stats.integer_labels is False
