@@ -55,9 +55,10 @@ def by_type(function, args, options, axis_name: AxisName, *, total: bool = False
 
 
 def _explicit_mesh(args):
-    """The mesh of an argument that is split, else of one on a mesh of explicit axes alone; None if there is none.
+    """Return the explicit mesh of the arguments, or None.
 
-    Also where nothing is split: outside `jax.set_mesh`, jax 0.12 refuses to transpose slices of arrays on such a mesh, unless in `jax.shard_map`.
+    An argument that is split decides. If no argument is split, one that is on a mesh of explicit axes decides: outside `jax.set_mesh`, jax 0.12
+    cannot transpose slices of arrays on such a mesh, but inside `jax.shard_map` it can.
     """
     arrays = [x for x in args if x is not None]
     meshes = [jax.typeof(x).sharding.mesh for x in arrays]

@@ -1,4 +1,4 @@
-"""What long and unusual training asks: second derivatives in every dtype, and means over so many batches that float32 sums stop counting."""
+"""Measures two needs of training: second derivatives in every dtype, and means over so many batches that float32 sums stop counting."""
 
 from collections.abc import Callable
 from typing import Any
@@ -69,6 +69,6 @@ def _exact(kind, z, v):
 def _is_near(way, loss, logits, labels, direction, want):
     try:
         found = np.asarray(way(loss, logits, labels, direction)).astype(np.float64)
-    except Exception:  # a library that raises has not answered
+    except Exception:  # a library that raises gives no answer
         return False
     return found.shape == want.shape and bool(np.max(abs(found - want)) <= NEAR * np.max(abs(want)))

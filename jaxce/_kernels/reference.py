@@ -59,10 +59,10 @@ def dtype_of_operands(a, b):
 
 
 def narrows_gradients(hidden, classifier, *, on_cpu):
-    """Whether the gradients by the logits are multiplied in the dtype of the operands, which is narrower.
+    """Whether the gradients with respect to the logits are rounded to the dtype of the operands before they are multiplied.
 
-    In bfloat16 a GPU does that, as it does for any matmul of a layer; a TPU rounds the operands of a float32 matmul to bfloat16 by default. On a
-    CPU a float32 matmul is as fast and keeps the digits: those of a classifier whose columns have a large mean in common, for instance. float16
-    has not the range of a gradient.
+    In bfloat16 a GPU and a TPU do so: a GPU multiplies any matmul of a bfloat16 layer like this, and a TPU rounds the operands of a float32
+    matmul by default. A CPU does not: the rounding errors are large where the columns of the classifier share a large mean. No platform
+    rounds to float16, because float16 cannot represent small gradients.
     """
     return not on_cpu and dtype_of_operands(hidden, classifier) == jnp.bfloat16
