@@ -23,7 +23,7 @@ def flat(array, axis):
 
 
 def back(array, axis):
-    """What has the flat shape, in the shape of the logits."""
+    """Return the array, whose classes are one last axis, in the shape of the logits."""
     classes = [SHAPE[i] for i in axis]
     return np.moveaxis(array.reshape(*rows_of(axis), *classes), range(-len(axis), 0), axis)
 

@@ -19,7 +19,7 @@ from jaxce.keras import backend, losses, metrics
 
 pytestmark = [
     pytest.mark.usefixtures("made_quickly"),
-    # Of variables of Keras, which the saving of a model turns into arrays.
+    # Saving a model converts Keras variables to arrays, which raises this warning in Keras.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 

@@ -153,7 +153,7 @@ def in_float64(loss_sum):
 def test_no_token_is_lost_beside_many():
     whole = LossSum(jnp.float32(2**23), jnp.float32(2**24)) + LossSum.of(np.full(1, 100, np.float32))
     assert in_float64(whole) == (2**23 + 100, 2**24 + 1)
-    # What is too small to show adds up until it does.
+    # Each of these weights is too small to change the sum; together they change it.
     many = sum([LossSum.of(np.ones(1, np.float32))] * 4, start=LossSum(jnp.float32(2**25), jnp.float32(2**25)))
     assert (many.total, many.weight) == (2**25 + 4, 2**25 + 4)
 
