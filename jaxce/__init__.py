@@ -3,7 +3,7 @@
 import typing as _typing
 
 from jaxce import _keras_hook
-from jaxce._dispatch import Chunked as Chunked
+from jaxce._blocks.choice import Chunked as Chunked
 from jaxce._linear import linear_logit_stats as linear_logit_stats
 from jaxce._linear import linear_softmax_cross_entropy as linear_softmax_cross_entropy
 from jaxce._linear import linear_softmax_cross_entropy_sum as linear_softmax_cross_entropy_sum

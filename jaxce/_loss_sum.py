@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxce import _checks as checks
-from jaxce import _result_checks as result_checks
+from jaxce._checks import results as result_checks
 from jaxce._types import Array, ArrayLike, exportable, working_dtype
 
 

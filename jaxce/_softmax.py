@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxce import _checks as checks
-from jaxce import _sharded_checks as sharded_checks
-from jaxce._axes import per_class, per_row, row_shape, varying_like
-from jaxce._reading import label_indices
-from jaxce._rule import keep_statistics
-from jaxce._sharded import local_indices, over_all, weight_of_label
+from jaxce._checks import shards as sharded_checks
+from jaxce._core.labels import local_indices, weight_of_label
+from jaxce._jax.axes import per_class, per_row, row_shape
+from jaxce._jax.mesh import psum_over, varying_like
+from jaxce._jax.rules import keep_statistics
 from jaxce._stats import LogitStats, dense_stats, with_one_class_axis
 from jaxce._types import Array, ArrayLike, working_dtype
 
@@ -155,7 +155,7 @@ def _dense_loss(
     def losses(logits, labels, where, mask, label_smoothing, class_weights, z_loss):
         label_weight = None
         if class_weights is not None and integer_labels:
-            label_weight = over_all(weight_of_label(class_weights, label_indices(labels, mask)), axis_name)
+            label_weight = psum_over(axis_name, weight_of_label(class_weights, labels, mask))
         elif class_weights is not None:
             dtype = working_dtype(logits)
             if mask is not None:
@@ -180,7 +180,7 @@ def cross_entropy(
 
     `label_weight` is the class weight of each integer label. Class probabilities carry their weights already.
     """
-    dtype = stats.rest.dtype
+    dtype = stats.sum_exp_rest.dtype
     loss = stats.nll
     if label_weight is not None:
         loss = _weighted(label_weight.astype(dtype), loss)

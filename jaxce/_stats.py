@@ -2,14 +2,14 @@
 
 With logits `z` over the classes `k` of a row, `q` the label distribution (one-hot for an integer label) and `u` the class weights (or ones):
 
-    shift        max_k z_k                              a constant of differentiation
-    rest         sum_k exp(z_k - shift) - 1     >= 0    summed over all but one maximal class, so that a tiny sum keeps every digit
-    label_nll    sum_k q_k (log_z - z_k)        >= 0    where log_z = log sum_k exp(z_k) = shift + log1p(rest)
-    label_mass   sum_k q_k                              of an integer label: 1 if it is one of these classes, else 0
-    total_nll    sum_k u_k (log_z - z_k)        >= 0
-    total_mass   sum_k u_k
-    num_classes  sum_k 1                                a class excluded by `where`, or whose logit is -inf, takes no part in any sum
-    top_label_mass  sum of q_k over the maximal classes    compared, not computed: an integer label is correct where this is 1
+    max_logit       max_k z_k                               a constant of differentiation
+    sum_exp_rest    sum_k exp(z_k - max_logit) - 1  >= 0    summed over all but one maximal class, so that a tiny sum keeps every digit
+    label_nll       sum_k q_k (log_z - z_k)         >= 0    where log_z = log sum_k exp(z_k) = max_logit + log1p(sum_exp_rest)
+    label_mass      sum_k q_k                               of an integer label: 1 if it is one of these classes, else 0
+    uniform_nll     sum_k u_k (log_z - z_k)         >= 0
+    weight_sum      sum_k u_k
+    num_classes     sum_k 1                                 a class excluded by `where`, or whose logit is -inf, takes no part in any sum
+    top_label_mass  sum of q_k over the maximal classes     compared, not computed: an integer label is correct where this is 1
 
 Statistics of disjoint sets of classes merge into those of all the classes, associatively. The negative log-likelihoods are kept as such,
 instead of as parts to be added later: so each has a cotangent of its own, and `p - q` at the true class never drowns in a larger one.
@@ -25,14 +25,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce import _checks as checks
-from jaxce import _online as online
-from jaxce import _result_checks as result_checks
-from jaxce import _sharded_checks as sharded_checks
-from jaxce._axes import ClassAxis, joined_axes, varying_like
-from jaxce._dense import statistics
-from jaxce._infinities import finite
-from jaxce._rule import keep_statistics
-from jaxce._sharded import AxisName, local_indices
+from jaxce._checks import results as result_checks
+from jaxce._checks import shards as sharded_checks
+from jaxce._core import Statistics, statistics
+from jaxce._core.labels import local_indices
+from jaxce._core.merge import merge
+from jaxce._jax.axes import ClassAxis, joined_axes
+from jaxce._jax.mesh import AxisName, varying_like
+from jaxce._jax.rules import keep_statistics
 from jaxce._types import Array, ArrayLike, exportable
 
 
@@ -46,15 +46,15 @@ class LogitStats:
     integer label) and of the class weights :math:`u` (or ones).
 
     Attributes:
-      shift: :math:`\max_k z_k`, a constant of differentiation.
-      rest: :math:`\sum_k e^{z_k - \mathrm{shift}} - 1`, not negative, with every digit when tiny.
+      max_logit: :math:`\max_k z_k`, a constant of differentiation.
+      sum_exp_rest: :math:`\sum_k e^{z_k - \max_j z_j} - 1`, not negative, with every digit when tiny.
       label_nll: :math:`\sum_k q_k (\log Z - z_k)`; 0 for an integer label that is none of these classes. Ask `nll`, which is NaN then, unless
         more classes are still to be merged in.
       label_mass: :math:`\sum_k q_k`; of an integer label 1 if it is one of these classes, else 0.
-      total_nll: :math:`\sum_k u_k (\log Z - z_k)`.
-      total_mass: :math:`\sum_k u_k`.
+      uniform_nll: :math:`\sum_k u_k (\log Z - z_k)`.
+      weight_sum: :math:`\sum_k u_k`.
       num_classes: How many classes take part: those that `where` allows and whose logit is not -inf; an integer, 0 for a row with a NaN.
-      top_label_mass: :math:`\sum_k q_k` over the maximal classes, those with :math:`z_k = \mathrm{shift}`. Ask `correct`.
+      top_label_mass: :math:`\sum_k q_k` over the maximal classes, those with :math:`z_k = \max_j z_j`. Ask `correct`.
       integer_labels: Whether labels were class indices.
 
     The tangents that `jax.jvp` gives for a function that returns a LogitStats are the tangents of the fields. Their properties raise.
@@ -68,33 +68,33 @@ class LogitStats:
       [0.4197] [3.4197]
     """
 
-    shift: Array
-    rest: Array
+    max_logit: Array
+    sum_exp_rest: Array
     label_nll: Array
     label_mass: Array
-    total_nll: Array
-    total_mass: Array
+    uniform_nll: Array
+    weight_sum: Array
     num_classes: Array
     top_label_mass: Array
     integer_labels: bool = dataclasses.field(metadata={"static": True})
 
     @property
     def log_norm(self) -> Array:
-        """`log sum_k exp(z_k - shift)`, not negative."""
+        """`log sum_k exp(z_k - max_logit)`, not negative."""
         result_checks.not_tangents(self, "log_norm")
-        return jnp.log1p(self.rest)
+        return jnp.log1p(self.sum_exp_rest)
 
     @property
     def log_z(self) -> Array:
         """`log sum_k exp(z_k)`, the logarithm of the partition function."""
         result_checks.not_tangents(self, "log_z")
-        return self.shift + self.log_norm
+        return self.max_logit + self.log_norm
 
     @property
     def nll(self) -> Array:
         """`sum_k q_k (log_z - z_k)`: the cross-entropy of each row against its label; NaN where that label is not a class."""
         result_checks.not_tangents(self, "nll")
-        defined = _is_defined(self.shift, self.label_nll)
+        defined = _is_defined(self.max_logit, self.label_nll)
         if self.integer_labels:
             defined &= self.label_mass != 0
         return _nan_unless(defined, self.label_nll)
@@ -103,8 +103,8 @@ class LogitStats:
     def smooth_nll(self) -> Array:
         """`sum_k u_k (log_z - z_k) / num_classes`: the (weighted) cross-entropy against the uniform distribution."""
         result_checks.not_tangents(self, "smooth_nll")
-        num_classes = self.num_classes.astype(self.total_nll.dtype)
-        return _nan_unless(_is_defined(self.shift, self.total_nll), self.total_nll) / num_classes
+        num_classes = self.num_classes.astype(self.uniform_nll.dtype)
+        return _nan_unless(_is_defined(self.max_logit, self.uniform_nll), self.uniform_nll) / num_classes
 
     @property
     def correct(self) -> Array:
@@ -117,24 +117,8 @@ class LogitStats:
     def merge(a: LogitStats, b: LogitStats) -> LogitStats:
         """The statistics over the classes of both, which must be disjoint."""
         result_checks.mergeable(a, b)
-        step = finite(b.shift) - finite(a.shift)
-        b_over_a = step + (b.log_norm - a.log_norm)
-        shift, rest = online.joined((a.shift, a.rest), (b.shift, b.rest))
-        shift = jnp.where(jnp.isnan(rest), jnp.nan, shift)
-        return LogitStats(
-            shift=shift,
-            rest=jnp.where(shift == -jnp.inf, 0, rest),
-            label_nll=_among_more(a.label_nll, a.label_mass, a.shift, b_over_a)
-            + _among_more(b.label_nll, b.label_mass, b.shift, -b_over_a),
-            label_mass=a.label_mass + b.label_mass,
-            total_nll=_among_more(a.total_nll, a.total_mass, a.shift, b_over_a)
-            + _among_more(b.total_nll, b.total_mass, b.shift, -b_over_a),
-            total_mass=a.total_mass + b.total_mass,
-            num_classes=jnp.where(jnp.isnan(rest), 0, a.num_classes + b.num_classes),
-            top_label_mass=jnp.where(a.shift == shift, a.top_label_mass, 0)
-            + jnp.where(b.shift == shift, b.top_label_mass, 0),
-            integer_labels=a.integer_labels,
-        )
+        merged = merge(_floating(a), _floating(b))
+        return of_statistics(merged, integer_labels=a.integer_labels)
 
 
 def logit_stats(
@@ -215,32 +199,29 @@ def with_one_class_axis(logits, labels, where, class_weights, axis: ClassAxis):
 
 
 def dense_stats(logits, labels, where, mask, class_weights, *, axis: int, axis_name: AxisName = None) -> LogitStats:
-    """`logit_stats` of checked arguments, the labels being local; a row whose `mask` is false is read as one of zeros, whatever it holds."""
+    """Return `logit_stats` of checked arguments, the labels being local. A row whose `mask` is false has finite statistics."""
     integer_labels = labels.ndim < logits.ndim
-    fields = statistics(axis, axis_name)(logits, labels, where, mask, class_weights)
-    return of_fields(fields, integer_labels=integer_labels)
+    stats = statistics(logits, labels, where, mask, class_weights, axis=axis, axis_name=axis_name)
+    return of_statistics(stats, integer_labels=integer_labels)
 
 
-def of_fields(fields, *, integer_labels: bool) -> LogitStats:
-    """The `LogitStats` of the fields that a rule gives, all of which are floating."""
-    stats = LogitStats(*fields, integer_labels=integer_labels)
-    counts = jnp.isfinite(stats.num_classes)  # of a row with a NaN it is a NaN
-    num_classes = jnp.where(counts, lax.stop_gradient(stats.num_classes), 0).astype(jnp.int32)
-    return dataclasses.replace(stats, num_classes=num_classes)
+def of_statistics(stats: Statistics, *, integer_labels: bool) -> LogitStats:
+    """Return the `LogitStats` of what a rule gives, all of which is floating."""
+    is_counted = jnp.isfinite(stats.num_classes)  # NaN for a row with a NaN
+    num_classes = jnp.where(is_counted, lax.stop_gradient(stats.num_classes), 0).astype(jnp.int32)
+    return LogitStats(*stats._replace(num_classes=num_classes), integer_labels=integer_labels)
 
 
-def _among_more(nll, mass, shift, others_over_own):
-    """`sum_k w_k (log_z - z_k)` once `log_z` counts other classes too, the sum of whose exponentials is exp(others_over_own) times ours."""
-    increase = jax.nn.softplus(others_over_own)
-    empty = (shift == -jnp.inf) & (mass == 0)
-    return nll + mass * jnp.where(empty, 0, increase)
+def _floating(stats: LogitStats) -> Statistics:
+    fields = {name: getattr(stats, name) for name in Statistics._fields}
+    return Statistics(**fields | {"num_classes": stats.num_classes.astype(stats.sum_exp_rest.dtype)})
 
 
-def _is_defined(shift, nll):
+def _is_defined(max_logit, nll):
     """False for a row with a NaN, with no class, or with a +inf logit, unless that is the only class the label asks for."""
-    return (shift > -jnp.inf) & ((shift < jnp.inf) | (nll == 0))
+    return (max_logit > -jnp.inf) & ((max_logit < jnp.inf) | (nll == 0))
 
 
 def _nan_unless(defined, values):
     """NaN by multiplication, which makes the gradient NaN too: a row without a loss must not train anything."""
-    return values * jnp.where(defined, 1, jnp.nan).astype(values.dtype)
+    return values * jnp.where(defined, 1.0, jnp.nan).astype(values.dtype)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxce import _checks as checks
-from jaxce._axes import row_shape
+from jaxce._jax.axes import row_shape
 from jaxce._types import Array, NestedArrayLike
 
 

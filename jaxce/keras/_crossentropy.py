@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce import _checks as checks
-from jaxce._axes import per_row, row_shape
-from jaxce._rule import keep_statistics
+from jaxce._jax.axes import per_row, row_shape
+from jaxce._jax.rules import keep_statistics
 from jaxce._sigmoid import sigmoid_binary_cross_entropy
 from jaxce._stats import dense_stats
 from jaxce._types import Array, working_dtype
@@ -95,7 +95,7 @@ def binary(target, output, label_smoothing, *, from_logits: bool, names: tuple[s
 
 def _nll(stats):
     """The loss, but NaN for a row with a +inf logit even where the label is that class: Keras forms inf - inf."""
-    return stats.nll * jnp.where(stats.shift == jnp.inf, jnp.nan, 1)
+    return stats.nll * jnp.where(stats.max_logit == jnp.inf, jnp.nan, 1)
 
 
 def is_counted(indices: Array, ignore_class: int) -> Array:

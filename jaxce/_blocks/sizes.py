@@ -5,8 +5,43 @@ of the classifier. Blocks of classes cost a fourth matmul, which makes the logit
 are whole where the blocks of tokens that fit are few or large; otherwise all tokens are taken at once, some classes at a time.
 """
 
-from jaxce._axes import is_known
-from jaxce._kernels.blocked import Blocks
+import dataclasses
+import functools
+from typing import NamedTuple
+
+from jaxce._jax.axes import is_known
+from jaxce._jax.rules import choose
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """How many tokens, and how many of their classes, are worked on at a time; None is all of them, also where their number is not known.
+
+    If the blocks of a sum have all classes, the gradients with respect to the logits of `gathered` blocks of tokens are held until one matmul
+    adds them to the gradient of the classifier. `narrow` says whether those are rounded to the dtype of the operands.
+    """
+
+    tokens: int | None
+    classes: int | None
+    gathered: int = 1
+    narrow: bool = False
+
+
+class Plans(NamedTuple):
+    """The blocks of each platform; `default` where it has none of its own."""
+
+    default: Blocks
+    cpu: Blocks | None = None
+    gpu: Blocks | None = None
+
+    def choose(self, function, *args):
+        """Return `function(blocks, *args)` with the blocks of the platform."""
+
+        def form(blocks):
+            return None if blocks in (None, self.default) else functools.partial(function, blocks)
+
+        return choose(functools.partial(function, self.default), *args, cpu=form(self.cpu), gpu=form(self.gpu))
+
 
 # Logits held at a time, of whole rows: 256 MiB of float32, or a sixteenth of all if that is more. Blocks of classes share their room with the
 # gradient by `hidden`.

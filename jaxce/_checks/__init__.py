@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxce._axes import ClassAxis, class_shape, row_shape
+from jaxce._jax.axes import ClassAxis, class_shape, row_shape
 from jaxce._types import Array, ArrayLike
 
 

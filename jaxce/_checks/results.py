@@ -16,9 +16,9 @@ def mergeable(a, b) -> None:
             raise TypeError(
                 f"`{name}` must be a LogitStats; got {type(stats).__name__}. Make it by logit_stats(logits, labels)."
             )
-    if a.shift.shape != b.shift.shape:
+    if a.max_logit.shape != b.max_logit.shape:
         raise ValueError(
-            f"`a` and `b` must be statistics of the same rows; got shapes {a.shift.shape} and {b.shift.shape}."
+            f"`a` and `b` must be statistics of the same rows; got shapes {a.max_logit.shape} and {b.max_logit.shape}."
         )
     if a.integer_labels != b.integer_labels:
         raise ValueError("`a` and `b` must come from the same labels; got integer labels and class probabilities.")

@@ -1,4 +1,4 @@
-"""Which kernel makes the statistics of a linear layer: a pure function of the shapes and of what the caller asked for."""
+"""Which blocks a linear layer is cut into: a pure function of the shapes and of what the caller asked for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import dataclasses
 import operator
 from typing import Literal
 
-from jaxce._axes import is_known, is_on_auto_mesh
-from jaxce._kernels import tiles
-from jaxce._kernels.blocked import Blocks
-from jaxce._kernels.reference import narrows_gradients
+from jaxce._blocks import sizes
+from jaxce._blocks.reference import narrows_gradients
+from jaxce._blocks.sizes import Blocks, Plans
+from jaxce._jax.axes import is_known
+from jaxce._jax.mesh import is_on_auto_mesh
 from jaxce._types import Array
 
 
@@ -60,36 +61,43 @@ def checked(implementation: Implementation) -> Implementation:
     return implementation
 
 
-def blocks(implementation: Implementation, hidden: Array, classifier: Array) -> tuple[Blocks, ...] | None:
-    """The blocks for statistics of each token, anywhere and on a GPU; None for the reference, which has none."""
-    return _chosen(implementation, hidden, classifier, tiles.for_statistics, tiles.for_statistics_on_gpu)
+def plans_of_statistics(implementation: Implementation, hidden: Array, classifier: Array) -> Plans | None:
+    """Return the blocks for statistics of each token; None for the reference, which has none."""
+    return _plans(implementation, hidden, classifier, default=sizes.for_statistics, gpu=sizes.for_statistics_on_gpu)
 
 
-def blocks_of_total(implementation: Implementation, hidden: Array, classifier: Array) -> tuple[Blocks, ...] | None:
-    """Return four plans: for the value alone; for value and gradients on a CPU, on a GPU, and elsewhere. None is the reference."""
-    on_gpu, elsewhere = tiles.for_total_on_gpu, tiles.for_total
-    # A matmul of a float32 gradient needs a float32 copy of a narrow classifier: blocks of classes copy a block at a time.
-    if not narrows_gradients(hidden, classifier, on_cpu=False) and _is_narrow(hidden, classifier):
-        on_gpu, elsewhere = tiles.for_statistics_on_gpu, tiles.for_statistics
-    on_cpu = tiles.for_statistics if _is_narrow(hidden, classifier) else elsewhere
-    return _chosen(implementation, hidden, classifier, tiles.for_value, on_cpu, on_gpu, elsewhere)
+def plans_of_sum(implementation: Implementation, hidden: Array, classifier: Array) -> tuple[Plans, Plans] | None:
+    """Return the blocks for the value of a sum alone, and for its value and gradients; None is the reference."""
+    value = _plans(implementation, hidden, classifier, default=sizes.for_value)
+    if value is None:
+        return None
+    on_cpu, on_gpu, elsewhere = sizes.for_total, sizes.for_total_on_gpu, sizes.for_total
+    narrows = narrows_gradients(hidden, classifier, on_cpu=False)
+    if _is_narrow(hidden, classifier):
+        # A matmul of a float32 gradient needs a float32 copy of a narrow classifier: blocks of classes copy a block at a time.
+        on_cpu = sizes.for_statistics
+        if not narrows:
+            on_gpu, elsewhere = sizes.for_statistics_on_gpu, sizes.for_statistics
+    plans = _plans(implementation, hidden, classifier, default=elsewhere, cpu=on_cpu, gpu=on_gpu)
+    default, gpu = (dataclasses.replace(blocks, narrow=narrows) for blocks in (plans.default, plans.gpu))
+    return value, Plans(default=default, cpu=plans.cpu, gpu=gpu)
 
 
-def _chosen(implementation, hidden, classifier, *rules):
+def _plans(implementation, hidden, classifier, **rules) -> Plans | None:
     tokens, (features, num_classes) = hidden.shape[0], classifier.shape
     if implementation == "reference":
         return None
     if isinstance(implementation, Chunked):
-        return (_of_own_choice(implementation, tokens, num_classes),) * len(rules)
+        return Plans(**dict.fromkeys(rules, _of_own_choice(implementation, tokens, num_classes)))
     if implementation is None and (is_on_auto_mesh(hidden) or is_on_auto_mesh(classifier)):
-        # XLA decides later which device has which tokens and classes; cut into blocks, they would have to be sent around.
+        # XLA decides later which device has which tokens and classes. Blocks of them would have to be sent around.
         return None
     if not is_known(tokens, num_classes):
         # An unknown number of classes cannot be cut into blocks. The reference holds all logits; "chunked" takes blocks of tokens.
         is_reference = implementation is None and not is_known(num_classes)
-        return None if is_reference else (tiles.for_unknown_sizes(tokens, num_classes),) * len(rules)
-    spare = features * classifier.dtype.itemsize if _is_narrow(hidden, classifier) and is_known(features) else 0
-    return tuple(rule(tokens, num_classes, spare) for rule in rules)
+        return None if is_reference else Plans(**dict.fromkeys(rules, sizes.for_unknown_sizes(tokens, num_classes)))
+    free_bytes = features * classifier.dtype.itemsize if _is_narrow(hidden, classifier) and is_known(features) else 0
+    return Plans(**{platform: rule(tokens, num_classes, free_bytes) for platform, rule in rules.items()})
 
 
 def _is_narrow(hidden, classifier):

@@ -3,7 +3,8 @@
 import jax
 from jax import lax
 
-from jaxce._axes import ClassAxis, is_tracked
+from jaxce._jax.axes import ClassAxis
+from jaxce._jax.mesh import is_tracked
 from jaxce._types import Array
 
 

@@ -1,0 +1,195 @@
+"""Loops over blocks of tokens and of classes, and what they cut and sum."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxce._blocks.reference import dot
+from jaxce._blocks.sizes import Blocks
+from jaxce._jax.axes import is_known
+from jaxce._jax.mesh import varying_like
+from jaxce._jax.rules import choose
+
+# On a CPU the product that a block adds to the gradient of the classifier is held until it is added: as many classes of it at a time as make
+# this number of elements.
+_PRODUCT = 2**22
+
+
+def has_all(block: int | None, size: int) -> bool:
+    """Return whether one block has everything. Where the size is not known, only a block of None has."""
+    return block is None or (is_known(size) and block >= size)
+
+
+def map_tokens(function, rows, block: int | None):
+    """Return `function(rows)`, computed block by block; the last block may be smaller.
+
+    If the number of tokens is not known, copies of the last token fill up the last block. Their results are dropped.
+    """
+    tokens = _length(rows)
+    if has_all(block, tokens):
+        return function(rows)
+    known = is_known(tokens)
+    count = tokens // block if known else -(-tokens // block)
+    whole = count * block
+
+    def first(x):
+        return x[:whole] if known else jnp.concatenate((x, jnp.broadcast_to(x[-1:], (whole - tokens, *x.shape[1:]))))
+
+    stacked = jax.tree.map(lambda x: first(x).reshape(count, block, *x.shape[1:]), rows)
+    outs = lax.map(function, stacked)
+    outs = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), outs)
+    if not known:
+        return jax.tree.map(lambda x: x[:tokens], outs)
+    if whole == tokens:
+        return outs
+    last = function(jax.tree.map(lambda x: x[whole:], rows))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), outs, last)
+
+
+def over_classes(body, carry, num_classes: int, block: int | None):
+    """Fold `body(carry, start, size) -> carry` over blocks of classes. The last block may be smaller; none is padded, none overlap."""
+    if has_all(block, num_classes):
+        return body(carry, 0, num_classes)
+    whole = num_classes - num_classes % block
+    starts = jnp.arange(0, whole, block, dtype=jnp.int32)
+    carry, _ = lax.scan(lambda carry, start: (body(carry, start, block), None), carry, starts)
+    return carry if whole == num_classes else body(carry, whole, num_classes - whole)
+
+
+def sum_over_classes(function, num_classes: int, block: int | None, vary_like):
+    """Return the sum of `function(start, size)` over blocks of classes; the results vary over devices as `vary_like` does."""
+    if has_all(block, num_classes):
+        return function(0, num_classes)
+    shapes = jax.eval_shape(functools.partial(function, 0, min(block, num_classes)))
+    zeros = varying_like(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), vary_like)
+    return over_classes(lambda sums, *at: jax.tree.map(jnp.add, sums, function(*at)), zeros, num_classes, block)
+
+
+def some_classes(layer, start, size: int):
+    """Return the layer with some of its classes alone. Its labels count from the first of them."""
+
+    def cut(x):
+        return x if x is None or x.shape[-1] == size else lax.dynamic_slice_in_dim(x, start, size, x.ndim - 1)
+
+    labels = layer.labels
+    if labels is not None and not (isinstance(start, int) and start == 0):
+        labels = labels - jnp.asarray(start).astype(labels.dtype)
+    return layer._replace(
+        classifier=cut(layer.classifier), bias=cut(layer.bias), class_weights=cut(layer.class_weights), labels=labels
+    )
+
+
+def over_valid_tokens(of_block, of_group, carry, rows: dict, blocks: Blocks, *, skips: bool):
+    """Fold over blocks of tokens, valid ones first.
+
+    Args:
+      of_block: `of_block(carry, rows) -> (carry, results)`, with one row of results per token of the block.
+      of_group: `of_group(carry, rows, results) -> (carry, results)`, for all tokens of `blocks.gathered` blocks at once.
+      carry: What both fold.
+      rows: Arrays of one row per token, among them `mask`: the valid tokens, or None.
+      blocks: The sizes of blocks and groups.
+      skips: Whether blocks without a valid token are skipped, and their results are 0. Then JAX cannot transpose the loop, because the mask
+        decides its length.
+    """
+    tokens, group = _length(rows), blocks.tokens * blocks.gathered
+    rows, order, count = _valid_first(rows, blocks, skips)
+
+    # The checkpoint keeps JAX from storing anything of a block: no residuals, and no loop invariants as large as the logits.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def step(i, state):
+        carry, all_results = state
+        some = _slice(rows, i * group, group)
+        left = count - i * blocks.gathered if skips else blocks.gathered
+        carry, results = _over_group(of_block, carry, some, blocks, left)
+        carry, results = of_group(carry, some, results)
+        return carry, _put(all_results, results, i * group)
+
+    def results_of_group(carry):
+        some = _slice(rows, 0, group)
+        return of_group(carry, some, _over_group(of_block, carry, some, blocks, blocks.gathered)[1])[1]
+
+    zeros = _zeros(jax.eval_shape(results_of_group, carry), _length(rows), carry)
+    carry, results = lax.fori_loop(0, -(-count // blocks.gathered), step, (carry, zeros))
+    if order is not None:
+        results = jax.tree.map(
+            lambda x: jnp.zeros((tokens, *x.shape[1:]), x.dtype).at[order].set(x[:tokens], unique_indices=True), results
+        )
+    return carry, results
+
+
+def _over_group(of_block, carry, rows, blocks, left):
+    """Fold `of_block` over the blocks of a group; `left` says how many blocks are left to visit."""
+    if blocks.gathered == 1:
+        return of_block(carry, rows)
+
+    def step(i, state):
+        carry, all_results = state
+        carry, results = of_block(carry, _slice(rows, i * blocks.tokens, blocks.tokens))
+        return carry, _put(all_results, results, i * blocks.tokens)
+
+    shapes = jax.eval_shape(lambda carry: of_block(carry, _slice(rows, 0, blocks.tokens))[1], carry)
+    end = left if isinstance(left, int) else jnp.minimum(left, blocks.gathered)
+    return lax.fori_loop(0, end, step, (carry, _zeros(shapes, _length(rows), carry)))
+
+
+def _valid_first(rows, blocks, skips):
+    """Sort the tokens, pad them to whole groups, and count the blocks to visit. Without a mask, whole groups stay as they are."""
+    tokens, mask, group = _length(rows), rows["mask"], blocks.tokens * blocks.gathered
+    padded = -(-tokens // group) * group
+    if mask is None and is_known(tokens) and padded == tokens:
+        return rows, None, padded // blocks.tokens
+    valid = jnp.ones(tokens, bool) if mask is None else mask
+    count = padded // blocks.tokens
+    if skips and mask is not None:
+        count = (jnp.sum(valid, dtype=jnp.int32) + (blocks.tokens - 1)) // blocks.tokens
+    order = jnp.argsort(~valid, stable=True)
+
+    def sort(x):
+        return jnp.pad(x[order], [(0, padded - tokens)] + [(0, 0)] * (x.ndim - 1))
+
+    return jax.tree.map(sort, rows | {"mask": valid}), order, count
+
+
+def add_at(total, part, start):
+    """Return `total` with `part` added to its classes from `start` on."""
+    if part.shape == total.shape:
+        return total + part
+    old = lax.dynamic_slice_in_dim(total, start, part.shape[-1], total.ndim - 1)
+    return lax.dynamic_update_slice_in_dim(total, old + part, start, total.ndim - 1)
+
+
+def add_matmul(total, a, b, start):
+    """Return `total` with `a @ b` added to its classes from `start` on."""
+    features, num_classes = a.shape[0], b.shape[1]
+    size = max(128, _PRODUCT // features) if is_known(features) else 128
+
+    def at_once(total, a, b):
+        return add_at(total, dot(a, b, (1, 0)), start)
+
+    def in_parts(total, a, b):
+        def of_classes(total, offset, size):
+            part = lax.dynamic_slice_in_dim(b, offset, size, 1)
+            return add_at(total, dot(a, part, (1, 0)), start + offset)
+
+        return over_classes(of_classes, total, num_classes, size)
+
+    is_small = not is_known(num_classes) or size >= num_classes
+    return choose(at_once, total, a, b, cpu=None if is_small else in_parts)
+
+
+def _length(rows):
+    return jax.tree.leaves(rows)[0].shape[0]
+
+
+def _slice(rows, start, size):
+    return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), rows)
+
+
+def _put(all_rows, rows, start):
+    return jax.tree.map(lambda x, part: lax.dynamic_update_slice_in_dim(x, part, start, 0), all_rows, rows)
+
+
+def _zeros(shapes, length, vary_like):
+    return varying_like(jax.tree.map(lambda x: jnp.zeros((length, *x.shape[1:]), x.dtype), shapes), vary_like)

@@ -1,0 +1,83 @@
+"""A linear layer on a mesh of explicit axes, whose arrays say by their types how they lie on it: inside `jax.shard_map` of our own."""
+
+import jax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxce._blocks.reference import Layer
+from jaxce._jax.mesh import AxisName, is_explicit, psum_over
+
+
+def by_type(function, layer: Layer, options, axis_name: AxisName, *, is_sum: bool = False):
+    """Return `function(layer, options, axis_name)`, each device with its own tokens and classes where the types of the arrays say which.
+
+    Args:
+      function: It returns a pytree of arrays per token, or of sums over the tokens.
+      layer: Its tokens may have any shape.
+      options: A pytree of scalars.
+      axis_name: That of the caller, who then is inside `jax.shard_map` already.
+      is_sum: Whether the results are sums over the tokens.
+
+    Returns:
+      The result of `function`. If it is per token, it is split as the labels are.
+    """
+    mesh = _explicit_mesh(layer)
+    if axis_name is not None or mesh is None:
+        return function(layer, options, axis_name)
+    of_classes = _axes(jax.typeof(layer.classifier).sharding.spec[1])
+    # A device needs the tokens whole whose classes it has: over the mesh axes of the classes, tokens are not split.
+    split = jax.typeof(layer.hidden).sharding.spec[:-1]
+    tokens = [tuple(a for a in _axes(part) if a not in of_classes) for part in split]
+    over = tuple(axis for part in tokens for axis in part)
+    by_token, by_class = P(*(part or None for part in tokens)), P(of_classes or None)
+    specs = Layer(
+        hidden=P(*by_token, None),
+        classifier=P(None, *by_class),
+        labels=by_token,
+        bias=by_class,
+        mask=by_token,
+        class_weights=by_class,
+        soft_cap=P(),
+    )
+
+    def on_device(layer, options):
+        result = function(layer, options, of_classes or None)
+        return psum_over(over or None, result) if is_sum else result
+
+    layer = Layer(
+        *(
+            None if x is None else jax.sharding.reshard(x, NamedSharding(mesh, spec))
+            for x, spec in zip(layer, specs, strict=True)
+        )
+    )
+    # Over these axes alone: another may belong to a `jax.vmap` around this. If there are no names, JAX takes all axes that no `jax.vmap` has.
+    names, out_specs = {*over, *of_classes}, P() if is_sum else by_token
+    local = on_device
+    if names or _is_explicit(mesh):
+        local = jax.shard_map(on_device, mesh=mesh, in_specs=(specs, P()), out_specs=out_specs, axis_names=names)
+    result = local(layer, options)
+    if is_sum:
+        return result
+    of_labels = NamedSharding(mesh, jax.typeof(layer.labels).sharding.spec)
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, of_labels), result)
+
+
+def _explicit_mesh(layer):
+    """Return the explicit mesh of the arguments, or None.
+
+    An argument that is split decides. If no argument is split, one that is on a mesh of explicit axes decides: outside `jax.set_mesh`, jax 0.12
+    cannot transpose slices of arrays on such a mesh, but inside `jax.shard_map` it can.
+    """
+    arrays = [x for x in layer if x is not None]
+    meshes = [jax.typeof(x).sharding.mesh for x in arrays]
+    split = [mesh for x, mesh in zip(arrays, meshes, strict=True) if is_explicit(x)]
+    return next(iter([*split, *filter(_is_explicit, meshes)]), None)
+
+
+def _is_explicit(mesh):
+    return bool(mesh.axis_names) and all(kind == AxisType.Explicit for kind in mesh.axis_types)
+
+
+def _axes(part):
+    """The mesh axes over which a part of a `PartitionSpec` splits an axis of an array."""
+    return () if part is None else (part,) if isinstance(part, str) else tuple(part)

@@ -1,0 +1,145 @@
+"""The statistics of a row of logits and their derivatives, as a mathematician writes them.
+
+With logits `z` over the classes `k` of a row, `m = max_k z_k`, `p = softmax(z)`, the label distribution `q` and class weights `u`:
+
+    statistic                                        derivative with respect to z_k
+    sum_exp_rest  sum_k exp(z_k - m) - 1             exp(z_k - m)
+    label_nll     sum_k q_k (log_z - z_k)            label_mass * p_k - q_k
+    uniform_nll   sum_k u_k (log_z - z_k)            weight_sum * p_k - u_k
+
+`m`, `label_mass = sum_k q_k`, `weight_sum = sum_k u_k` and the number of classes do not depend on `z`. `log_z = m + log1p(sum_exp_rest)`.
+A class whose logit is -inf takes no part. Every value is a sum of terms of one sign, so a tiny one keeps every digit.
+
+This module is what every platform runs by default, and what the forms in `cpu` and `gpu` are held to.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxce._jax.axes import per_class, per_row
+from jaxce._types import Array
+
+
+class Statistics(NamedTuple):
+    """One number per row of each; `jaxce.LogitStats` says what they are."""
+
+    max_logit: Array
+    sum_exp_rest: Array
+    label_nll: Array
+    label_mass: Array
+    uniform_nll: Array
+    weight_sum: Array
+    num_classes: Array
+    top_label_mass: Array
+
+
+def statistics(z, labels, class_weights, *, axis) -> Statistics:
+    """Return the statistics of each row. `labels` are integers, one per row, or probabilities, one per logit."""
+    return with_maximum(*max_and_rest(z, axis), z, labels, class_weights, axis=axis)
+
+
+def max_and_rest(z, axis):
+    """Return `m`, and the sum of `exp(z_k - m)` over all classes but one maximal class."""
+    m = jnp.max(z, axis)
+    is_top = z == per_row(m, axis)
+    # All maximal classes are left out of the sum. All but one come back: a sum of exact ones.
+    others = jnp.sum(jnp.where(is_top, 0.0, jnp.exp(below_maximum(z, m, axis))), axis)
+    num_tops = jnp.sum(is_top.astype(z.dtype), axis)
+    return m, others + jnp.where(m == -jnp.inf, 0.0, num_tops - 1)
+
+
+def with_maximum(m, rest, z, labels, class_weights, *, axis) -> Statistics:
+    """Return the statistics of rows whose maximum and rest are known."""
+    q, u, takes_part = label_distribution(z, labels, axis), weights(z, class_weights, axis), z > -jnp.inf
+    gap, log_norm = below_maximum(z, m, axis), jnp.log1p(rest)
+    label_mass, weight_sum = jnp.sum(q, axis), jnp.sum(u, axis)
+    return Statistics(
+        max_logit=m,
+        sum_exp_rest=rest,
+        label_nll=label_mass * log_norm - jnp.sum(_weighted(q, gap), axis),
+        label_mass=label_mass,
+        uniform_nll=weight_sum * log_norm - jnp.sum(_weighted(u, gap), axis),
+        weight_sum=weight_sum,
+        num_classes=jnp.sum(takes_part.astype(z.dtype), axis),
+        top_label_mass=jnp.sum(jnp.where(takes_part & (z == per_row(m, axis)), q, 0.0), axis),
+    )
+
+
+def logits_derivatives(z, labels, class_weights, stats: Statistics, *, axis):
+    """Return the derivatives of `sum_exp_rest`, `label_nll` and `uniform_nll` with respect to each logit."""
+    gap = below_maximum(z, stats.max_logit, axis)
+    e, inverse = jnp.exp(gap), 1 / (1 + stats.sum_exp_rest)  # p = e * inverse
+    if labels.ndim < z.ndim:
+        # p - 1 at the label. The second form has the better derivative for a small p.
+        nll = stats.label_nll
+        p_minus_1 = jnp.where(nll < 0.5, jnp.expm1(-nll), jnp.exp(-nll) - 1)
+        of_others = per_row(stats.label_mass * inverse, axis) * e
+        of_label = jnp.where(is_label(z, labels, axis), per_row(p_minus_1, axis), of_others)
+    else:
+        # Of a class that is nearly certain, p and q / mass are both nearly 1. Its derivative is a sum of terms that are small themselves.
+        q, mass = labels.astype(z.dtype), per_row(stats.label_mass, axis)
+        p_minus_1 = ((e - 1) - per_row(stats.sum_exp_rest, axis)) * per_row(inverse, axis)
+        is_certain = (gap == 0) & (2 * q > mass)
+        of_others = per_row(stats.label_mass * inverse, axis) * e
+        of_label = jnp.where(is_certain, mass * p_minus_1 + (mass - q), of_others - q)
+    of_uniform = per_row(stats.weight_sum * inverse, axis) * e - weights(z, class_weights, axis)
+    return jnp.where(z == jnp.inf, 0.0, e), of_label, of_uniform  # a logit of +inf does not move
+
+
+def logits_jvp(z_dot, z, labels, class_weights, stats: Statistics, *, axis):
+    """Return what the tangent of the logits contributes to those of `sum_exp_rest`, `label_nll` and `uniform_nll`."""
+    return tuple(jnp.sum(d * z_dot, axis) for d in logits_derivatives(z, labels, class_weights, stats, axis=axis))
+
+
+def logits_vjp(cotangents, z, labels, class_weights, stats: Statistics, *, axis):
+    """Return the cotangent of the logits: the transpose of `logits_jvp`. A cotangent is None where a statistic is not used."""
+    derivatives = logits_derivatives(z, labels, class_weights, stats, axis=axis)
+    used = [per_row(ct, axis) * d for ct, d in zip(cotangents, derivatives, strict=True) if ct is not None]
+    return sum(used[1:], used[0])
+
+
+def label_jvp(q_dot, z, stats: Statistics, *, axis):
+    """Return the tangents of `label_nll`, `label_mass` and `top_label_mass`, which are linear in the label distribution."""
+    is_top = (z == per_row(stats.max_logit, axis)) & (z > -jnp.inf)
+    of_nll = jnp.sum(class_nll(z, stats, axis) * q_dot, axis)
+    return of_nll, jnp.sum(q_dot, axis), jnp.sum(jnp.where(is_top, q_dot, 0), axis)
+
+
+def weights_jvp(class_weights_dot, z, stats: Statistics, *, axis):
+    """Return the tangents of `uniform_nll` and `weight_sum`, which are linear in the class weights."""
+    u_dot = weights(z, class_weights_dot, axis)
+    return jnp.sum(class_nll(z, stats, axis) * u_dot, axis), jnp.sum(u_dot, axis)
+
+
+def class_nll(z, stats: Statistics, axis):
+    """Return `log_z - z_k` of each class; 0 where a class takes no part."""
+    nll = per_row(jnp.log1p(stats.sum_exp_rest), axis) - below_maximum(z, stats.max_logit, axis)
+    return jnp.where(z > -jnp.inf, nll, 0.0)
+
+
+def label_distribution(z, labels, axis):
+    """Return `q`: the labels themselves, or 1 at the class of an integer label and 0 elsewhere."""
+    return (labels if labels.ndim == z.ndim else is_label(z, labels, axis)).astype(z.dtype)
+
+
+def is_label(z, labels, axis):
+    """Return whether a class is that of the integer label."""
+    return per_class(jnp.arange(z.shape[axis], dtype=labels.dtype), axis, z.ndim) == per_row(labels, axis)
+
+
+def weights(z, class_weights, axis):
+    """Return `u`: the weight of each class that takes part, 1 by default; 0 for one that does not."""
+    takes_part = (z > -jnp.inf).astype(z.dtype)
+    return takes_part if class_weights is None else takes_part * per_class(class_weights.astype(z.dtype), axis, z.ndim)
+
+
+def below_maximum(z, m, axis):
+    """Return `z - m`, which is at most 0: 0 for a logit of +inf, and -inf for one of -inf, whatever the maximum is."""
+    lowest = jnp.finfo(z.dtype).min
+    return jnp.where(z == jnp.inf, 0.0, z - per_row(jnp.maximum(m, lowest), axis))
+
+
+def _weighted(weights, gap):
+    """Return `weights * gap`, where a weight of 0 takes away even an infinite gap."""
+    return jnp.where(weights == 0, 0.0, weights * gap)

@@ -1,0 +1,53 @@
+"""Statistics and gradient for integer labels, from a few numbers per row: what the forms for CPU and GPU share.
+
+With an integer label, `q` is 1 at one class and 0 elsewhere. So the gradient is one number per row at that class, and a multiple of
+`exp(z_k - m)` at the others: `q` and `p` are never computed per class.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxce._core.definition import Statistics, below_maximum
+
+
+def with_label_logit(stats: Statistics, label_logit, labels, num_classes) -> Statistics:
+    """Return the statistics with those of the label, whose logit is known: it is looked up, instead of searched among all classes."""
+    m, is_class = stats.max_logit, (labels >= 0) & (labels < num_classes)
+    nll = jnp.log1p(stats.sum_exp_rest) - below_maximum(label_logit, m, ())
+    is_top = (label_logit == m) & (m > -jnp.inf)
+    return stats._replace(
+        label_nll=jnp.where(is_class, nll, 0.0),
+        label_mass=is_class.astype(m.dtype),
+        top_label_mass=(is_class & is_top).astype(m.dtype),
+    )
+
+
+def row_coefficients(cotangents: Statistics, stats: Statistics) -> dict:
+    """Return the numbers per row that `gradient` needs, by name. A cotangent is None where a statistic is not used."""
+    rest_ct, label_ct, uniform_ct = cotangents
+    inverse, largest = 1 / (1 + stats.sum_exp_rest), jnp.finfo(stats.max_logit.dtype).max
+    rows = {"max_logit": lax.clamp(-largest, stats.max_logit, largest)}
+    if label_ct is not None:
+        rows["at_label"] = label_ct * jnp.expm1(-stats.label_nll)  # p - 1
+        rows["label_scale"] = label_ct * stats.label_mass * inverse
+    if rest_ct is not None:
+        rows["rest_ct"] = rest_ct
+    if uniform_ct is not None:
+        rows |= {"uniform_ct": uniform_ct, "uniform_scale": uniform_ct * stats.weight_sum * inverse}
+    return rows
+
+
+def gradient(z, is_label, rows: dict):
+    """Return the cotangent of the logits `z`, from numbers per row that broadcast against them; every class has the weight 1."""
+    with_others = "rest_ct" in rows or "uniform_ct" in rows
+    # With the label's term alone, a logit of +inf is the label's own, or in a row whose cotangents are NaN.
+    capped = jnp.minimum(z, jnp.finfo(z.dtype).max) if with_others else z
+    e = jnp.exp(capped - rows["max_logit"])
+    terms = []
+    if "at_label" in rows:
+        terms.append(jnp.where(is_label, rows["at_label"], rows["label_scale"] * e))
+    if "rest_ct" in rows:
+        terms.append(rows["rest_ct"] * jnp.where(z == jnp.inf, 0.0, e))
+    if "uniform_ct" in rows:
+        terms.append(rows["uniform_scale"] * e - jnp.where(z > -jnp.inf, rows["uniform_ct"], 0.0))
+    return sum(terms[1:], terms[0])

@@ -1,0 +1,33 @@
+"""Integer labels: counted from the first class of a device, and the class weight of each."""
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxce._core import cpu
+from jaxce._jax.mesh import AxisName, is_explicit
+from jaxce._jax.rules import choose
+
+
+def local_indices(labels, num_classes: int, axis_name: AxisName):
+    """Return labels, wide enough, counted from the first of the `num_classes` classes of this device. A class of another is outside them."""
+    if labels.dtype.itemsize < 4:  # too narrow to count any classes
+        labels = choose(lambda x: x, labels.astype(jnp.int32), cpu=cpu.copied)
+    if axis_name is None:
+        return labels
+    # An unsigned label below the first class wraps around, to an index far beyond the last.
+    return labels - (lax.axis_index(axis_name) * num_classes).astype(labels.dtype)
+
+
+def weight_of_label(class_weights, labels, mask):
+    """Return the class weight of each integer label; 0 for one that is none of these classes. A masked row's label counts as 0."""
+    if class_weights is None:
+        return None
+    labels = labels if mask is None else jnp.where(mask, labels, 0)
+    if is_explicit(labels) or is_explicit(class_weights):
+        # JAX compares arrays that are split over devices by their type, but does not look up in them.
+        axes = tuple(range(labels.ndim))
+        classes = jnp.expand_dims(lax.iota(labels.dtype, class_weights.shape[0]), axes)
+        chosen = jnp.expand_dims(labels, labels.ndim) == classes
+        return jnp.sum(jnp.where(chosen, jnp.expand_dims(class_weights, axes), 0), labels.ndim)
+    own = (labels >= 0) & (labels < class_weights.shape[0])
+    return jnp.where(own, class_weights.at[labels].get(mode="clip"), 0)

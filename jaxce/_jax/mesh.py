@@ -1,0 +1,69 @@
+"""How an array lies on a mesh of devices, as far as its type says."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AxisType
+
+from jaxce._types import Array
+
+AxisName = tuple[str, ...] | None  # the mesh axes that split the classes, inside `jax.shard_map`
+
+
+def is_tracked(axis_name: tuple[str, ...]) -> bool:
+    """Whether `jax.shard_map` keeps track of what varies over these mesh axes; with check_vma=False it does not."""
+    return set(axis_name) <= jax.typeof(lax.axis_index(axis_name)).manual_axis_type.varying
+
+
+def is_on_auto_mesh(array: Array) -> bool:
+    """Whether the array may lie on several devices in a way that its type does not say."""
+    mesh = jax.typeof(array).sharding.mesh
+    return any(n > 1 and kind == AxisType.Auto for n, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True))
+
+
+def is_explicit(array: Array) -> bool:
+    """Whether the type of the array says that it lies on several devices (a mesh of explicit axes)."""
+    return any(part is not None for part in jax.typeof(array).sharding.spec)
+
+
+def varying_like(arrays, others, *, but: tuple[str, ...] = ()):
+    """`arrays` made to vary over every axis of `jax.shard_map`, `but` some, over which one of the `others` varies.
+
+    As what a loop starts from must, if its results do. And what varies only from here on has the sum over devices that its gradient needs
+    here, once, instead of in a loop.
+    """
+    axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(others))).difference(but)
+
+    def vary(x):
+        missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
+        if not missing:
+            return x
+        if x.dtype == jnp.bfloat16 and not _is_whole_mesh_manual(x):
+            # The transpose sums over devices. XLA for CPU (jax 0.10 to 0.12) aborts on a sum of bfloat16 numbers over some axes of a mesh if
+            # other axes are not manual. So the transpose sums in float32; forward, XLA drops the two conversions.
+            return lax.pcast(x.astype(jnp.float32), missing, to="varying").astype(x.dtype)
+        return lax.pcast(x, missing, to="varying")
+
+    return jax.tree.map(vary, arrays)
+
+
+def _is_whole_mesh_manual(array):
+    return all(kind == AxisType.Manual for kind in jax.typeof(array).sharding.mesh.axis_types)
+
+
+def psum_over(axis_name: AxisName, values):
+    """Return the sum over devices; without `axis_name` the values. None has no sum."""
+    return values if axis_name is None else jax.tree.map(lambda x: lax.psum(x, axis_name), values)
+
+
+def cotangent_share(axis_name: AxisName):
+    """Return what a cotangent of a merged value is multiplied by where it is pulled back, and how to sum gradients that met no merge.
+
+    Where JAX keeps track of what varies over devices, both do nothing. Where it does not, the transpose of a sum over devices is that sum again.
+    So each device pulls back its share, and a gradient that no such sum has completed is summed here.
+    """
+    if axis_name is None or is_tracked(axis_name):
+        return 1, lambda gradient: gradient
+    return 1 / lax.axis_size(axis_name), functools.partial(psum_over, axis_name)

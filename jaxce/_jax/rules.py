@@ -1,0 +1,93 @@
+"""How a derivative rule is put together: one definition for every mode, order and nesting, and forms that only compute.
+
+A loss reads a large array and gives a few numbers per row. Reverse mode should keep that large array in its own dtype and those few numbers,
+nothing else; forward mode and Hessians should work too. Two pieces give both:
+
+- `with_rule` makes a function whose derivative is computed from its arguments and results, and names those results;
+- `keep_statistics` is a `jax.checkpoint` that saves what bears that name and recomputes the rest from the arguments.
+
+`choose` and `linear` are for functions that JAX differentiates as they are defined, while a platform may compute them by other code.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import SymbolicZero
+
+from jaxce._jax.primitives import call, trace
+
+Function = Callable[..., Any]
+
+_NAME = "jaxce_statistics"
+
+
+def with_rule(value: Function, tangent: Function, higher: Function | None = None) -> Function:
+    """Return the function `value`, whose derivative is `tangent`.
+
+    Args:
+      value: `value(*args)` returns a pytree of arrays; an argument is a pytree. It is never differentiated.
+      tangent: `tangent(args, outs, tangents)` returns the tangent of each result, linear in `tangents`; None stands for a tangent that is 0.
+      higher: The same, for derivatives of the second order and above; `tangent` by default.
+    """
+    higher = higher or tangent
+
+    def function(*args):
+        program = trace(value, args)
+
+        def jvp(tangent, args, tangents):
+            outs = call(program, args, jvp=functools.partial(jvp, higher))
+            outs = jax.tree.map(lambda out: checkpoint_name(out, _NAME), outs)
+            return outs, tangent(args, outs, tangents)
+
+        return call(program, args, jvp=functools.partial(jvp, tangent))
+
+    return function
+
+
+def with_definition(function: Function, definition: Function) -> Function:
+    """Return `function`, which is differentiated as `definition`, another spelling of the same function."""
+    return lambda *args: call(trace(function, args), args, jvp=functools.partial(_jvp_of, definition))
+
+
+def choose(default: Function, *args, cpu: Function | None = None, gpu: Function | None = None):
+    """Return `default(*args)`, computed by the form of the platform if there is one, and differentiated as `default`."""
+    if cpu is None and gpu is None:
+        return default(*args)
+    return call(trace(default, args), args, jvp=functools.partial(_jvp_of, default), cpu=cpu, gpu=gpu)
+
+
+def linear(function: Function, transpose: Function, x, *others):
+    """Return `function(x, *others)`, which is linear in `x`, an array. `transpose(cotangents, *others)` is its transpose."""
+    args = (x, *others)
+    return call(trace(function, args), args, jvp=functools.partial(_jvp_of, function), transpose=transpose)
+
+
+def keep_statistics(function: Function) -> Function:
+    """Return `function`. Its reverse pass keeps its arguments and the results of rules inside it, and recomputes everything else.
+
+    It stands once, around a whole loss. So whatever an option does to a large array before the rule is recomputed too.
+    """
+    # The recomputation reads what the forward pass reads; barriers against common subexpressions would only keep XLA from fusing it.
+    return jax.checkpoint(function, prevent_cse=False, policy=jax.checkpoint_policies.save_only_these_names(_NAME))
+
+
+def none_if_zero(tangent):
+    """Return the tangent that a `jax.custom_jvp` rule gets, or None if it is known to be 0."""
+    is_zero = tangent is None or isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
+    return None if is_zero else tangent
+
+
+def _jvp_of(function: Function, args: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    """Return `jax.jvp` with respect to those arrays in `args` whose tangent is not None."""
+    leaves, tree = jax.tree.flatten(tuple(args))
+    dots = tree.flatten_up_to(tuple(tangents))
+    moving = [i for i, dot in enumerate(dots) if dot is not None]
+
+    def of_moving(*some):
+        at = dict(zip(moving, some, strict=True))
+        return function(*tree.unflatten([at.get(i, leaf) for i, leaf in enumerate(leaves)]))
+
+    return jax.jvp(of_moving, [leaves[i] for i in moving], [dots[i] for i in moving])
