@@ -49,9 +49,8 @@ OF_OPTAX = "optax is given the logits in float32, so that its losses are float32
 def figures(target):
     """The rows of a target, from a process of its own."""
     losses = [name for names in PAIRS.values() for name in names]
-    measure = str(ROOT / "tests" / "aot" / "measure.py")
-    command = [sys.executable, measure, target, "--shapes", "real", "--losses", *losses]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tests.aot.measure", target, "--shapes", "real", "--losses", *losses]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{target}: {done.stderr[-2000:]}")
     return [json.loads(line) for line in done.stdout.splitlines()]

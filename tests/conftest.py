@@ -6,11 +6,12 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
-import covering
 import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+
+from tests.support import covering
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -4,20 +4,15 @@ Errors are in ulps of what a number is made of, as in the tests, whose oracle an
 """
 
 import dataclasses
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxce
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-import closeness
-import oracle
-from oracle import EXTENDED, Quantity
+from tests.support import closeness, oracle
+from tests.support.oracle import EXTENDED, Quantity
 
 # A device's exponential may be some ulps off where a CPU's is not; a formula that loses digits is off by thousands.
 LIMIT = 16.0

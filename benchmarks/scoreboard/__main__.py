@@ -18,19 +18,23 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.scoreboard import accuracy, in_use, libraries
+from benchmarks.scoreboard import accuracy, hard_values, in_use, libraries
 
 ROOT = Path(__file__).parents[2]
 TESTS, RESULTS = ROOT / "tests", ROOT / "benchmarks" / "results"
-sys.path.insert(0, str(TESTS))  # the cells and cases that the tests check are those that are counted here
 
 # The lines that are test files: what they show, and where.
 TESTED = {
-    "transform compositions": ["test_compositions.py", "test_transforms.py", "test_hessians.py", "test_sharding.py"],
-    "configurations": ["test_configurations.py"],
-    "residuals": ["test_rule.py"],
-    "determinism": ["test_determinism.py"],
-    "fuzz": ["test_fuzz.py"],
+    "transform compositions": [
+        "derivatives/test_compositions.py",
+        "derivatives/test_transforms.py",
+        "derivatives/test_hessians.py",
+        "meshes/test_sharding.py",
+    ],
+    "configurations": ["package/test_configurations.py"],
+    "residuals": ["derivatives/test_rule.py"],
+    "determinism": ["package/test_determinism.py"],
+    "fuzz": ["tables/test_fuzz.py"],
 }
 
 
@@ -65,8 +69,6 @@ def accuracy_lines(dtype, *, quick: bool) -> list[Line]:
 
 def hard_value_lines() -> list[Line]:
     """How many cells of the non-finite matrix and of the label rule hold, and how many bad calls are refused."""
-    from benchmarks.scoreboard import hard_values  # which needs the tests on the path
-
     compared = list(libraries.installed())
     asks = {
         "non-finite matrix, without options: cells": lambda x: hard_values.nonfinite(x, own_options=False),
@@ -115,8 +117,8 @@ def tested_lines() -> list[Line]:
 
 def mutant_lines() -> list[Line]:
     """How many mutants the tests refuse."""
-    command = [sys.executable, "mutation/run_mutants.py"]
-    output = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False).stdout
+    command = [sys.executable, "-m", "tests.mutation.run_mutants"]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     killed = re.search(r"(\d+ of \d+) killed", output)
     return [Line("mutants refused by the tests", ">= 95 %", {"jaxce": killed[1] if killed else output[-200:]})]
 

@@ -5,14 +5,11 @@ A library is asked only what it offers: without `where` and `mask`, and PyTorch 
 
 import types
 
-import bad_inputs
-import keras_bad_inputs
-import label_cells
-import nonfinite_cells
 import numpy as np
-from ours import OURS
 
 from benchmarks.scoreboard.libraries import Library
+from tests.support import bad_inputs, keras_bad_inputs, label_cells, nonfinite_cells
+from tests.support.ours import OURS
 
 # How exact a finite quantity among the non-finite ones has to be: what is asked of jaxce, and of another library, whose accuracy has lines
 # of its own.

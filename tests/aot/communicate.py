@@ -1,24 +1,21 @@
 """Compiles the losses for eight accelerators that are not here, in the shape of a language model, and prints as JSON what they send and hold.
 
-python communicate.py v5e h100
+python -m tests.aot.communicate v5e h100
 """
 
 import itertools
 import json
-import pathlib
 import sys
 
-from ahead import H100  # sets up the compilers
+from tests.aot.ahead import H100  # before jax: it sets up what importing jax reads
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-
-import communication
-import covering
+# isort: split
 import jax
 import jax.numpy as jnp
-import sharded
 from jax.experimental import topologies
 from jax.sharding import NamedSharding
+
+from tests.support import communication, covering, sharded
 
 TOPOLOGIES = {
     "v5e": {"platform": "tpu", "topology_name": "v5e:2x4"},

@@ -1,8 +1,8 @@
 """Compiles the programs for a target and prints a line of JSON for each: what its compiler says of it.
 
-python measure.py v5e
-python measure.py v6e --losses "integer" "optax integer" --shapes real
-python measure.py v5p --of-tests
+python -m tests.aot.measure v5e
+python -m tests.aot.measure v6e --losses "integer" "optax integer" --shapes real
+python -m tests.aot.measure v5p --of-tests
 """
 
 import argparse
@@ -10,9 +10,10 @@ import json
 import os
 import time
 
-import ahead  # before programs: it sets up what importing jax reads
-import passes
-import programs
+from tests.aot import ahead  # before programs: it sets up what importing jax reads
+
+# isort: split
+from tests.aot import passes, programs
 
 
 def figures(target, loss, what, shape, dtype):

@@ -3,13 +3,14 @@
 import functools
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 
 import pytest
-from communicate import CLASSES, FEATURES, PROGRAMS, ROWS
-from test_targets import HERE, PLUGINS
+
+from tests.aot.communicate import CLASSES, FEATURES, PROGRAMS, ROWS
+from tests.aot.plugins import PLUGINS
+from tests.support.paths import ROOT
 
 
 def over(rows):
@@ -25,11 +26,8 @@ OF_DEVICE = ROWS // 2, CLASSES // 4  # on a mesh of 2 x 4
 @functools.cache
 def programs(target):
     """(name, mode) -> (temporary bytes, what is sent); in a process of its own, as the compilers are set up by its environment."""
-    path = os.pathsep.join(filter(None, (str(HERE.parents[1]), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, str(HERE / "communicate.py"), target]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=500
-    )
+    command = [sys.executable, "-m", "tests.aot.communicate", target]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     return {(name, mode): (temporary, sent) for _, name, mode, temporary, sent in lines}

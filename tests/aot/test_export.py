@@ -2,8 +2,9 @@
 
 import jax
 import numpy as np
-import programs
 import pytest
+
+from tests.aot import programs
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 

@@ -1,7 +1,8 @@
 """The reader of HLO, on programs whose passes are known: written here in HLO, so that no accelerator's compiler is needed."""
 
-import passes
 import pytest
+
+from tests.aot import passes
 
 FUSED = """HloModule m
 

@@ -6,17 +6,16 @@ Needs the extra `aot`, but none of the devices. The programs and their shapes ar
 import concurrent.futures
 import importlib.util
 import json
-import os
-import pathlib
 import subprocess
 import sys
 
-import covering
-import programs
 import pytest
 
-HERE = pathlib.Path(__file__).parent
-PLUGINS = {"v5e": "libtpu", "v5p": "libtpu", "v6e": "libtpu", "h100": "jax_cuda12_plugin"}
+from tests.aot import programs
+from tests.aot.plugins import PLUGINS
+from tests.support import covering
+from tests.support.paths import ROOT
+
 MIB = 2**20
 BYTES = {"float32": 4, "bfloat16": 2, "f32": 4, "bf16": 2}
 CLASSIFIER = 2048 * 128256
@@ -55,11 +54,8 @@ over_others = over([target for target in PLUGINS if ("optax soft", "forward", "r
 
 def compile_all(target):
     """The figures of all programs; in a process of its own, as the compilers are set up by its environment."""
-    path = os.pathsep.join(filter(None, (str(HERE.parents[1]), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, str(HERE / "measure.py"), target, "--of-tests"]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=1000
-    )
+    command = [sys.executable, "-m", "tests.aot.measure", target, "--of-tests"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1000)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -1,4 +1,4 @@
-"""Puts one mutant at a time into a copy of the package and sees whether the tests refuse it: `python tests/mutation/run_mutants.py`.
+"""Puts one mutant at a time into a copy of the package and sees whether the tests refuse it: `python -m tests.mutation.run_mutants`.
 
 Exits with 1 if fewer than 95 % are refused, if one no longer fits the code, or if one breaks the import.
 """
@@ -15,9 +15,8 @@ import tempfile
 import time
 from typing import NamedTuple
 
-from mutants import MUTANTS, Mutant
-
 import jaxce
+from tests.mutation.mutants import MUTANTS, Mutant
 
 PACKAGE = pathlib.Path(jaxce.__file__).parent
 TESTS = pathlib.Path(__file__).parents[1]
@@ -67,7 +66,8 @@ def judge(mutant, *, own_tests_only=False):
 def _node(name):
     """`file` or `file::test`, as pytest wants it."""
     file, _, test = name.partition("::")
-    return f"tests/test_{file}.py" + (f"::{test}" if test else "")
+    (path,) = TESTS.glob(f"*/test_{file}.py")
+    return path.relative_to(TESTS.parent).as_posix() + (f"::{test}" if test else "")
 
 
 def _outcome(root, names):

@@ -1,8 +1,9 @@
 """Every mutant fits the code as it stands, and a few of them meet the tests; `run_mutants.py` tries them all."""
 
 import pytest
-from mutants import MUTANTS
-from run_mutants import PACKAGE, SUITE, TESTS, judge, mutated
+
+from tests.mutation.mutants import MUTANTS
+from tests.mutation.run_mutants import PACKAGE, SUITE, TESTS, judge, mutated
 
 
 def name_of(mutant):
@@ -18,7 +19,7 @@ def test_mutant_fits_the_code_and_compiles(mutant):
 @pytest.mark.parametrize("name", sorted({name for m in MUTANTS for name in m.tests} | set(SUITE)))
 def test_the_tests_that_mutants_meet_exist(name):
     file, _, test = name.partition("::")
-    assert f"def {test or 'test_'}" in (TESTS / f"test_{file}.py").read_text()
+    assert f"def {test or 'test_'}" in next(TESTS.glob(f"*/test_{file}.py")).read_text()
 
 
 @pytest.mark.parametrize(

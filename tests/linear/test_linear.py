@@ -1,0 +1,506 @@
+"""The losses of a linear layer, whatever the blocks: against the oracle, under every option, in any shape, dtype and mode."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import jaxce
+from jaxce import (
+    Chunked,
+    LogitStats,
+    linear_logit_stats,
+    linear_softmax_cross_entropy,
+    linear_softmax_cross_entropy_sum,
+)
+from jaxce import _dispatch as dispatch
+from jaxce._kernels import blocked, tiles
+from tests.support import covering, linear
+from tests.support.closeness import assert_within
+from tests.support.linear import MODES, ULPS, answers, check, differentiate
+from tests.support.linear_cases import CLASSES, FEATURES, OPTIONS, TOKENS, expected, make
+from tests.support.oracle import Quantity
+
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
+others_on_a_gpu = linear.others_on_a_gpu
+
+# All at once; blocks of tokens; of classes; of both, of which neither divides; the same with no remainder; one of each.
+IMPLEMENTATIONS = {
+    "None": None,
+    "reference": "reference",
+    "tokens": Chunked(4, None),
+    "classes": Chunked(None, 8),
+    "both": Chunked(6, 7),
+    "single": Chunked(1, 1),
+}
+NONE_AND_ALL = [(), tuple(OPTIONS)]
+
+
+@pytest.fixture
+def gathered(monkeypatch):
+    """Blocks of 2 tokens, of which 3 are gathered before a matmul adds them to the gradient of the classifier."""
+    for rule in ("for_total", "for_total_on_gpu"):
+        monkeypatch.setattr(tiles, rule, lambda _, num_classes, __: blocked.Blocks(2, num_classes, 3))
+    jax.clear_caches()  # or a program that another test has made is run
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("names", NONE_AND_ALL, ids=lambda names: "+".join(names) or "plain")
+def test_gathered_blocks(rng, names, gathered):
+    check(rng, None, names)
+
+
+@pytest.mark.parametrize("mode", ["vmap of grad", "hvp", "hvp of scan", "checkpoint"])
+def test_derivatives_in_gathered_blocks(rng, mode, gathered, x64):
+    differentiate(rng, mode, True, None)
+
+
+@pytest.mark.parametrize("names", NONE_AND_ALL, ids=lambda names: "+".join(names) or "plain")
+def test_blocks_that_are_others_on_a_gpu(rng, names, others_on_a_gpu):
+    """Both are in the program; those of this platform are run."""
+    check(rng, None, names)
+
+
+@pytest.mark.parametrize("mode", ["vmap of grad", "hvp", "hvp of scan"])
+def test_derivatives_in_blocks_that_are_others_on_a_gpu(rng, mode, others_on_a_gpu, x64):
+    differentiate(rng, mode, True, None)
+
+
+@pytest.mark.parametrize("names", covering.subsets(OPTIONS), ids=lambda names: "+".join(names) or "plain")
+def test_every_combination_of_options(rng, names):
+    check(rng, Chunked(6, 7), names)
+
+
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("names", covering.subsets(OPTIONS), ids=lambda names: "+".join(names) or "plain")
+@pytest.mark.parametrize("implementation", [name for name in IMPLEMENTATIONS if name != "both"])
+def test_every_implementation(rng, implementation, names):
+    check(rng, IMPLEMENTATIONS[implementation], names)
+
+
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("sizes", [(0, 4, 5), (1, 1, 1), (1, 4, 1), (5, 1, 2), (7, 3, 9), (9, 5, 130)], ids=str)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_any_sizes(rng, sizes, implementation):
+    hidden, classifier, labels = make(rng, *sizes)
+    cotangent = np.ones(sizes[0], np.float32)
+    (value, gradients), (total, of_total) = answers(
+        hidden, classifier, labels, cotangent, IMPLEMENTATIONS[implementation]
+    )
+    want, want_gradients = expected(hidden, classifier, labels, cotangent)
+    assert_within(value, want, ULPS)
+    assert_within(total, Quantity(want.value.sum(), want.scale.sum()), ULPS)
+    for name in ("hidden", "classifier"):
+        assert_within(gradients[name], want_gradients[name], ULPS)
+        assert_within(of_total[name], want_gradients[name], ULPS)
+
+
+def test_rows_so_long_that_they_are_cut(rng):
+    """A label in each cut of a row of 70,001 classes; small logits, so that every class counts."""
+    hidden, classifier, _ = make(rng, 6, 2, 70_001)
+    labels = np.int32([0, 23_551, 23_552, 47_104, 70_000, 35_000])
+    z = hidden.astype(np.float64) @ classifier.astype(np.float64)
+    log_z = np.log(np.exp(z).sum(1))
+    want = log_z - z[np.arange(6), labels]
+    onehot = np.zeros_like(z)
+    onehot[np.arange(6), labels] = 1
+    slopes = np.exp(z - log_z[:, None]) - onehot
+    (value, gradients), (total, of_total) = answers(hidden, classifier, labels, np.ones(6, np.float32), Chunked(4))
+    np.testing.assert_allclose(value, want, rtol=2e-6)
+    np.testing.assert_allclose(total, want.sum(), rtol=2e-6)
+    for found in (gradients, of_total):
+        np.testing.assert_allclose(found["classifier"], hidden.T @ slopes, rtol=2e-5, atol=1e-7)
+        np.testing.assert_allclose(found["hidden"], slopes @ classifier.T, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (2, 3), (3, 1, 2)], ids=str)
+def test_tokens_of_any_rank(rng, shape):
+    hidden, classifier, labels = make(rng, 6 if shape else 1)
+    mask = np.arange(labels.size) != 2
+    want, _ = expected(hidden, classifier, labels, None, mask=mask)
+    shaped = hidden.reshape(*shape, FEATURES), classifier, labels.reshape(shape)
+    loss = linear_softmax_cross_entropy(*shaped, mask=mask.reshape(shape), implementation=Chunked(4, 5))
+    assert loss.shape == shape
+    assert_within(loss, Quantity(*(x.reshape(shape) for x in want)), ULPS)
+    summed = linear_softmax_cross_entropy_sum(*shaped, mask=mask.reshape(shape))
+    assert float(summed.weight) == mask.sum()
+    assert_within(summed.mean(), want.value.sum() / mask.sum(), 4)
+    stats = linear_logit_stats(*shaped)
+    assert all(field.shape == shape for field in jax.tree.leaves(stats))
+
+
+@pytest.mark.parametrize(
+    "blocks", [Chunked(3, 5), Chunked(None, 4), Chunked(5, None), Chunked(2, 12), Chunked(10, 7)], ids=str
+)
+def test_statistics_are_those_of_the_logits(rng, blocks):
+    hidden, classifier, labels = make(rng)
+    weights = OPTIONS["class_weights"]
+    stats = linear_logit_stats(hidden, classifier, labels, class_weights=weights, implementation=blocks)
+    dense = jaxce.logit_stats(jnp.asarray(hidden @ classifier), labels, class_weights=weights)
+    assert isinstance(stats, LogitStats) and stats.integer_labels
+    for got, want in zip(jax.tree.leaves(stats), jax.tree.leaves(dense), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(stats.smooth_nll, dense.smooth_nll, rtol=1e-6)
+    np.testing.assert_array_equal(stats.num_classes, CLASSES)
+
+
+def test_result_does_not_depend_on_the_blocks(rng):
+    hidden, classifier, labels = make(rng, 9, 5, 40)
+    hidden[:4] *= 30  # some tokens are certain
+    run = lambda blocks: linear_softmax_cross_entropy(hidden, classifier, labels, z_loss=1e-3, implementation=blocks)  # noqa: E731
+    want = run("reference")
+    sizes = [(1, 1), (1, 20), (2, 39), (2, 64), (5, 1), (5, 3), (8, 21), (8, 40), (9, 3), (9, 39)]
+    for tokens, classes in sizes:
+        np.testing.assert_array_max_ulp(run(Chunked(tokens, classes)), want, 4)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_label_that_is_no_class_is_nan_and_its_hidden_alone(rng, implementation):
+    hidden, classifier, labels = make(rng)
+    bad = [-1, -100, CLASSES, np.iinfo(np.int32).min, np.iinfo(np.int32).max]
+    labels[: len(bad)] = bad
+    function = lambda h: linear_softmax_cross_entropy(  # noqa: E731
+        h, classifier, labels, label_smoothing=0.1, implementation=IMPLEMENTATIONS[implementation]
+    )
+    loss, pull = jax.vjp(function, hidden)
+    (gradient,) = pull(jnp.ones_like(loss))
+    want, _ = expected(hidden[5:], classifier, labels[5:], None, label_smoothing=0.1)
+    assert np.isnan(loss[:5]).all() and np.isnan(gradient[:5]).all()
+    assert_within(loss[5:], want, ULPS)
+    assert np.isfinite(gradient[5:]).all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_masked_token_costs_nothing_and_poisons_nothing(rng, implementation):
+    hidden, classifier, labels = make(rng)
+    mask = np.arange(TOKENS) % 2 == 0
+    poisoned, bad_labels = hidden.copy(), labels.copy()
+    poisoned[~mask] = np.array([np.nan, np.inf, -np.inf, 1e38])
+    bad_labels[~mask] = -100
+    cotangent = np.ones(TOKENS, np.float32)
+    options = {"label_smoothing": OPTIONS["label_smoothing"], "class_weights": OPTIONS["class_weights"]}
+    got = answers(poisoned, classifier, bad_labels, cotangent, IMPLEMENTATIONS[implementation], mask=mask, **options)
+    want, want_gradients = expected(hidden[mask], classifier, labels[mask], np.ones(mask.sum()), **options)
+    for value, gradients in got:
+        if value.ndim:
+            np.testing.assert_array_equal(value[~mask], 0)
+            value = value[mask].sum()
+        np.testing.assert_array_equal(gradients["hidden"][~mask], 0)
+        assert_within(value, Quantity(want.value.sum(), want.scale.sum()), ULPS)
+        assert_within(gradients["hidden"][mask], want_gradients["hidden"], ULPS)
+        assert_within(gradients["classifier"], want_gradients["classifier"], ULPS)
+        assert_within(gradients["class_weights"], want_gradients["class_weights"], ULPS)
+
+
+def test_everything_masked_is_0(rng):
+    hidden, classifier, labels = make(rng)
+    mask = np.zeros(TOKENS, bool)
+    total = lambda h, w: linear_softmax_cross_entropy_sum(h, w, labels, mask=mask, implementation=Chunked(4)).mean()  # noqa: E731
+    value, gradients = jax.value_and_grad(total, (0, 1))(hidden, classifier)
+    assert float(value) == 0
+    jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0), gradients)
+
+
+@pytest.mark.parametrize("gathered", [1, 2])
+@pytest.mark.parametrize(("valid", "visited"), [(0, 0), (1, 1), (4, 1), (5, 2), (10, 3), (11, 3)])
+def test_only_blocks_with_valid_tokens_are_visited(rng, valid, visited, gathered):
+    mask = jnp.asarray(rng.permutation(TOKENS) < valid)
+    hidden, labels = jnp.asarray(rng.normal(size=(TOKENS, 2)), jnp.float32), jnp.arange(TOKENS)
+
+    def body(visits, rows):
+        (hidden, _), mask = rows
+        return (visits[0] + 1,), jnp.where(mask[:, None], hidden, 0)
+
+    def gather(carry, hidden, rows):
+        assert hidden.shape == rows.shape == (4 * gathered, 2)
+        return carry, 2 * rows
+
+    rows, blocks = ((hidden, labels), mask), blocked.Blocks(4, 1, gathered)
+    visits, outs = blocked.over_valid_tokens(body, gather, (jnp.zeros(()),), rows, mask, blocks)
+    assert float(visits[0]) == visited
+    np.testing.assert_array_equal(outs, 2 * np.where(mask[:, None], hidden, 0))
+
+
+DTYPES = [
+    (jnp.bfloat16, jnp.bfloat16),
+    (jnp.bfloat16, jnp.float32),
+    (jnp.float32, jnp.bfloat16),
+    (jnp.float16, jnp.float16),
+    (jnp.float16, jnp.bfloat16),
+    (jnp.float32, jnp.float32),
+]
+
+
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("dtypes", DTYPES, ids=lambda d: f"{d[0].__name__}-{d[1].__name__}")
+@pytest.mark.parametrize("implementation", ["None", "both"])
+def test_any_mix_of_dtypes(rng, dtypes, implementation):
+    hidden, classifier, labels = make(rng)
+    arrays = jnp.asarray(hidden, dtypes[0]), jnp.asarray(classifier, dtypes[1])
+    cotangent = np.ones(TOKENS, np.float32)
+    got = answers(*arrays, labels, cotangent, IMPLEMENTATIONS[implementation])
+    want, want_gradients = expected(hidden, classifier, labels, cotangent)
+    for value, gradients in got:
+        assert value.dtype == jnp.float32
+        np.testing.assert_allclose(value.sum(), float(want.value.sum()), rtol=1e-6)
+        for name, array in zip(("hidden", "classifier"), arrays, strict=True):
+            assert gradients[name].dtype == array.dtype
+            # The gradient by narrow logits is rounded to their dtype before it is multiplied.
+            working = jnp.result_type(*dtypes) if dtypes[0] == dtypes[1] else jnp.float32
+            assert_within(gradients[name], want_gradients[name], 8, working=working)
+
+
+def test_float64(rng, x64):
+    hidden, classifier, labels = make(rng, dtype=np.float64)
+    for mixed in (
+        (hidden, classifier),
+        (hidden.astype(np.float32), classifier),
+        (hidden, classifier.astype(np.float32)),
+    ):
+        loss = linear_softmax_cross_entropy(*mixed, labels, implementation=Chunked(4, 5))
+        assert loss.dtype == np.float64
+        assert_within(loss, expected(hidden, classifier, labels, None)[0], ULPS)
+
+
+def test_gradient_of_a_narrow_classifier_is_summed_in_float32(rng):
+    """1,024 blocks, each of which adds less than half an ulp of the sum in bfloat16."""
+    hidden = jnp.ones((1024, 1), jnp.bfloat16)
+    classifier = jnp.zeros((1, 4), jnp.bfloat16)
+    labels = jnp.zeros(1024, jnp.int32)
+    for function in (linear_softmax_cross_entropy, linear_softmax_cross_entropy_sum):
+        for blocks in (Chunked(1, None), Chunked(1, 3)):
+            total = lambda w, f=function, b=blocks: jax.tree.leaves(f(hidden, w, labels, implementation=b))[0].sum()  # noqa: E731
+            np.testing.assert_array_equal(jax.grad(total)(classifier), np.array([[-768, 256, 256, 256]]))
+
+
+@pytest.mark.covering(1)
+@pytest.mark.parametrize(
+    ("total", "blocks", "mode"),
+    [
+        *itertools.product((False, True), (Chunked(4, 5), Chunked(3, 4)), MODES),
+        # Blocks of whole rows are differentiated as others are; that they keep their logits shows in these.
+        *((True, Chunked(4, None), mode) for mode in ("grad", "hvp", "checkpoint", "hvp of scan", "vmap of grad")),
+    ],
+    ids=str,
+)
+def test_every_mode_of_differentiation(rng, mode, total, blocks, x64):
+    differentiate(rng, mode, total, blocks)
+
+
+def dots(jaxpr):
+    """How many matmuls a program has, inner programs included once; of branches, for one platform or another, those of the one with the most."""
+    count = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "cond":
+            count += max(dots(branch.jaxpr) for branch in equation.params["branches"])
+            continue
+        count += equation.primitive.name == "dot_general"
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                count += dots(inner)
+    return count
+
+
+def test_number_of_matmuls(rng):
+    hidden, classifier, labels = make(rng, 8)
+    of = lambda h, w, b: linear_softmax_cross_entropy_sum(h, w, labels, implementation=b).mean()  # noqa: E731
+    run = lambda h, w: of(h, w, Chunked(4))  # noqa: E731
+    count = lambda f: dots(jax.make_jaxpr(f)(hidden, classifier).jaxpr)  # noqa: E731
+    assert count(run) == 1
+    assert count(jax.value_and_grad(run, (0, 1))) == 3
+    assert count(jax.value_and_grad(run, 0)) == 2 and count(jax.value_and_grad(run, 1)) == 2
+    by_classes = lambda h, w: of(h, w, Chunked(None, 7))  # noqa: E731 - one block, then what is left
+    assert count(jax.value_and_grad(by_classes, (0, 1))) == 2 * 4
+
+
+def test_cotangents_of_total_and_weight_are_exact(rng):
+    hidden, classifier, labels = make(rng)
+    run = lambda h, f: f(linear_softmax_cross_entropy_sum(h, classifier, labels, mask=OPTIONS["mask"]))  # noqa: E731
+    one = jax.grad(run)(hidden, lambda s: s.total)
+    for use, factor in (
+        (lambda s: s.mean(), 1 / OPTIONS["mask"].sum()),
+        (lambda s: -3 * s.total + 5 * s.weight, -3),
+        (lambda s: (s + s).total, 2),
+        (lambda s: s.weight, 0),
+    ):
+        np.testing.assert_allclose(jax.grad(run)(hidden, use), one * np.float32(factor), rtol=1e-6)
+
+
+def test_micro_batches_add_up_to_one_batch(rng):
+    hidden, classifier, labels = make(rng, 12)
+    mask = np.arange(12) % 5 < 2
+    mean = lambda w: linear_softmax_cross_entropy_sum(hidden, w, labels, mask=mask).mean()  # noqa: E731
+    parts = [slice(0, 2), slice(2, 9), slice(9, 12)]
+
+    def accumulated(w):
+        sums = [linear_softmax_cross_entropy_sum(hidden[p], w, labels[p], mask=mask[p]) for p in parts]
+        return sum(sums).mean()
+
+    (value, gradient), (want, want_gradient) = (
+        jax.value_and_grad(f)(jnp.asarray(classifier)) for f in (accumulated, mean)
+    )
+    np.testing.assert_allclose(value, want, rtol=1e-6)
+    np.testing.assert_allclose(gradient, want_gradient, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("blocks", [None, Chunked(1, None), Chunked(None, 5), Chunked(2, 5)], ids=str)
+def test_tokens_on_several_devices(rng, blocks, check_vma):
+    """Inside `jax.shard_map`, whose gradients are those of one batch."""
+    hidden, classifier, labels = make(rng, 12)
+    mask = np.arange(12) % 5 != 2
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Auto,))
+
+    def mean(hidden, classifier, labels, mask):
+        options = {"mask": mask, "label_smoothing": 0.1, "implementation": blocks}
+        losses = linear_softmax_cross_entropy(hidden, classifier, labels, **options)
+        total = linear_softmax_cross_entropy_sum(hidden, classifier, labels, **options)
+        return total.psum("rows").mean() + jaxce.LossSum.of(losses, mask=mask).psum("rows").mean()
+
+    specs = P("rows"), P(), P("rows"), P("rows")
+    sharded = jax.shard_map(mean, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)
+    value, gradients = jax.jit(jax.value_and_grad(sharded, (0, 1)))(hidden, classifier, labels, mask)
+    cotangent = 2 * mask / mask.sum()
+    want, want_gradients = expected(hidden, classifier, labels, cotangent, mask=mask, label_smoothing=0.1)
+    np.testing.assert_allclose(value, float((want.value * cotangent).sum()), rtol=1e-6)
+    assert_within(gradients[0], want_gradients["hidden"], 2 * ULPS)
+    assert_within(gradients[1], want_gradients["classifier"], 2 * ULPS)
+
+
+def test_what_reverse_mode_keeps_of_the_losses(rng):
+    hidden, classifier, labels = make(rng, 64, 4, 32)
+    _, pull = jax.vjp(
+        lambda h, w: linear_softmax_cross_entropy(h, w, labels, implementation=Chunked(8, 8)), hidden, classifier
+    )
+    sizes = [leaf.size for leaf in jax.tree.leaves(pull) if hasattr(leaf, "size")]
+    assert max(sizes) <= hidden.size and sum(sizes) <= hidden.size + classifier.size + 10 * 64
+
+
+def test_memory_of_a_sum_is_a_block(rng):
+    """By the compiler's own figure: some blocks of 32 x 2,048 float32 logits, where all of them would be 32 blocks."""
+    shapes = [(1024, 16), (16, 2048), (1024,)]
+    args = [jax.ShapeDtypeStruct(s, d) for s, d in zip(shapes, (jnp.bfloat16, jnp.bfloat16, jnp.int32), strict=True)]
+    run = lambda b: jax.value_and_grad(  # noqa: E731
+        lambda h, w, y: linear_softmax_cross_entropy_sum(h, w, y, implementation=b).mean(), (0, 1)
+    )
+    temp = lambda b: jax.jit(run(b)).lower(*args).compile().memory_analysis().temp_size_in_bytes  # noqa: E731
+    logits = 1024 * 2048 * 4
+    assert temp(Chunked(32)) <= logits / 4
+    assert temp(Chunked(None, 64)) <= logits / 4
+    assert temp("reference") >= logits
+
+
+# (tokens, features of a bfloat16 layer, classes): for a sum with its gradients anywhere and on a GPU, then for statistics.
+BLOCK_SIZES = {
+    (64, 16, 1000): [(64, 1000)] * 4,  # small: all at once
+    (64, 16, 1001): [(64, 1001)] * 4,
+    (600, 16, 1000): [(300, 1000), (300, 1000), (600, 1000), (600, 1000)],
+    # A GPU gathers slopes where the gradient of the classifier will be, which has as many rows as there are features.
+    (8192, 4096, 128256): [(2048, 128256), (256, 128256, 16), (8192, 768), (8192, 2048)],
+    (8192, 2048, 128256): [(1024, 128256), (256, 128256, 8), (8192, 768), (8192, 2048)],
+    (8192, 2304, 262144): [(1024, 262144), (256, 262144, 8), (8192, 1024), (8192, 2048)],
+    (8192, 3584, 151936): [(1024, 151936), (256, 151936, 8), (8192, 1024), (8192, 2048)],
+    (1024, 4096, 128256): [(1024, 128256), (256, 128256, 4), (1024, 8192), (1024, 16384)],
+    (32768, 4096, 128256): [(2048, 128256), (512, 128256, 8), (16384, 384), (16384, 768)],
+    # Evenly, if not in the sizes wished for.
+    (8000, 4096, 128256): [(2000, 128256), (250, 128256, 16), (8000, 768), (8000, 2048)],
+    # None divides a prime.
+    (8191, 4096, 128256): [(2048, 128256), (256, 128256, 16), (8191, 768), (8191, 2048)],
+    # Too few features to gather.
+    (8192, 512, 128256): [(512, 128256), (1024, 128256), (8192, 768), (8192, 2048)],
+    # A GPU multiplies rows of 50,257 slowly.
+    (8192, 768, 50257): [(512, 50257), (8192, 2048), (8192, 1024), (8192, 2048)],
+    # Few: a fourth matmul costs more than rewriting the sums.
+    (1024, 64, 262144): [(256, 262144), (256, 262144), (1024, 8192), (1024, 16384)],
+    (4096, 64, 262144): [(4096, 2048), (512, 262144), (4096, 2048), (4096, 4096)],
+    (0, 16, 10): [(0, 10)] * 4,
+    (1, 16, 10**8): [(1, 10**8), (1, 10**8), (1, 2**23), (1, 10**7)],
+}
+
+
+@pytest.mark.parametrize("sizes", BLOCK_SIZES, ids=str)
+def test_block_sizes(sizes):
+    tokens, features, num_classes = sizes
+    assert tiles.for_value(tokens, num_classes) == tiles.for_total(tokens, num_classes, 0)
+    rules = tiles.for_total, tiles.for_total_on_gpu, tiles.for_statistics, tiles.for_statistics_on_gpu
+    found = [rule(tokens, num_classes, 2 * features) for rule in rules]
+    assert found == [blocked.Blocks(*blocks) for blocks in BLOCK_SIZES[sizes]]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "classifier", "spare"),
+    [("bfloat16", "bfloat16", 32), ("float32", "float32", 0), ("float32", "bfloat16", 0)],
+)
+def test_room_that_is_spare_where_a_narrow_gradient_will_be(monkeypatch, hidden, classifier, spare):
+    seen = []
+    monkeypatch.setattr(tiles, "for_total_on_gpu", lambda *sizes: seen.append(sizes))
+    dispatch.blocks_of_total(None, jnp.zeros((5, 16), hidden), jnp.zeros((16, 9), classifier))
+    assert seen == [(5, 9, spare)]
+
+
+BAD = {
+    "integer hidden": ({"hidden": np.zeros((3, 4), np.int32)}, TypeError, "`hidden` must be floating point; got int32"),
+    "scalar hidden": ({"hidden": np.float32(1)}, ValueError, "`hidden` must have a feature axis, its last; got a scalar"),
+    "no features": ({"hidden": np.zeros((3, 0), np.float32)}, ValueError, r"`hidden` must have at least one feature; got shape \(3, 0\)"),
+    "list as hidden": ({"hidden": [[0.0] * 4] * 3}, TypeError, "`hidden` must be an array; got list"),
+    "integer classifier": ({"classifier": np.zeros((4, 5), np.int32)}, TypeError, "`classifier` must be floating point; got int32"),
+    "classifier of other features": ({"classifier": np.zeros((3, 5), np.float32)}, ValueError, r"the 4 features of `hidden`; got \(3, 5\)\.(\n|$)"),
+    "transposed classifier": ({"classifier": np.zeros((5, 4), np.float32)}, ValueError, r"got \(5, 4\)\. Pass the transpose: classifier\.T\."),
+    "classifier of rank 1": ({"classifier": np.zeros(4, np.float32)}, ValueError, r"shape \(features, num_classes\).*got \(4,\)"),
+    "no classes": ({"classifier": np.zeros((4, 0), np.float32)}, ValueError, r"at least one class; got shape \(4, 0\)"),
+    "float labels": ({"labels": np.zeros(3, np.float32)}, TypeError, "`labels` must be integers; got float32"),
+    "labels of another shape": ({"labels": np.zeros(4, np.int32)}, ValueError, r"shape of `hidden` without axis 1, \(3,\); got \(4,\)"),
+    "labels with an axis more": ({"labels": np.zeros((3, 1), np.int32)}, ValueError, r"got \(3, 1\)\. Reshape them: labels\.reshape\(\(3,\)\)"),
+    "bias of another length": ({"bias": np.zeros(4, np.float32)}, ValueError, r"each of the 5 classes, shape \(5,\); got \(4,\)"),
+    "integer bias": ({"bias": np.zeros(5, np.int32)}, TypeError, "`bias` must be floating point; got int32"),
+    "class_weights of another length": ({"class_weights": np.zeros(4, np.float32)}, ValueError, r"5 classes, shape \(5,\); got \(4,\)"),
+    "soft_cap of 0": ({"soft_cap": 0.0}, ValueError, r"`soft_cap` must be positive and finite; got 0\.0\. For no cap pass None"),
+    "negative soft_cap": ({"soft_cap": -1}, ValueError, r"`soft_cap` must be positive and finite; got -1\.0"),
+    "infinite soft_cap": ({"soft_cap": np.inf}, ValueError, "`soft_cap` must be positive and finite; got inf"),
+    "soft_cap of another type": ({"soft_cap": "30"}, TypeError, "`soft_cap` must be a number; got '30'"),
+    "boolean soft_cap": ({"soft_cap": True}, TypeError, "`soft_cap` must be a number; got True"),
+    "soft_cap of shape": ({"soft_cap": np.ones(2, np.float32)}, ValueError, r"`soft_cap` must be a scalar; got shape \(2,\)"),
+    "unknown implementation": ({"implementation": "pallas"}, ValueError, "`implementation` must be None.*got 'pallas'"),
+    "implementation of another type": ({"implementation": 8}, TypeError, "`implementation` must be None.*got int"),
+}  # fmt: skip
+OF_LOSSES = {
+    "integer mask": ({"mask": np.ones(3, np.int32)}, TypeError, "`mask` must be boolean; got int32"),
+    "mask of another shape": ({"mask": np.ones(4, bool)}, ValueError, r"shape of the loss, \(3,\); got \(4,\)"),
+    "smoothing above 1": ({"label_smoothing": 1.5}, ValueError, r"`label_smoothing` must be from 0 to 1; got 1\.5"),
+    "negative z_loss": ({"z_loss": -1.0}, ValueError, r"`z_loss` must be finite and not negative; got -1\.0"),
+}
+FUNCTIONS = [linear_logit_stats, linear_softmax_cross_entropy, linear_softmax_cross_entropy_sum]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("case", [*BAD, *OF_LOSSES])
+def test_bad_input_is_refused_while_tracing(function, case):
+    if case in OF_LOSSES and function is linear_logit_stats:
+        return
+    arguments, error, message = {**BAD, **OF_LOSSES}[case]
+    good = {
+        "hidden": np.zeros((3, 4), np.float32),
+        "classifier": np.zeros((4, 5), np.float32),
+        "labels": np.zeros(3, np.int32),
+    }
+    with pytest.raises(error, match=message):
+        jax.eval_shape(lambda: function(**{**good, **arguments}))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "error"),
+    [((0, None), ValueError), ((None, -1), ValueError), ((2.0, None), TypeError), ((True, None), ValueError)],
+)
+def test_block_sizes_are_positive_integers(sizes, error):
+    with pytest.raises(error, match=r"`block_(tokens|classes)` must be"):
+        Chunked(*sizes)

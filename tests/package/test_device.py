@@ -1,0 +1,64 @@
+"""`python -m benchmarks.device` on this machine, in tiny shapes: every number it must write is there, and what is cut is kept."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.paths import ROOT
+
+for name in ("matplotlib", "tqdm"):
+    pytest.importorskip(name, reason="needs the extra `benchmarks`")
+
+PLOTS = {f"{kind}-{what}" for kind in ("dense", "linear") for what in ("forward", "value-and-gradients")}
+
+
+def run(folder, *options):
+    """(exit code, rows of the CSV, markdown, names of the plots)."""
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"} | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "benchmarks.device", "--tiny", "--results", str(folder), *options]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    (path,) = folder.glob("*.csv")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    plots = {p.stem.removeprefix(path.stem + "-"): p.stat().st_size for p in folder.glob("*.png")}
+    return done.returncode, rows, path.with_suffix(".md").read_text(), plots, done.stderr
+
+
+def of(rows, part):
+    return [row for row in rows if row["part"] == part]
+
+
+def test_everything_is_measured(tmp_path):
+    code, rows, text, plots, errors = run(tmp_path)
+    assert code == 0, errors[-2000:]
+    assert {row["status"] for row in of(rows, "numerics")} == {"done"}
+    assert {row["dtype"] for row in of(rows, "numerics")} == {"float32", "bfloat16"}
+    own = [row for row in of(rows, "timing") if row["who"].startswith(("jaxce", "optax", "naive", "copy", "bare"))]
+    assert {row["status"] for row in own} == {"done"}
+    assert {(row["kind"], row["what"].replace(" ", "-")) for row in own} == {tuple(p.split("-", 1)) for p in PLOTS}
+    assert all(float(row["least"]) <= float(row["milliseconds"]) <= float(row["most"]) for row in own)
+    # Everybody was asked for the same loss: one that is rounded to bfloat16 at the end is that near.
+    for row in own:
+        if row["loss"]:
+            (ours,) = (
+                float(r["loss"])
+                for r in own
+                if r["who"] in ("jaxce", "jaxce sum")
+                and all(r[k] == row[k] for k in ("subject", "kind", "dtype", "what"))
+            )
+            assert float(row["loss"]) == pytest.approx(ours, rel=2**-8)
+    assert plots.keys() == PLOTS and min(plots.values()) > 10_000
+    for row in own:
+        assert f"| {row['who']} |" in text
+
+
+def test_a_run_without_time_leaves_what_it_has(tmp_path):
+    code, rows, text, plots, errors = run(tmp_path, "--seconds", "0")
+    assert code == 0, errors[-2000:]
+    assert [row["status"] for row in of(rows, "numerics")] == ["done", "out of time"]
+    assert {row["status"] for row in of(rows, "timing")} == {"out of time"}
+    assert "There was no time for the rest of the checks." in text and not plots
+    assert text.count("There was no time for") == 1 + len(PLOTS)

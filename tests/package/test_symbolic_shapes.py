@@ -1,0 +1,304 @@
+"""`jax.export` with symbolic shapes: one export per loss, for every platform at once, is right for every number of rows and of classes."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxce
+from jaxce import Chunked
+from tests.support import cases, linear_cases, oracle
+from tests.support.cases import INTEGER, SOFT
+from tests.support.closeness import assert_within
+from tests.support.oracle import Quantity
+
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+DTYPES = (jnp.float32, jnp.bfloat16)
+# The statistics are tested by a loss over all of them.
+S, ZETA = np.float32(0.1), np.float32(0.03)
+DENSE_SIZES = [(1, 1), (1, 7), (3, 10), (2, 1027)]
+FEATURES = 3
+
+
+def exported(function, arguments, shapes):
+    """`function` exported for arguments like these: `shapes` names by argument what `jax.export.symbolic_shape` reads."""
+    scope = jax.export.SymbolicScope()
+
+    def symbolic(name, x):
+        shape = jax.export.symbolic_shape(shapes[name], scope=scope) if name in shapes else np.shape(x)
+        return jax.ShapeDtypeStruct(shape, x.dtype)
+
+    structs = {name: symbolic(name, x) for name, x in arguments.items()}
+    return jax.export.export(jax.jit(function), platforms=PLATFORMS)(structs)
+
+
+def value_and_gradients(function, arguments, names, cotangent):
+    """`function(**arguments)`, and the gradients of its sum with the cotangent with respect to the arguments called `names`."""
+
+    def of(some):
+        return function(**{**arguments, **some})
+
+    value, pull = jax.vjp(of, {name: arguments[name] for name in names if name in arguments})
+    return value, pull(cotangent)[0]
+
+
+def over_statistics(stats):
+    return (1 - S) * stats.nll + S * stats.smooth_nll + ZETA * stats.log_z**2
+
+
+DENSE_SHAPES = {"logits": "b, v", "where": "b, v", "mask": "b", "class_weights": "v", "cotangent": "b"}
+
+
+def dense_problem(loss, options, dtype, shape):
+    rng = np.random.default_rng(0)
+    logits, labels = cases.make_logits(rng, shape, dtype), loss.make_labels(rng, shape, -1)
+    chosen = cases.make_options(rng, options, loss, shape, labels)
+    return {"logits": logits, "labels": labels, **chosen, "cotangent": np.linspace(-1, 2, shape[0], dtype=np.float32)}
+
+
+@pytest.mark.covering(2)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
+@pytest.mark.parametrize("options", [(), cases.SOFTMAX_OPTIONS], ids=cases.name_of)
+@pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
+def test_dense_losses_of_any_rows_and_classes(loss, options, dtype):
+    def run(arguments):
+        cotangent = arguments.pop("cotangent")
+        some = {n: x for n, x in arguments.items() if n in ("logits", "labels", "where")}
+        stats = value_and_gradients(lambda **a: over_statistics(jaxce.logit_stats(**a)), some, ["logits"], cotangent)
+        return value_and_gradients(loss.function, arguments, ["logits", "class_weights"], cotangent), stats
+
+    shapes = {**DENSE_SHAPES, "labels": "b" if loss is INTEGER else "b, v"}
+    export = exported(run, dense_problem(loss, options, dtype, (2, 5)), shapes)
+    for size in DENSE_SIZES:
+        arguments = dense_problem(loss, options, dtype, size)
+        answers = export.call(dict(arguments))
+        cotangent = arguments.pop("cotangent")
+        of_stats = {"where": arguments.get("where"), "label_smoothing": S, "z_loss": ZETA}
+        logits, labels, *_ = arguments.values()
+        chosen = {n: arguments[n] for n in options}
+        for (value, gradients), kept in zip(answers, (chosen, of_stats), strict=True):
+            answer = loss.oracle(logits, labels, cotangent=cotangent, **kept)
+            assert_within(value, answer.loss, 8)
+            for name, gradient in gradients.items():
+                assert_within(gradient, getattr(answer, name), 8, working=jnp.float32)
+
+
+def test_sigmoid_losses_of_any_shape():
+    def run(arguments):
+        return value_and_gradients(
+            jaxce.sigmoid_binary_cross_entropy, arguments, ["logits"], jnp.ones_like(arguments["logits"])
+        )
+
+    shapes = {"logits": "b, v", "labels": "b, v"}
+    rng = np.random.default_rng(0)
+    makes = lambda shape: {"logits": cases.make_logits(rng, shape), "labels": rng.random(shape).astype(np.float32)}  # noqa: E731
+    export = exported(run, makes((2, 5)), shapes)
+    for size in DENSE_SIZES:
+        arguments = makes(size)
+        value, gradients = export.call(arguments)
+        answer = oracle.sigmoid(*arguments.values())
+        assert_within(value, answer.loss, 8)
+        assert_within(gradients["logits"], answer.logits, 8)
+
+
+def test_labels_of_more_than_65536_classes():
+    """The classes 3 and 2**16 + 3 have the same lower half."""
+
+    def run(arguments):
+        return jax.value_and_grad(lambda z: INTEGER.function(z, arguments["labels"]).sum())(arguments["logits"])
+
+    logits = cases.make_logits(np.random.default_rng(0), (3, 2**16 + 9))
+    arguments = {"logits": logits, "labels": np.int32([3, 2**16 + 3, 2**16 - 1])}
+    value, gradient = exported(run, arguments, {"logits": "b, v", "labels": "b"}).call(arguments)
+    z, rows = logits.astype(np.float64), np.arange(3)
+    p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    np.testing.assert_allclose(value, -np.log(p[rows, arguments["labels"]]).sum(), rtol=1e-6)
+    p[rows, arguments["labels"]] -= 1
+    np.testing.assert_allclose(gradient, p, rtol=1e-5, atol=1e-12)
+
+
+LINEAR_OPTIONS = ("bias", "mask", "label_smoothing", "class_weights", "z_loss", "soft_cap")
+BY = ["hidden", "classifier", "bias", "class_weights", "soft_cap"]
+IMPLEMENTATIONS = (None, "chunked", "reference", Chunked(3), Chunked(None, 5), Chunked(3, 5))
+LINEAR_SHAPES = {
+    "b, 3": {"hidden": "b, 3", "labels": "b", "mask": "b", "cotangent": "b"},
+    "b, t, 3": {"hidden": "b, t, 3", "labels": "b, t", "mask": "b, t", "cotangent": "b, t"},
+}
+CLASSES_TOO = {"classifier": "f, v", "bias": "v", "class_weights": "v", "hidden": "b, f"}
+
+
+def linear_problem(options, dtype, shape, num_classes, features=FEATURES):
+    rng, tokens = np.random.default_rng(0), int(np.prod(shape))
+    hidden, classifier, labels = linear_cases.make(rng, tokens, features, num_classes, dtype)
+    everything = {
+        **linear_cases.OPTIONS,
+        "bias": (np.arange(num_classes, dtype=np.float32) % 7) / 8 - 0.5,
+        "mask": (np.arange(tokens) % 3 != 1).reshape(shape),
+        "class_weights": np.linspace(0.5, 2, num_classes, dtype=np.float32),
+    }
+    return {
+        "hidden": hidden.reshape(*shape, features),
+        "classifier": classifier,
+        "labels": labels.reshape(shape),
+        **{name: everything[name] for name in options},
+        "cotangent": np.linspace(-1, 2, tokens, dtype=np.float32).reshape(shape),
+    }
+
+
+def linear_run(implementation):
+    """The losses, their sum and a loss over the statistics, each with its gradients."""
+
+    def stats(mask=None, label_smoothing=None, z_loss=None, class_weights=None, **arguments):
+        return over_statistics(jaxce.linear_logit_stats(**arguments, implementation=implementation))
+
+    def losses(**arguments):
+        return jaxce.linear_softmax_cross_entropy(**arguments, implementation=implementation)
+
+    def loss_sum(**arguments):
+        return jaxce.linear_softmax_cross_entropy_sum(**arguments, implementation=implementation)
+
+    def run(arguments):
+        cotangent = arguments.pop("cotangent")
+        ones = jaxce.LossSum(jnp.float32(1), jnp.float32(0))
+        answers = {f.__name__: value_and_gradients(f, arguments, BY, cotangent) for f in (losses, stats)}
+        return {**answers, "loss_sum": value_and_gradients(loss_sum, arguments, BY, ones)}
+
+    return run
+
+
+def assert_linear_answers(answers, arguments):
+    cotangent = arguments.pop("cotangent").reshape(-1)
+    hidden = arguments.pop("hidden")
+    hidden = hidden.reshape(-1, hidden.shape[-1])
+    classifier, labels = arguments.pop("classifier"), arguments.pop("labels").reshape(-1)
+    options = {**arguments, "mask": arguments["mask"].reshape(-1)} if "mask" in arguments else arguments
+    of_stats = {n: options[n] for n in options if n in ("bias", "soft_cap")} | {"label_smoothing": S, "z_loss": ZETA}
+    for name, (value, gradients) in answers.items():
+        kept, ct = of_stats if name == "stats" else options, cotangent
+        if name == "loss_sum":
+            ct = np.ones_like(cotangent)
+        loss, of_loss = linear_cases.expected(hidden, classifier, labels, ct, **kept)
+        if name == "loss_sum":
+            assert float(value.weight) == options.get("mask", ct).sum()
+            value, loss = value.total[None], Quantity(*(x.sum(keepdims=True) for x in loss))
+        assert_within(np.asarray(value).reshape(loss.value.shape), loss, 8)
+        for argument, gradient in gradients.items():
+            if name == "stats" and argument == "class_weights":
+                continue
+            # Matmuls of bfloat16 round the gradient with respect to the logits.
+            ulps = 2 if gradient.dtype == jnp.bfloat16 else 8
+            assert_within(np.asarray(gradient).reshape(of_loss[argument].value.shape), of_loss[argument], ulps)
+
+
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("rank", LINEAR_SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
+@pytest.mark.parametrize("options", [(), LINEAR_OPTIONS], ids=cases.name_of)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=str)
+def test_linear_losses_of_any_number_of_tokens(implementation, options, dtype, rank):
+    sizes = [(1,), (3,), (7,)] if rank == "b, 3" else [(1, 1), (2, 4)]
+    export = exported(linear_run(implementation), linear_problem(options, dtype, sizes[-1], 13), LINEAR_SHAPES[rank])
+    for size in sizes:
+        arguments = linear_problem(options, dtype, size, 13)
+        assert_linear_answers(export.call(dict(arguments)), arguments)
+
+
+@pytest.mark.parametrize("implementation", [None, Chunked(3)], ids=str)
+def test_linear_losses_of_many_classes(implementation):
+    """Of more than one block of classes, or of rows that may be cut."""
+    export = exported(linear_run(implementation), linear_problem((), np.float32, (2,), 1027), LINEAR_SHAPES["b, 3"])
+    for tokens in (1, 5):
+        arguments = linear_problem((), np.float32, (tokens,), 1027)
+        assert_linear_answers(export.call(dict(arguments)), arguments)
+
+
+def test_large_logits_where_a_block_is_filled_up():
+    """What fills the last block has no exponential that overflows: 0 times infinity would be in every gradient."""
+
+    def problem(tokens):
+        arguments = linear_problem(("bias",), np.float32, (tokens,), 13)
+        return {**arguments, "bias": arguments["bias"] + 200}
+
+    export = exported(linear_run(Chunked(3)), problem(2), LINEAR_SHAPES["b, 3"])
+    for tokens in (1, 4):
+        arguments = problem(tokens)
+        assert_linear_answers(export.call(dict(arguments)), arguments)
+
+
+def test_no_logits_of_all_classes_are_held():
+    """Of an unknown number of tokens some classes at a time."""
+    arguments = linear_problem((), np.float32, (2,), 5003)
+    program = exported(linear_run(None), arguments, LINEAR_SHAPES["b, 3"]).mlir_module()
+    assert re.search(r"tensor<\?x\d+xf32>", program) and not re.search(r"tensor<\?x5003x", program)
+
+
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
+@pytest.mark.parametrize("options", [(), LINEAR_OPTIONS], ids=cases.name_of)
+@pytest.mark.parametrize("implementation", [None, "chunked", "reference", Chunked(3)], ids=str)
+def test_linear_losses_of_any_tokens_features_and_classes(implementation, options, dtype):
+    shapes = {**LINEAR_SHAPES["b, 3"], **CLASSES_TOO}
+    export = exported(linear_run(implementation), linear_problem(options, dtype, (2,), 5), shapes)
+    for tokens, features, num_classes in [(1, 1, 1), (7, 4, 13), (2, 3, 1027)]:
+        arguments = linear_problem(options, dtype, (tokens,), num_classes, features)
+        assert_linear_answers(export.call(dict(arguments)), arguments)
+
+
+@pytest.mark.parametrize("implementation", [Chunked(None, 5), Chunked(3, 5)], ids=str)
+def test_blocks_of_an_unknown_number_of_classes_are_refused(implementation):
+    arguments, shapes = linear_problem((), np.float32, (2,), 5), {**LINEAR_SHAPES["b, 3"], **CLASSES_TOO}
+    with pytest.raises(ValueError, match=r"`block_classes` .* got v, .* Leave it out: Chunked\(block_tokens=\.\.\.\)"):
+        exported(linear_run(implementation), arguments, shapes)
+
+
+@pytest.mark.parametrize("implementation", [None, Chunked(3, 5)], ids=str)
+def test_vmap_of_grad(implementation):
+    """A gradient for each of an unknown number of examples, each of an unknown number of tokens."""
+
+    def per_example(arguments):
+        def of_layer(h, w, y):
+            loss = jaxce.linear_softmax_cross_entropy_sum(h, w, y, implementation=implementation).total
+            return loss + jaxce.linear_softmax_cross_entropy(h, w, y, implementation=implementation).sum()
+
+        def of_logits(z, y):
+            return INTEGER.function(z, y).sum() + SOFT.function(z, jax.nn.one_hot(y, z.shape[-1])).sum()
+
+        hidden, classifier, labels, logits = (arguments[n] for n in ("hidden", "classifier", "labels", "logits"))
+        of_both = jax.vmap(jax.grad(of_layer, (0, 1)), (0, None, 0))(hidden, classifier, labels)
+        return (*of_both, jax.vmap(jax.grad(of_logits))(logits, labels))
+
+    def problem(shape):
+        arguments = linear_problem((), np.float32, shape, 13)
+        del arguments["cotangent"]
+        return {**arguments, "logits": cases.make_logits(np.random.default_rng(1), (*shape, 13))}
+
+    export = exported(per_example, problem((2, 2)), {**LINEAR_SHAPES["b, t, 3"], "logits": "b, t, v"})
+    for shape in [(1, 1), (3, 4)]:
+        arguments = problem(shape)
+        by_hidden, by_classifier, by_logits = export.call(arguments)
+        for i in range(shape[0]):
+            hidden, labels = arguments["hidden"][i], arguments["labels"][i]
+            _, want = linear_cases.expected(hidden, arguments["classifier"], labels, np.full(shape[1], 2))
+            assert_within(by_hidden[i], want["hidden"], 8)
+            assert_within(by_classifier[i], want["classifier"], 8)
+            answer = oracle.integer_softmax(arguments["logits"][i], labels, cotangent=np.full(shape[1], 2))
+            assert_within(by_logits[i], answer.logits, 8)
+
+
+def test_a_program_that_returns_results_of_ours_can_be_saved(rng):
+    pytest.importorskip("flatbuffers")  # which JAX asks for to write it down
+
+    def of(logits, labels):
+        return jaxce.LossSum.of(jaxce.softmax_cross_entropy(logits, labels)), jaxce.logit_stats(logits, labels)
+
+    logits, labels = cases.make_logits(rng, (4, 5)), SOFT.make_labels(rng, (4, 5), -1)
+    saved = jax.export.export(jax.jit(of))(logits, labels).serialize()
+    loss_sum, stats = jax.export.deserialize(saved).call(logits, labels)
+    want = oracle.softmax(logits, labels).loss
+    assert_within(stats.nll, want, 6)
+    assert_within(loss_sum.total, Quantity(want.value.sum(), want.scale.sum()), 6)
+    assert stats.integer_labels is False

@@ -1,0 +1,32 @@
+"""Every cell of the label rule holds."""
+
+import jax
+import pytest
+
+from tests.support import label_cells as cells
+from tests.support.ours import OURS
+
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
+
+def test_every_label_has_its_loss_or_nan_in_every_way_of_calling():
+    number, failed = cells.failures(OURS.integer)
+    assert number >= 300
+    assert not failed
+
+
+def test_keras_has_the_same_rule():
+    _, failed = cells.failures(OURS.keras_sparse, ways={"jit": cells.WAYS["jit"]})
+    assert not failed
+
+
+def test_the_table_sees_labels_that_wrap_clamp_or_vanish():
+    def indexed(z, y):
+        return -jax.nn.log_softmax(z)[y] if z.ndim == 1 else jax.vmap(indexed)(z, y)
+
+    def matched(z, y):
+        return -(jax.nn.log_softmax(z) * jax.nn.one_hot(y, z.shape[-1])).sum(-1)
+
+    for function in (indexed, matched):
+        _, failed = cells.failures(function, ways={"jit": cells.WAYS["jit"]})
+        assert {label for label, *_ in failed} >= {-1, -100, cells.C, cells.INT_MIN, cells.INT_MAX}
