@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import jaxce
-from benchmarks.scoreboard import libraries
+from benchmarks.peers import libraries
 
 TOKENS, FEATURES = 4096, 768
 VOCABULARIES = (2**10, 2**12, 2**14, 2**15, 2**16, 2**17, 2**18)

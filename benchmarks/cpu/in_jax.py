@@ -12,7 +12,7 @@ import optax
 
 import jaxce
 from benchmarks.cpu.problems import GRADIENT, INTEGER, LAYER, SIGMOID, SMOOTHING, SOFT, Z_LOSS, Problem
-from benchmarks.scoreboard import libraries
+from benchmarks.peers import libraries
 
 OURS, OPTAX, OPTAX_WIDE, KERAS = "jaxce", "optax", "optax in float32", "Keras on JAX"
 COPY, MATMULS = "a copy", "bare matmuls"  # the floors

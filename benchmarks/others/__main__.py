@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from benchmarks.others import dense, linear
 from benchmarks.others.answers import Case
-from benchmarks.scoreboard import libraries
+from benchmarks.peers import libraries
 
 RESULTS = Path(__file__).parents[1] / "results"
 

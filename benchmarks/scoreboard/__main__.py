@@ -18,7 +18,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.scoreboard import accuracy, in_use, libraries
+from benchmarks.peers import libraries
+from benchmarks.scoreboard import accuracy, in_use
 
 ROOT = Path(__file__).parents[2]
 TESTS, RESULTS = ROOT / "tests", ROOT / "benchmarks" / "results"

@@ -12,7 +12,7 @@ import nonfinite_cells
 import numpy as np
 from ours import OURS
 
-from benchmarks.scoreboard.libraries import Library
+from benchmarks.peers.libraries import Library
 
 # How exact a finite quantity among the non-finite ones has to be: what is asked of jaxce, and of another library, whose accuracy has lines
 # of its own.

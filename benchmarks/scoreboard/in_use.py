@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks.scoreboard.libraries import Library
+from benchmarks.peers.libraries import Library
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 KINDS = ("integer", "soft", "sigmoid")

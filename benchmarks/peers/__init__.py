@@ -1,0 +1,1 @@
+"""The libraries that are asked and timed beside jaxce, each called as its documentation says."""
