@@ -10,16 +10,13 @@ brackets hold the quartiles of that ratio over parts of the run. Inputs are argu
 """
 
 import argparse
-import dataclasses
 import gc
 import importlib
 import importlib.machinery
 import importlib.util
-import math
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -29,169 +26,89 @@ import numpy as np
 from tqdm import tqdm
 
 import jaxce
-from benchmarks.cpu import problems as dense
-from benchmarks.linear import programs as linear
-from benchmarks.linear.__main__ import SHAPES
+from benchmarks import problems
 from benchmarks.machine import machine
+from benchmarks.measure import Program, Timed, compiled, in_turns
+from benchmarks.peers import in_jax
+from benchmarks.problems import GRADIENT, LINEAR, VALUE, Problem
 
-QUICK_SHAPES = [((256, 64, 2048), "float32")]
-SUM, LOSSES = "sum, value and gradients", "losses, value and gradients"
-FEWEST_ROUNDS, MOST_ROUNDS = 2, 5000
-TRACE_ROUNDS = 4
+MOST_ROUNDS, TRACE_ROUNDS = 10_000, 20  # two calls of each copy make one turn
+FEWEST_ROUNDS = 4
 PARTS = 15  # of a run, for the quartiles
-# Two answers that are further apart than this are reported.
-NEAR = {"float32": 1e-5, "bfloat16": 1e-2}
 COLUMNS = ("problem", "dtype", "what", "time", "CPU time", "temporaries, MiB", "equations", "trace + lower")
 
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One line of the table: `loss(package)` returns the function of `arrays` that is compiled."""
-
-    problem: str
-    dtype: str
-    what: str
-    arrays: Callable[[], tuple[jax.Array, ...]]
-    loss: Callable
-
-    @property
-    def name(self) -> str:
-        """Return the words that `--only` searches."""
-        return f"{self.problem} {self.dtype} {self.what}"
+Line = tuple[Problem, str, str]
 
 
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """The program of one copy."""
-
-    run: Callable
-    temporaries: int
-    equations: int
-
-
-def cells(*, quick: bool) -> Iterator[Cell]:
-    """Yield the dense problems, then the linear ones."""
-    for problem in dense.problems(quick=quick):
-        for what in (dense.VALUE, dense.GRADIENT):
-
-            def loss(package, problem=problem, what=what):
-                return _dense_loss(package, problem.loss, what)
-
-            yield Cell(f"{problem.loss} {problem.shape}", problem.dtype, what, problem.arrays, loss)
-    for shape, dtype in QUICK_SHAPES if quick else SHAPES:
-        for what in (SUM, LOSSES):
-
-            def arrays(shape=shape, dtype=dtype):
-                problem = linear.problem(shape, dtype)
-                return problem.hidden, problem.classifier, problem.labels
-
-            yield Cell(f"linear {shape}", dtype, what, arrays, lambda package, what=what: _linear_loss(package, what))
+def lines(*, quick: bool) -> Iterator[Line]:
+    """Yield problem, name of the loss and what of it is compared: the dense problems, then the linear ones."""
+    for problem in problems.dense(quick=quick):
+        for what in (VALUE, GRADIENT):
+            yield problem, in_jax.OURS, what
+    for problem in problems.linear(quick=quick):
+        for name in (in_jax.SUM, in_jax.LOSSES):
+            yield problem, name, GRADIENT
 
 
-def _dense_loss(package, kind, what):
-    options = {"label_smoothing": dense.SMOOTHING, "z_loss": dense.Z_LOSS} if kind == dense.SMOOTHED else {}
-    name = {dense.SOFT: "softmax_cross_entropy", dense.SIGMOID: "sigmoid_binary_cross_entropy"}
-    function = getattr(package, name.get(kind, "softmax_cross_entropy_with_integer_labels"))
-    in_layer = kind == dense.LAYER
-
-    def mean(*args):
-        *factors, labels = args
-        logits = factors[0] @ factors[1] if in_layer else factors[0]
-        return function(logits, labels, **options).mean()
-
-    return mean if what == dense.VALUE else jax.value_and_grad(mean, (0, 1) if in_layer else 0)
+def words(line: Line) -> tuple[str, str, str]:
+    """Return the first cells of a line."""
+    problem, name, what = line
+    if problem.kind == LINEAR:
+        return f"{LINEAR} {problem.shape}", problem.dtype, f"{name.removeprefix('jaxce ')}, {what}"
+    return f"{problem.kind} {' x '.join(map(str, problem.shape))}", problem.dtype, what
 
 
-def _linear_loss(package, what):
-    name = "linear_softmax_cross_entropy_sum" if what == SUM else "linear_softmax_cross_entropy"
-    return jax.value_and_grad(lambda *args: getattr(package, name)(*args).mean(), (0, 1))
+def compare(line: Line, new, old, seconds: float) -> list[str]:
+    """Return the cells of a line."""
+    problem, name, what = line
+    arrays = problem.arrays()
+
+    def function(package):
+        return in_jax.with_gradient(problem, what, in_jax.own(problem, package)[name])
+
+    def first_trace(package):
+        return lambda: jax.jit(function(package)).trace(*arrays).lower()
+
+    tracing = [Timed("", Program(first_trace(package), wait=lambda lowered: lowered)) for package in (new, old)]
+    in_turns(tracing, rounds=TRACE_ROUNDS, fewest=FEWEST_ROUNDS, seconds=seconds, before=_forget_traces)
+    programs = [compiled(function(package), arrays) for package in (new, old)]
+    losses = [
+        float(jax.tree.leaves(program.wait(program.start()))[0]) for program in programs
+    ]  # also the first, slower call
+    calls = [Timed("", program) for program in programs]
+    in_turns(calls, rounds=MOST_ROUNDS, fewest=FEWEST_ROUNDS, seconds=seconds)
+    counts = [equations(jax.make_jaxpr(function(package))(*arrays)) for package in (new, old)]
+    cells = [*words(line), _ratio(*(x.wall for x in calls)), _ratio(*(x.cpu for x in calls))]
+    cells.append(" / ".join(f"{program.temporaries / 2**20:,.1f}" for program in programs))
+    cells += [" / ".join(map(str, counts)), _ratio(*(x.wall for x in tracing))]
+    if not abs(losses[0] - losses[1]) <= problem.near[0] * abs(losses[1]):
+        cells.append(f"another loss: {losses[0]:.8g} for {losses[1]:.8g}")
+    return cells
 
 
-def compare(cell: Cell, new, old, seconds: float) -> str:
-    """Return the line of the table."""
-    arrays = jax.block_until_ready(cell.arrays())
-    tracing = _alternate(
-        [lambda p=p: _trace(cell, p, arrays) for p in (new, old)], seconds, TRACE_ROUNDS, prepare=_clear
-    )
-    programs = [_compile(cell, package, arrays) for package in (new, old)]
-    answers = [float(jax.tree.leaves(program.run())[0]) for program in programs]  # also the first, slower call
-    wall_and_cpu = _alternate([program.run for program in programs], seconds, MOST_ROUNDS)
-    figures = [_ratio(wall_and_cpu, 0), _ratio(wall_and_cpu, 1)]
-    figures.append(" / ".join(f"{program.temporaries / 2**20:,.1f}" for program in programs))
-    figures.append(" / ".join(str(program.equations) for program in programs))
-    figures.append(_ratio(tracing, 0))
-    if not math.isclose(*answers, rel_tol=NEAR[cell.dtype]):
-        figures.append(f"another loss: {answers[0]:.8g} for {answers[1]:.8g}")
-    return _line(cell.problem, cell.dtype, cell.what, *figures)
-
-
-def _trace(cell, package, arrays):
-    jax.jit(cell.loss(package)).trace(*arrays).lower()
-
-
-def _clear():
-    """Forget earlier traces, so that each is a first one, as in a program that compiles its step once."""
+def _forget_traces():
+    """Make the next trace a first one, as in a program that compiles its step once."""
     jax.clear_caches()
     gc.collect()
-
-
-def _compile(cell, package, arrays):
-    traced = jax.jit(cell.loss(package)).trace(*arrays)
-    compiled = traced.lower().compile()
-    temporaries = compiled.memory_analysis().temp_size_in_bytes
-    return Compiled(lambda: jax.block_until_ready(compiled(*arrays)), temporaries, equations(traced.jaxpr))
 
 
 def equations(jaxpr) -> int:
     """Count the equations of a jaxpr and of those inside it; every branch counts."""
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    inner = (leaf for eqn in jaxpr.eqns for value in eqn.params.values() for leaf in _flat(value))
+    inner = (leaf for eqn in jaxpr.eqns for leaf in jax.tree.leaves(list(eqn.params.values())))
     return len(jaxpr.eqns) + sum(equations(leaf) for leaf in inner if hasattr(getattr(leaf, "jaxpr", leaf), "eqns"))
 
 
-def _flat(value):
-    return value if isinstance(value, (tuple, list)) else (value,)
-
-
-def _alternate(runs, seconds, most_rounds, prepare=lambda: None):
-    """Return `[rounds, copy, first or second call, (seconds, CPU-seconds)]` of calls in the order new, old, old, new."""
-    rounds = []
-    gc.collect()
-    gc.disable()  # a collection would fall into the call of one copy
-    end = time.monotonic() + seconds
-    try:
-        while len(rounds) < most_rounds and (len(rounds) < FEWEST_ROUNDS or time.monotonic() < end):
-            found = ([], [])
-            for which in (0, 1, 1, 0):
-                prepare()
-                found[which].append(_timed(runs[which]))
-            rounds.append(found)
-    finally:
-        gc.enable()
-    return np.array(rounds)
-
-
-def _timed(run):
-    start, start_cpu = time.perf_counter(), time.process_time()
-    result = run()
-    cpu, wall = time.process_time() - start_cpu, time.perf_counter() - start
-    del result  # once the clocks are read, before the next call needs the memory
-    return wall, cpu
-
-
-def _ratio(rounds, clock):
+def _ratio(new, old):
     """Return the ratio of the medians, and the quartiles of the ratios of medians in parts of the run."""
-
-    def ratio(part):
-        return np.median(part[:, 0, :, clock]) / np.median(part[:, 1, :, clock])
-
-    parts = np.array_split(rounds, min(PARTS, len(rounds)))
-    lower, upper = np.quantile([ratio(part) for part in parts], [0.25, 0.75])
-    return f"{ratio(rounds):.3f} ({lower:.3f} to {upper:.3f})"
+    both = np.array([new, old])
+    parts = np.array_split(both, min(PARTS, both.shape[1] // 2), axis=1)
+    lower, upper = np.quantile([np.divide(*np.median(part, 1)) for part in parts], [0.25, 0.75])
+    return f"{np.divide(*np.median(both, 1)):.3f} ({lower:.3f} to {upper:.3f})"
 
 
-def _line(*parts):
-    return "| " + " | ".join(parts) + " |"
+def _row(cells):
+    return "| " + " | ".join(cells) + " |"
 
 
 def load(name: str, folder: Path | None):
@@ -217,15 +134,15 @@ def main():
     options = parser.parse_args()
     other = load(options.other, options.path)
     seconds = options.seconds or (0.5 if options.quick else 3.0)
-    todo = [cell for cell in cells(quick=options.quick) if any(word in cell.name for word in options.only or [""])]
+    todo = [x for x in lines(quick=options.quick) if any(word in " ".join(words(x)) for word in options.only or [""])]
     print(f"{machine('jax', 'jaxlib')}\nnew: {Path(jaxce.__file__).parent}\nold: {Path(other.__file__).parent}\n")
-    print(_line(*COLUMNS), "|---" * len(COLUMNS) + "|", sep="\n", flush=True)
-    for cell in tqdm(todo, leave=False):
+    print(_row(COLUMNS), "|---" * len(COLUMNS) + "|", sep="\n", flush=True)
+    for line in tqdm(todo, leave=False):
         try:
-            line = compare(cell, jaxce, other, seconds)
+            cells = compare(line, jaxce, other, seconds)
         except Exception as error:  # whatever stops one line must not stop the others
-            line = _line(cell.problem, cell.dtype, cell.what, f"{type(error).__name__}: {error}".splitlines()[0])
-        tqdm.write(line)
+            cells = [*words(line), f"{type(error).__name__}: {error}".splitlines()[0]]
+        tqdm.write(_row(cells))
         sys.stdout.flush()
 
 

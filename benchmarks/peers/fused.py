@@ -25,13 +25,22 @@ class Fused:
         return importlib.metadata.version(self.package)
 
 
+def _module(name):
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise
+    except Exception as error:  # a library that is made for another JAX may raise anything
+        raise ImportError(f"{type(error).__name__}: {error}") from error
+
+
 def _tokamax(name, **options):
-    loss = importlib.import_module("tokamax").linear_softmax_cross_entropy_loss
+    loss = _module("tokamax").linear_softmax_cross_entropy_loss
     return Fused(name, "tokamax", lambda h, w, y: loss(h, y, w, reduction="mean", **options))
 
 
 def _jax_cce():
-    return Fused(JAX_CCE, "jax-cce", importlib.import_module("jax_cce").linear_cross_entropy, transposed=True)
+    return Fused(JAX_CCE, "jax-cce", _module("jax_cce").linear_cross_entropy, transposed=True)
 
 
 FUSED: dict[str, Callable[[], Fused]] = {

@@ -34,17 +34,6 @@ class Library:
     long_mean: tuple[Callable[..., Any], Any, Callable[..., Any]] | None = None
 
 
-def installed() -> Iterator[Library]:
-    """jaxce, and what else can be imported."""
-    yield _jaxce()
-    yield _optax()
-    for make in (_keras, _torch):
-        try:
-            yield make()
-        except ImportError:
-            continue
-
-
 def _with_gradient(loss, logits, *rest):
     values, vjp = jax.vjp(lambda z: loss(z, *rest), jnp.asarray(logits))
     return np.asarray(values), np.asarray(vjp(jnp.ones_like(values))[0])
@@ -159,3 +148,20 @@ def _torch():
         return torch.autograd.grad((gradient * v).sum(), z)[0].double().numpy()
 
     return Library("PyTorch", torch.__version__, losses, with_gradient, (second,))
+
+
+LIBRARIES: dict[str, Callable[[], Library]] = {
+    "jaxce": _jaxce,
+    "optax": _optax,
+    "Keras on JAX": _keras,
+    "PyTorch": _torch,
+}
+
+
+def installed() -> Iterator[Library]:
+    """Yield jaxce, and the others that can be imported."""
+    for make in LIBRARIES.values():
+        try:
+            yield make()
+        except ImportError:
+            continue

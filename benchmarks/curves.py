@@ -6,15 +6,20 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-import jaxce
-from benchmarks.peers import libraries
+from benchmarks.peers import in_jax, libraries
+from benchmarks.problems import F32, GRADIENT, LAYER, LINEAR, Problem
 
 TOKENS, FEATURES = 4096, 768
-VOCABULARIES = (2**10, 2**12, 2**14, 2**15, 2**16, 2**17, 2**18)
 MARGINS = np.concatenate([np.linspace(-5, 20, 26), np.linspace(22, 74, 27)]).astype(np.float32)
 _CLASSES = 16
+MEMORY, VALUE_ERROR, GRADIENT_ERROR = "temporary MiB", "error of the loss", "error of the gradient"
+# The curves of memory: the losses of a linear layer of which they are.
+_LOSSES = {
+    "matmul, then optax": (in_jax.OPTAX, LAYER),
+    "matmul, then jaxce": (in_jax.OURS, LAYER),
+    "jaxce, linear sum": (in_jax.SUM, LINEAR),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,29 +32,20 @@ class Point:
     y: str
 
 
-MEMORY, VALUE_ERROR, GRADIENT_ERROR = "temporary MiB", "error of the loss", "error of the gradient"
-
-
 def memory(vocabulary: int) -> Iterator[Point]:
-    """Of value and gradients of a linear layer's mean loss, by XLA's own figure; nothing is run."""
-
-    def over_logits(loss):
-        return lambda hidden, classifier, labels: loss(hidden @ classifier, labels).mean()
-
-    losses = {
-        "matmul, then optax": over_logits(optax.softmax_cross_entropy_with_integer_labels),
-        "matmul, then jaxce": over_logits(jaxce.softmax_cross_entropy_with_integer_labels),
-        "jaxce, linear sum": lambda h, w, y: jaxce.linear_softmax_cross_entropy_sum(h, w, y).mean(),
-    }
-    shapes = ((TOKENS, FEATURES), "float32"), ((FEATURES, vocabulary), "float32"), ((TOKENS,), "int32")
-    args = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
-    for who, loss in losses.items():
-        compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*args).compile()
+    """Yield the memory of value and gradients of a linear layer's mean loss, by XLA's own figure; nothing is run."""
+    for who, (name, kind) in _LOSSES.items():
+        problem = Problem(kind, TOKENS, vocabulary, F32, FEATURES)
+        function = in_jax.with_gradient(problem, GRADIENT, in_jax.loss(name, problem))
+        compiled = jax.jit(function).lower(*problem.shapes()).compile()
         yield Point(MEMORY, who, str(vocabulary), f"{compiled.memory_analysis().temp_size_in_bytes / 2**20:.6g}")
 
 
 def errors() -> Iterator[Point]:
-    """Of rows whose true logit is so much more than all others, which are 0: the truth is `log1p(15 exp(-margin))`, in float64."""
+    """Yield the errors of rows whose true logit is a margin above all others, which are 0.
+
+    The truth is `log1p(15 exp(-margin))`, in float64.
+    """
     logits = np.zeros((len(MARGINS), _CLASSES), np.float32)
     logits[:, 0] = MARGINS
     loss = np.log1p((_CLASSES - 1) * np.exp(-MARGINS.astype(np.float64)))

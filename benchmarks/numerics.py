@@ -14,7 +14,7 @@ import numpy as np
 
 import jaxce
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import closeness
 import oracle
 from oracle import EXTENDED, Quantity
