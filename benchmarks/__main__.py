@@ -9,7 +9,6 @@ Needs the extra `benchmarks`. Keras and PyTorch are timed where they can be impo
 
 import argparse
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 import jaxce
 from benchmarks import curves, markdown, measure, peers, plots, problems, report
-from benchmarks.machine import machine
+from benchmarks.machine import RESULTS, exit_when_cut, machine
 from benchmarks.peers.in_jax import COPY, KERAS, MATMULS, OPTAX, OPTAX_WIDE, OURS
 from benchmarks.peers.in_torch import COMPILED, EAGER
 from benchmarks.problems import GRADIENT, VALUE
@@ -29,7 +28,6 @@ from benchmarks.problems import GRADIENT, VALUE
 NAMES = (OURS, OPTAX, OPTAX_WIDE, KERAS, EAGER, COMPILED, COPY, MATMULS)
 # A sample is as many calls as take SAMPLE_SECONDS. A program gets SAMPLES, or fewer once PROBLEM_SECONDS are over.
 SAMPLE_SECONDS, SAMPLES, FEWEST_SAMPLES, PROBLEM_SECONDS = 0.01, 15, 3, 3.0
-RESULTS = Path(__file__).parent / "results"
 _IMPORT = "import jax, time; t = time.perf_counter(); import jaxce; print(time.perf_counter() - t)"
 
 
@@ -96,7 +94,7 @@ def main():
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # one that is cut still reports what it has
+    exit_when_cut()
     try:
         if not options.report:
             run(options.results, quick=options.quick)

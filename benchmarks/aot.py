@@ -17,8 +17,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.machine import RESULTS, table
+
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 TARGETS = ("v5e", "v5p", "v6e", "h100")
 CSV_COLUMNS = (
     "target",
@@ -67,21 +68,18 @@ def cell(row):
     return f"{text}; {sum(row['reads'].values()):g} + {row['writes']:g}"
 
 
-def table(rows, targets):
-    """Markdown: temporary memory, then reads and writes of arrays as large as the logits."""
+def pairs_table(rows, targets):
+    """Return markdown: temporary memory, then reads and writes of arrays as large as the logits."""
     found = {(r["target"], r["loss"], r["what"]): r for r in rows if r["shape"] == "real" and r["dtype"] == "bfloat16"}
-    lines = [
-        "| temporary memory; reads + writes of logits-sized arrays | | " + " | ".join(targets) + " |",
-        "|---|---|" + "---|" * len(targets),
-    ]
+    lines = []
     for title, losses in PAIRS.items():
         for what in ("forward", "value and gradients"):
             for loss in losses:
                 name = loss if loss.startswith(("optax", "matmul")) else f"jaxce, {loss}"
                 cells = [cell(found[target, loss, what]) for target in targets if (target, loss, what) in found]
                 if cells:
-                    lines.append(f"| {title}: {what} | {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+                    lines.append([f"{title}: {what}", name, *cells])
+    return table(["temporary memory; reads + writes of logits-sized arrays", "", *targets], lines)
 
 
 def main():
@@ -93,7 +91,7 @@ def main():
         parts = list(tqdm(pool.map(figures, targets), total=len(targets), desc="targets"))
     rows = [row for part in parts for row in part]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "libtpu", "optax"))
-    text = table(rows, targets)
+    text = pairs_table(rows, targets)
     print(f"{versions}\n\n{text}")
     if options.targets is None:
         RESULTS.mkdir(exist_ok=True)

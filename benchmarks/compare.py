@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 import jaxce
 from benchmarks import problems
-from benchmarks.machine import machine
+from benchmarks.machine import machine, table
 from benchmarks.measure import Program, Timed, compiled, in_turns
 from benchmarks.peers import in_jax
 from benchmarks.problems import GRADIENT, LINEAR, VALUE, Problem
@@ -107,10 +107,6 @@ def _ratio(new, old):
     return f"{np.divide(*np.median(both, 1)):.3f} ({lower:.3f} to {upper:.3f})"
 
 
-def _row(cells):
-    return "| " + " | ".join(cells) + " |"
-
-
 def load(name: str, folder: Path | None):
     """Import a package, from `folder` if there is one; its modules are found by the path of the package."""
     if folder is None or name == jaxce.__name__:
@@ -136,13 +132,13 @@ def main():
     seconds = options.seconds or (0.5 if options.quick else 3.0)
     todo = [x for x in lines(quick=options.quick) if any(word in " ".join(words(x)) for word in options.only or [""])]
     print(f"{machine('jax', 'jaxlib')}\nnew: {Path(jaxce.__file__).parent}\nold: {Path(other.__file__).parent}\n")
-    print(_row(COLUMNS), "|---" * len(COLUMNS) + "|", sep="\n", flush=True)
+    print(table(COLUMNS, []), flush=True)
     for line in tqdm(todo, leave=False):
         try:
             cells = compare(line, jaxce, other, seconds)
         except Exception as error:  # whatever stops one line must not stop the others
             cells = [*words(line), f"{type(error).__name__}: {error}".splitlines()[0]]
-        tqdm.write(_row(cells))
+        tqdm.write(f"| {' | '.join(cells)} |")
         sys.stdout.flush()
 
 

@@ -11,7 +11,6 @@ is written as soon as it is measured. The exit code is 1 if a number on the devi
 import argparse
 import os
 import re
-import signal
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ import jax
 from tqdm import tqdm
 
 from benchmarks import markdown, measure, numerics, peers, plots, problems, report
-from benchmarks.machine import machine
+from benchmarks.machine import RESULTS, exit_when_cut, machine
 from benchmarks.peers.in_jax import COPY, LOSSES, MATMULS, NAIVE, OPTAX, OPTAX_WIDE, OURS, SUM, SUM_2048
 from benchmarks.peers.in_torch import CCE, COMPILED_WIDE, EAGER_WIDE, LIGER, release
 
@@ -30,7 +29,6 @@ NAMES = (
     *(COPY, OURS, OPTAX, OPTAX_WIDE, MATMULS, SUM, SUM_2048, LOSSES, NAIVE),
     *(EAGER_WIDE, COMPILED_WIDE, LIGER, CCE),
 )
-RESULTS = Path(__file__).parent / "results"
 SECONDS = 440.0
 # The share of the seconds that the numerics may take.
 NUMERICS_SHARE = 0.25
@@ -102,7 +100,7 @@ def main():
     if options.report:
         print(*write_report(options.report), sep="\n")
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # one that is cut still reports what it has
+    exit_when_cut()
     device = jax.devices()[0]
     name = re.sub(r"[^a-z0-9]+", "-", device.device_kind.lower()).strip("-") + ("-tiny" if options.tiny else "")
     path = options.results / f"{name}.csv"

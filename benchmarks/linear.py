@@ -9,22 +9,19 @@ has all libraries, run this in each, with `--add` from the second on: every rati
 """
 
 import argparse
-import signal
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
 import jaxce
 from benchmarks import markdown, measure, peers, problems, report
-from benchmarks.machine import machine
+from benchmarks.machine import RESULTS, exit_when_cut, machine
 from benchmarks.peers.fused import JAX_CCE, TOKAMAX, TOKAMAX_CHUNKED
 from benchmarks.peers.in_jax import LOSSES, MATMULS, NAIVE, SUM
 from benchmarks.peers.in_torch import LINEAR_CHUNKED, LINEAR_LOSS
 from benchmarks.problems import GRADIENT
 
 NAMES = (MATMULS, SUM, LOSSES, NAIVE, TOKAMAX, TOKAMAX_CHUNKED, JAX_CCE, LINEAR_LOSS, LINEAR_CHUNKED)
-RESULTS = Path(__file__).parent / "results"
 SLOW = 20  # times the floor
 
 
@@ -72,7 +69,7 @@ def main():
         parser.error("a shape is three numbers: tokens, features, classes")
     asked = [problems.of_shape(tuple(options.shape), options.dtype)] if options.shape else problems.linear()
     folder = options.results or (None if options.shape else RESULTS)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # one that is cut still reports what it has
+    exit_when_cut()
     path = folder and folder / "linear.csv"
     about = f"{machine('jax', 'jaxlib', 'tokamax', 'jax-cce', 'torch')}, jaxce {jaxce.__version__}"
     write = writer(path, add=options.add)

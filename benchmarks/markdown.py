@@ -1,6 +1,7 @@
 """The pages in markdown that are made from the rows of a run."""
 
 from benchmarks import curves
+from benchmarks.machine import table
 from benchmarks.measure import OUT_OF_TIME
 from benchmarks.peers.in_jax import COPY, KERAS, MATMULS, OPTAX, OPTAX_WIDE, OURS, SUM
 from benchmarks.peers.in_torch import COMPILED, EAGER
@@ -9,11 +10,6 @@ from benchmarks.report import DENSE, FORWARD, GRADIENTS, NUMERICS, TIMING, Dense
 
 # The columns of the dense page, and the order of its plot.
 DENSE_ORDER = (OURS, OPTAX, OPTAX_WIDE, KERAS, EAGER, COMPILED, COPY, MATMULS)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
 
 
 def number(text: str, form: str) -> str:

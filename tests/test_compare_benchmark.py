@@ -18,23 +18,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_a_copy_is_compared_line_by_line():
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.compare",
-        "jaxce",
-        "--quick",
-        "--seconds",
-        "0.01",
-        "--only",
-        "256 x 10",
-    ]
+    options = ["--quick", "--seconds", "0.01", "--only", "256 x 10"]
+    command = [sys.executable, "-m", "benchmarks.compare", "jaxce", *options]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
-    assert len(lines) == 1 + 4 and all(len(line) == len(compare.COLUMNS) for line in lines)
-    for _, dtype, what, *ratios, temporaries, equations, _ in lines[1:]:
+    assert len(lines) == 2 + 4 and all(len(line) == len(compare.COLUMNS) for line in lines)
+    for _, dtype, what, *ratios, temporaries, equations, _ in lines[2:]:
         assert dtype == "float32" and what in ("value", "value and gradient")
         assert all(0.01 < float(ratio.split(" ")[0]) < 100 for ratio in ratios)
         for both in (temporaries, equations):

@@ -15,11 +15,10 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
+from benchmarks.machine import RESULTS, table
 from benchmarks.others import dense, linear
 from benchmarks.others.answers import Case
 from benchmarks.peers import libraries
-
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 def column(cases: list[Case], asked, version: str) -> dict:
@@ -34,9 +33,9 @@ def kept(path: Path, asked: dict[str, list[Case]]) -> dict[str, dict]:
     return {name: last[name]["columns"] if same[name] else {} for name in asked}
 
 
-def table(cases: list[Case], columns: dict[str, dict]) -> str:
-    """In markdown; what is wrong stands out."""
-    rows = [["", "right", *columns], ["---"] * (2 + len(columns))]
+def answers_table(cases: list[Case], columns: dict[str, dict]) -> str:
+    """Return the answers as markdown; wrong ones stand out."""
+    rows = []
     for place, case in enumerate(cases):
         answers = (column["answers"][place] for column in columns.values())
         cells = (
@@ -45,7 +44,7 @@ def table(cases: list[Case], columns: dict[str, dict]) -> str:
         rows.append([case.question, case.right, *cells])
     of = [[answer for answer in column["answers"] if answer and answer[1] is not None] for column in columns.values()]
     rows.append(["right", "", *(f"{sum(right for _, right in answers)} of {len(answers)}" for answers in of)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return table(["", "right", *columns], rows)
 
 
 def main() -> None:
@@ -63,7 +62,7 @@ def main() -> None:
     for name, columns in record.items():
         versions = (f"{library} {x['version']}" for library, x in columns.items())
         parts.append(
-            f"{', '.join(versions)}; CPU, {platform.machine()}. Wrong answers are bold.\n\n{table(cases[name], columns)}\n"
+            f"{', '.join(versions)}; CPU, {platform.machine()}. Wrong answers are bold.\n\n{answers_table(cases[name], columns)}\n"
         )
     text = "\n".join(parts)
     print(text)

@@ -8,7 +8,6 @@ python -m benchmarks.scoreboard --mutants    # also the line of the mutants: an 
 import argparse
 import dataclasses
 import json
-import platform
 import re
 import subprocess
 import sys
@@ -18,11 +17,12 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.machine import RESULTS, machine, table
 from benchmarks.peers import libraries
 from benchmarks.scoreboard import accuracy, in_use
 
 ROOT = Path(__file__).parents[2]
-TESTS, RESULTS = ROOT / "tests", ROOT / "benchmarks" / "results"
+TESTS = ROOT / "tests"
 sys.path.insert(0, str(TESTS))  # the cells and cases that the tests check are those that are counted here
 
 # The lines that are test files: what they show, and where.
@@ -122,13 +122,6 @@ def mutant_lines() -> list[Line]:
     return [Line("mutants refused by the tests", ">= 95 %", {"jaxce": killed[1] if killed else output[-200:]})]
 
 
-def table(lines: list[Line], names: list[str]) -> str:
-    """The scoreboard as markdown."""
-    rows = [["", "target", *names], ["---"] * (2 + len(names))]
-    rows += [[line.what, line.target, *(line.reached.get(name, "") for name in names)] for line in lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
@@ -144,14 +137,16 @@ def main() -> None:
     if options.mutants:
         lines += mutant_lines()
     compared = list(libraries.installed())
+    names = [library.name for library in compared]
     versions = ", ".join(f"{library.name} {library.version}" for library in compared)
-    machine = f"{platform.machine()}, {jax.devices()[0].device_kind}, Python {platform.python_version()}, jax {jax.__version__}"
-    text = table(lines, [library.name for library in compared])
-    print(f"{versions}\n{machine}\n\n{text}")
+    ran_on = machine("jax")
+    rows = [[line.what, line.target, *(line.reached.get(name, "") for name in names)] for line in lines]
+    text = table(["", "target", *names], rows)
+    print(f"{versions}\n{ran_on}\n\n{text}")
     if not options.quick:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "scoreboard.md").write_text(f"{versions}; {machine}.\n\n{text}\n")
-        record = {"versions": versions, "machine": machine, "lines": [dataclasses.asdict(line) for line in lines]}
+        (RESULTS / "scoreboard.md").write_text(f"{versions}; {ran_on}.\n\n{text}\n")
+        record = {"versions": versions, "machine": ran_on, "lines": [dataclasses.asdict(line) for line in lines]}
         (RESULTS / "scoreboard.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
