@@ -1,7 +1,7 @@
-"""The table of what accelerators' compilers say of each loss, without the accelerators: memory, and passes over the logits, beside optax.
+"""Print what the compilers of accelerators say of each loss, without the accelerators: memory and passes over the logits, beside optax.
 
 python -m benchmarks.aot                     # writes benchmarks/results/aot.md and aot.csv; some minutes
-python -m benchmarks.aot --targets v5e h100  # prints the table of these alone
+python -m benchmarks.aot --targets v5e h100  # prints the table of these targets
 
 Needs the extra `aot`. The programs, the targets and how passes are counted are those of tests/aot, which asserts the limits.
 """
@@ -33,7 +33,7 @@ CSV_COLUMNS = (
     "reads",
     "writes",
 )
-# What stands beside what, in bfloat16, as large as it gets.
+# The losses that are compared, in bfloat16 and in the largest shapes.
 PAIRS = {
     "dense, integer labels, (4096, 131072)": (
         "integer",
@@ -48,7 +48,7 @@ OF_OPTAX = "optax is given the logits in float32, so that its losses are float32
 
 
 def figures(target):
-    """The rows of a target, from a process of its own."""
+    """Return the rows of a target, from a process of its own."""
     losses = [name for names in PAIRS.values() for name in names]
     measure = str(ROOT / "tests" / "aot" / "measure.py")
     command = [sys.executable, measure, target, "--shapes", "real", "--losses", *losses]
@@ -59,7 +59,7 @@ def figures(target):
 
 
 def cell(row):
-    """Memory and passes in a few words."""
+    """Return memory and passes in a few words."""
     if "error" in row:
         return "does not compile"
     text = f"{row['temporary_bytes'] / 2**20:,.0f} MiB"

@@ -1,4 +1,4 @@
-"""What is drawn as curves: memory against the size of the vocabulary, and errors against the size of the loss."""
+"""The curves: memory against the size of the vocabulary, and errors against the size of the loss."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ TOKENS, FEATURES = 4096, 768
 MARGINS = np.concatenate([np.linspace(-5, 20, 26), np.linspace(22, 74, 27)]).astype(np.float32)
 _CLASSES = 16
 MEMORY, VALUE_ERROR, GRADIENT_ERROR = "temporary MiB", "error of the loss", "error of the gradient"
-# The curves of memory: the losses of a linear layer of which they are.
+# The losses of a linear layer whose memory is drawn.
 _LOSSES = {
     "matmul, then optax": (in_jax.OPTAX, LAYER),
     "matmul, then jaxce": (in_jax.OURS, LAYER),
@@ -24,7 +24,7 @@ _LOSSES = {
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Of one curve: MiB of temporaries by classes, or relative errors by the loss."""
+    """A point of a curve: MiB of temporaries by classes, or a relative error by the loss."""
 
     curve: str
     who: str

@@ -1,4 +1,4 @@
-"""What all commands need: the machine and the versions, the folder of results, a table, and an end that reports."""
+"""The parts that all commands share: the machine and the versions, the folder of results, a table, and the end of a run that is cut."""
 
 import importlib.metadata
 import os

@@ -22,7 +22,7 @@ MODELS = {
     "Gemma-2 2B": (262144, 2304),
 }
 VOCABULARIES = (2**10, 2**12, 2**14, 2**15, 2**16, 2**17, 2**18)
-# How far the mean loss, and its gradient as a vector, may be from ours: what rounding to the dtype does, and no mistake.
+# How far the mean loss, and its gradient as a vector, may be from ours: as far as rounding to the dtype moves them.
 _NEAR = {F32: (1e-5, 1e-3), BF16: (1e-2, 2e-2), "float16": (1e-3, 1e-2)}
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: rows of strings in a CSV that is complete after each of them."""
+"""The rows of a run: dataclasses of strings, in a CSV that is complete after each row."""
 
 import csv
 import dataclasses
@@ -103,7 +103,7 @@ def start(path: Path, kind: type) -> None:
 
 
 def append(path: Path, row) -> None:
-    """Write a row through."""
+    """Append a row; the file is closed after it."""
     _write(path, "a", dataclasses.astuple(row))
 
 

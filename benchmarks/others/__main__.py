@@ -1,4 +1,4 @@
-"""Prints what each library gives, and writes it to `benchmarks/results/others.md` and `.json`.
+"""Print the answers of each library, and write them to `benchmarks/results/others.md` and `.json`.
 
 python -m benchmarks.others
 
@@ -22,12 +22,12 @@ from benchmarks.peers import libraries
 
 
 def column(cases: list[Case], asked, version: str) -> dict:
-    """The answers of one library; None where it has no such function."""
+    """Return the answers of one library; None where it has no such function."""
     return {"version": version, "answers": [case.ask(asked) for case in cases]}
 
 
 def kept(path: Path, asked: dict[str, list[Case]]) -> dict[str, dict]:
-    """The columns of the last run, where its questions are those of today."""
+    """Return the columns of the last run, if its questions are those of today."""
     last = json.loads(path.read_text()) if path.exists() else {}
     same = {name: last.get(name, {}).get("questions") == [[c.question, c.right] for c in asked[name]] for name in asked}
     return {name: last[name]["columns"] if same[name] else {} for name in asked}

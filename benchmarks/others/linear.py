@@ -1,4 +1,4 @@
-"""The losses of a linear layer that never hold its logits: the cases, and the libraries that have one. Keras, optax and PyTorch have none."""
+"""The losses of a linear layer that never hold its logits: the cases, and the libraries for JAX that have such a loss."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -65,7 +65,7 @@ def confident(loss) -> Answer:
 
 
 def forward_mode(loss) -> Answer:
-    """Along hidden itself, where the derivative of a row is sum_k p_k z_k - z_y."""
+    """Differentiate along hidden itself, where the derivative of a row is sum_k p_k z_k - z_y."""
     hidden, classifier, labels = problem(2048)
     logits = hidden.astype(np.float64) @ classifier
     p = np.exp(logits - log_sum_exp(logits)[:, None])

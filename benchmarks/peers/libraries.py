@@ -1,4 +1,4 @@
-"""The libraries compared, each called the way its documentation says. A loss that a library does not offer is absent.
+"""The dense losses of each library, one loss per example. A loss that a library does not offer is absent.
 
 Every function takes NumPy arrays and gives the loss of each example; `with_gradient` adds the gradient of their sum by the logits.
 """
@@ -40,7 +40,7 @@ def _with_gradient(loss, logits, *rest):
 
 
 def _rows(loss, labels, transform):
-    """The gradient of each row's loss, under a transform that maps over rows."""
+    """Return the gradient of each row's loss, under a transform that maps over rows."""
     return lambda z: transform(lambda row: jax.grad(lambda z, y: jnp.sum(loss(z[None], y[None])))(*row))((z, labels))
 
 

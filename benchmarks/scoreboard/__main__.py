@@ -1,4 +1,4 @@
-"""Prints the scoreboard and writes it to `benchmarks/results/scoreboard.md` and `.json`.
+"""Print the scoreboard and write it to `benchmarks/results/scoreboard.md` and `.json`.
 
 python -m benchmarks.scoreboard              # a quarter of an hour
 python -m benchmarks.scoreboard --quick      # fewer rows, none of the lines that are test files, nothing written
@@ -23,9 +23,9 @@ from benchmarks.scoreboard import accuracy, in_use
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
-sys.path.insert(0, str(TESTS))  # the cells and cases that the tests check are those that are counted here
+sys.path.insert(0, str(TESTS))  # the scoreboard counts the cells and cases that the tests check
 
-# The lines that are test files: what they show, and where.
+# The lines that are test files: the subject and the files.
 TESTED = {
     "transform compositions": ["test_compositions.py", "test_transforms.py", "test_hessians.py", "test_sharding.py"],
     "configurations": ["test_configurations.py"],
@@ -37,7 +37,7 @@ TESTED = {
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of the scoreboard: what, the target, and what each library reaches."""
+    """One line of the scoreboard: the subject, the target, and the result of each library."""
 
     what: str
     target: str
@@ -45,7 +45,7 @@ class Line:
 
 
 def accuracy_lines(dtype, *, quick: bool) -> list[Line]:
-    """The worst errors of values and gradients, by kind of label."""
+    """Return the worst errors of values and gradients, by kind of label."""
     worst: dict[str, dict[str, list[float]]] = {}
     others = list(libraries.installed()) if dtype is np.float32 else list(libraries.installed())[:1]
     cases = list(accuracy.cases(dtype, quick=quick))
@@ -65,7 +65,7 @@ def accuracy_lines(dtype, *, quick: bool) -> list[Line]:
 
 
 def hard_value_lines() -> list[Line]:
-    """How many cells of the non-finite matrix and of the label rule hold, and how many bad calls are refused."""
+    """Count the cells of the non-finite matrix and of the label rule that hold, and the bad calls that are refused."""
     from benchmarks.scoreboard import hard_values  # which needs the tests on the path
 
     compared = list(libraries.installed())
@@ -87,7 +87,7 @@ def hard_value_lines() -> list[Line]:
 
 
 def in_use_lines() -> list[Line]:
-    """How many second derivatives are right, and how far a mean over 100 million tokens is off."""
+    """Count the second derivatives that are right, and return the error of a mean over 100 million tokens."""
     compared = list(libraries.installed())
     what = "second derivatives, every dtype: right"
     with jax.enable_x64(True):
@@ -103,7 +103,7 @@ def _of(cells: int, hold: int) -> str:
 
 
 def tested_lines() -> list[Line]:
-    """The lines that are test files, run for the count of what passes."""
+    """Run the test files and count the tests that pass."""
     lines = []
     for what, files in tqdm(TESTED.items(), desc="test files", leave=False):
         command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *files]
@@ -115,7 +115,7 @@ def tested_lines() -> list[Line]:
 
 
 def mutant_lines() -> list[Line]:
-    """How many mutants the tests refuse."""
+    """Count the mutants that the tests refuse."""
     command = [sys.executable, "mutation/run_mutants.py"]
     output = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False).stdout
     killed = re.search(r"(\d+ of \d+) killed", output)
