@@ -1,65 +1,76 @@
-"""How fast, how small and how exact the losses are on this machine's CPU, beside other libraries and the floors, in one command.
+"""Measure how fast, how small and how exact the losses are on this machine's CPU, beside other libraries and the floors.
 
 python -m benchmarks                       # about ten minutes; writes benchmarks/results/cpu*.csv, cpu.md and cpu-*.png
 python -m benchmarks --quick               # small shapes, about a minute
 python -m benchmarks --report              # the markdown and plots of the CSVs that are there
 
-Needs the extra `benchmarks`. Keras and PyTorch are timed where they can be imported. Every row is written as soon as it is there.
+Needs the extra `benchmarks`. Keras and PyTorch are timed where they can be imported. Every problem is written as soon as it is measured.
 """
 
 import argparse
 import os
-import signal
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads of PyTorch that wait take no core from whoever is next
 
 from tqdm import tqdm
 
 import jaxce
-from benchmarks import records
-from benchmarks.cpu import curves, report, timing
-from benchmarks.cpu.problems import GRADIENT, VALUE, problems
-from benchmarks.machine import machine
+from benchmarks import curves, markdown, measure, peers, plots, problems, report
+from benchmarks.machine import RESULTS, exit_when_cut, machine
+from benchmarks.peers.in_jax import COPY, KERAS, MATMULS, OPTAX, OPTAX_WIDE, OURS
+from benchmarks.peers.in_torch import COMPILED, EAGER
+from benchmarks.problems import GRADIENT, VALUE
 
-RESULTS = Path(__file__).parent / "results"
+NAMES = (OURS, OPTAX, OPTAX_WIDE, KERAS, EAGER, COMPILED, COPY, MATMULS)
+# A sample is as many calls as take SAMPLE_SECONDS. A program gets SAMPLES, or fewer once PROBLEM_SECONDS are over.
+SAMPLE_SECONDS, SAMPLES, FEWEST_SAMPLES, PROBLEM_SECONDS = 0.01, 15, 3, 3.0
 _IMPORT = "import jax, time; t = time.perf_counter(); import jaxce; print(time.perf_counter() - t)"
 
 
 def run(folder: Path, *, quick: bool) -> None:
-    """Writes the CSVs."""
+    """Write the CSVs."""
     times, drawn, about = _paths(folder)
     folder.mkdir(parents=True, exist_ok=True)
     versions = machine("jax", "jaxlib", "optax", "keras", "torch")
     about.write_text(f"{versions}, jaxce {jaxce.__version__}\n{_import_milliseconds(3 if quick else 9):.6g}\n")
-    records.start(drawn, curves.Point)
-    vocabularies = curves.VOCABULARIES[: 3 if quick else None]
+    report.start(drawn, curves.Point)
+    vocabularies = problems.VOCABULARIES[: 3 if quick else None]
     for vocabulary in tqdm(vocabularies, desc="memory", leave=False):
         for point in curves.memory(vocabulary):
-            records.append(drawn, point)
+            report.append(drawn, point)
     for point in curves.errors():
-        records.append(drawn, point)
-    records.start(times, timing.Row)
-    todo = [(problem, what) for problem in problems(quick=quick) for what in (GRADIENT, VALUE)]
+        report.append(drawn, point)
+    report.start(times, report.DenseRow)
+    todo = [(problem, what) for problem in problems.dense(quick=quick) for what in (GRADIENT, VALUE)]
     for problem, what in (progress := tqdm(todo, desc="times")):
-        progress.set_postfix_str(f"{problem.loss} {problem.shape} {problem.dtype}")
-        for row in timing.rows(problem, what, seconds=1.0 if quick else timing.PROBLEM_SECONDS):
-            records.append(times, row)
+        progress.set_postfix_str(f"{problem.kind} {problem.shape} {problem.dtype}")
+        makes = peers.programs(problem, what, problem.arrays(), NAMES)
+        time_programs(problem, what, makes, times, seconds=1.0 if quick else PROBLEM_SECONDS)
+
+
+def time_programs(problem, what, makes, path, *, seconds):
+    """Append a row of each program that is installed; those that have run, also when the run is cut."""
+    timed = [x for x in measure.all_prepared(makes, problem) if x.installed]
+    try:
+        measure.in_turns(timed, rounds=SAMPLES, fewest=FEWEST_SAMPLES, seconds=seconds, sample_seconds=SAMPLE_SECONDS)
+    finally:
+        for x in timed:
+            report.append(path, report.dense_row(problem, what, x))
 
 
 def write_report(folder: Path) -> list[Path]:
-    """The markdown and the plots, of what there is."""
+    """Write the markdown and the plots of what there is."""
     times, drawn, about = _paths(folder)
-    rows = records.read(times, timing.Row) if times.exists() else []
-    points = records.read(drawn, curves.Point) if drawn.exists() else []
+    rows = report.read(times, report.DenseRow) if times.exists() else []
+    points = report.read(drawn, curves.Point) if drawn.exists() else []
     words, import_ms = about.read_text().splitlines() if about.exists() else ("", "")
     text = folder / "cpu.md"
-    text.write_text(report.markdown(words, rows, points, import_ms))
-    return [text, *report.plot(rows, points, folder / "cpu")]
+    text.write_text(markdown.dense(words, rows, points, import_ms))
+    return [text, *plots.dense(rows, points, folder / "cpu")]
 
 
 def _paths(folder):
@@ -67,7 +78,7 @@ def _paths(folder):
 
 
 def _import_milliseconds(times):
-    """The median over new processes."""
+    """Return the median over new processes."""
     command = [sys.executable, "-c", _IMPORT]
     found = [
         float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(1 + times)
@@ -83,7 +94,7 @@ def main():
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # one that is cut still reports what it has
+    exit_when_cut()
     try:
         if not options.report:
             run(options.results, quick=options.quick)

@@ -1,7 +1,7 @@
-"""The table of what accelerators' compilers say of each loss, without the accelerators: memory, and passes over the logits, beside optax.
+"""Print what the compilers of accelerators say of each loss, without the accelerators: memory and passes over the logits, beside optax.
 
 python -m benchmarks.aot                     # writes benchmarks/results/aot.md and aot.csv; some minutes
-python -m benchmarks.aot --targets v5e h100  # prints the table of these alone
+python -m benchmarks.aot --targets v5e h100  # prints the table of these targets
 
 Needs the extra `aot`. The programs, the targets and how passes are counted are those of tests/aot, which asserts the limits.
 """
@@ -17,8 +17,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.machine import RESULTS, table
+
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 TARGETS = ("v5e", "v5p", "v6e", "h100")
 CSV_COLUMNS = (
     "target",
@@ -32,7 +33,7 @@ CSV_COLUMNS = (
     "reads",
     "writes",
 )
-# What stands beside what, in bfloat16, as large as it gets.
+# The losses that are compared, in bfloat16 and in the largest shapes.
 PAIRS = {
     "dense, integer labels, (4096, 131072)": (
         "integer",
@@ -47,7 +48,7 @@ OF_OPTAX = "optax is given the logits in float32, so that its losses are float32
 
 
 def figures(target):
-    """The rows of a target, from a process of its own."""
+    """Return the rows of a target, from a process of its own."""
     losses = [name for names in PAIRS.values() for name in names]
     command = [sys.executable, "-m", "tests.aot.measure", target, "--shapes", "real", "--losses", *losses]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -57,7 +58,7 @@ def figures(target):
 
 
 def cell(row):
-    """Memory and passes in a few words."""
+    """Return memory and passes in a few words."""
     if "error" in row:
         return "does not compile"
     text = f"{row['temporary_bytes'] / 2**20:,.0f} MiB"
@@ -66,21 +67,18 @@ def cell(row):
     return f"{text}; {sum(row['reads'].values()):g} + {row['writes']:g}"
 
 
-def table(rows, targets):
-    """Markdown: temporary memory, then reads and writes of arrays as large as the logits."""
+def pairs_table(rows, targets):
+    """Return markdown: temporary memory, then reads and writes of arrays as large as the logits."""
     found = {(r["target"], r["loss"], r["what"]): r for r in rows if r["shape"] == "real" and r["dtype"] == "bfloat16"}
-    lines = [
-        "| temporary memory; reads + writes of logits-sized arrays | | " + " | ".join(targets) + " |",
-        "|---|---|" + "---|" * len(targets),
-    ]
+    lines = []
     for title, losses in PAIRS.items():
         for what in ("forward", "value and gradients"):
             for loss in losses:
                 name = loss if loss.startswith(("optax", "matmul")) else f"jaxce, {loss}"
                 cells = [cell(found[target, loss, what]) for target in targets if (target, loss, what) in found]
                 if cells:
-                    lines.append(f"| {title}: {what} | {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+                    lines.append([f"{title}: {what}", name, *cells])
+    return table(["temporary memory; reads + writes of logits-sized arrays", "", *targets], lines)
 
 
 def main():
@@ -92,7 +90,7 @@ def main():
         parts = list(tqdm(pool.map(figures, targets), total=len(targets), desc="targets"))
     rows = [row for part in parts for row in part]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "libtpu", "optax"))
-    text = table(rows, targets)
+    text = pairs_table(rows, targets)
     print(f"{versions}\n\n{text}")
     if options.targets is None:
         RESULTS.mkdir(exist_ok=True)

@@ -1,18 +1,18 @@
-"""Everything there is to know of the losses on the accelerator of this machine, in one command of less than eight minutes.
+"""Measure numerics, time and memory of the losses on the accelerator of this machine, in less than eight minutes.
 
 python -m benchmarks.device                  # numerics, times, memory; writes benchmarks/results/<device>.csv, .md and -*.png
 python -m benchmarks.device --tiny           # tiny shapes: does it run, on a CPU too
 python -m benchmarks.device --report results/h100.csv    # the markdown and plots of a run that was cut
 
-Needs the extra `benchmarks`. What else it finds (torch, liger-kernel, cut-cross-entropy) it measures on the same arrays. Every figure is
-written as soon as it is there. The exit code is 1 if a number on the device is wrong.
+Needs the extra `benchmarks`. torch, liger-kernel and cut-cross-entropy are measured on the same arrays where they can be imported. Every problem
+is written as soon as it is measured. The exit code is 1 if a number on the device is wrong.
 """
 
 import argparse
 import os
 import re
-import signal
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room beside JAX
@@ -20,98 +20,74 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs
 import jax
 from tqdm import tqdm
 
-from benchmarks.accelerator import in_jax, in_torch, numerics, report
-from benchmarks.accelerator.clock import Budget
-from benchmarks.accelerator.problems import problems
-from benchmarks.machine import machine
+from benchmarks import markdown, measure, numerics, peers, plots, problems, report
+from benchmarks.machine import RESULTS, exit_when_cut, machine
+from benchmarks.peers.in_jax import COPY, LOSSES, MATMULS, NAIVE, OPTAX, OPTAX_WIDE, OURS, SUM, SUM_2048
+from benchmarks.peers.in_torch import CCE, COMPILED_WIDE, EAGER_WIDE, LIGER, release
 
-RESULTS = Path(__file__).parent / "results"
+NAMES = (
+    *(COPY, OURS, OPTAX, OPTAX_WIDE, MATMULS, SUM, SUM_2048, LOSSES, NAIVE),
+    *(EAGER_WIDE, COMPILED_WIDE, LIGER, CCE),
+)
 SECONDS = 440.0
-# Of the budget, at most; the rest is for times.
+# The share of the seconds that the numerics may take.
 NUMERICS_SHARE = 0.25
+# A sample is as many calls as take SAMPLE_SECONDS. A program gets SAMPLES, or fewer once PROGRAM_SECONDS are over.
+SAMPLE_SECONDS, SAMPLES, FEWEST_SAMPLES, PROGRAM_SECONDS = 0.05, 7, 3, 2.0
 
 
-def check_numerics(writer, budget, *, tiny):
-    """Whether everything that was checked holds."""
-    end, holds = budget.left() * (1 - NUMERICS_SHARE), True
+def check_numerics(path, end, *, tiny):
+    """Return whether everything that was checked until `end` holds."""
+    holds = True
     for check in tqdm(numerics.checks(tiny=tiny), desc="numerics", unit=" checks", mininterval=1):
         holds &= check.holds
-        writer.add(
-            report.Row(
-                report.NUMERICS,
-                check.subject,
-                "",
-                check.dtype,
-                str(check.shape),
-                check.quantity,
-                status="done" if check.holds else "wrong",
-                ulps=f"{check.ulps:.3g}",
-            )
-        )
-        if budget.left() < end:
-            writer.add(report.Row(report.NUMERICS, "the checks after these", "", "", "", "", status=report.OUT_OF_TIME))
+        about = report.NUMERICS, check.subject, "", check.dtype, str(check.shape), check.quantity
+        status = "done" if check.holds else "wrong"
+        report.append(path, report.DeviceRow(*about, status=status, ulps=f"{check.ulps:.3g}"))
+        if time.monotonic() > end:
+            about = report.NUMERICS, "the checks after these", "", "", "", ""
+            report.append(path, report.DeviceRow(*about, status=measure.OUT_OF_TIME))
             break
     return holds
 
 
-def time_losses(writer, budget, *, tiny):
-    """Every program of every problem, in the order of what tells most."""
-    todo = list(problems(tiny=tiny))
-    modules = (in_jax, in_torch)
-    progress = tqdm(total=sum(len(m.names(p, what)) for p, what in todo for m in modules), desc="times", mininterval=1)
-    for problem, what in todo:
-        arrays = None
-        for module in modules:
-            for name in module.names(problem, what):
-                progress.set_postfix_str(f"{problem.model}, {problem.kind}, {problem.dtype}, {name}")
-                if budget.left() < 0:
-                    figures = {"status": report.OUT_OF_TIME}
-                else:
-                    arrays = arrays or problem.arrays()
-                    figures = _figures(module, problem, name, what, arrays)
-                writer.add(_row(problem, name, what, figures))
-                progress.update()
-        in_torch.release()
-    progress.close()
+def time_losses(path, end, *, tiny):
+    """Time the programs of every problem that are installed, in the order of what tells most."""
+    for problem, what in (progress := tqdm(list(problems.of_models(tiny=tiny)), desc="times", mininterval=1)):
+        progress.set_postfix_str(f"{problem.model}, {problem.kind}, {problem.dtype}")
+        _time_programs(path, problem, what, end)
+        release()
 
 
-def _figures(module, problem, name, what, arrays):
+def _time_programs(path, problem, what, end):
+    arrays = problem.arrays() if time.monotonic() < end else ()
+    # The answers are reported, not compared: devices multiply float32 in fewer digits, each library in its own way.
+    prepared = measure.all_prepared(peers.programs(problem, what, arrays, NAMES), problem, compare=False, end=end)
+    timed = [x for x in prepared if x.installed]
     try:
-        timing, held, value = module.measured(problem, name, what, arrays)
-    except Exception as error:  # whatever stops one program must not stop the others
-        return {"status": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
-    return {
-        "milliseconds": f"{timing.median * 1e3:.6g}",
-        "least": f"{timing.least * 1e3:.6g}",
-        "most": f"{timing.most * 1e3:.6g}",
-        "first_seconds": f"{timing.first:.3g}",
-        "held_mib": "" if held is None else f"{held / 2**20:.6g}",
-        "loss": "" if value is None else f"{value:.5f}",
-    }
-
-
-def _row(problem, name, what, figures):
-    shape = (
-        (problem.tokens, problem.classes)
-        if problem.kind == "dense"
-        else (problem.tokens, problem.features, problem.classes)
-    )
-    logits = f"{problem.logits_bytes / 2**20:.6g}"
-    return report.Row(
-        report.TIMING, problem.model, problem.kind, problem.dtype, str(shape), what, name, logits_mib=logits, **figures
-    )
+        measure.in_turns(
+            timed,
+            rounds=SAMPLES,
+            fewest=FEWEST_SAMPLES,
+            seconds=PROGRAM_SECONDS * len(timed),
+            sample_seconds=SAMPLE_SECONDS,
+            queued=True,
+        )
+    finally:
+        for x in timed:
+            report.append(path, report.device_row(problem, what, x))
 
 
 def machine_of(path):
-    """The file beside a CSV that says what was measured on, and with which versions."""
+    """Return the file beside a CSV that names the device and the versions."""
     return path.with_name(f"{path.stem}-machine.txt")
 
 
 def write_report(path):
-    """The markdown and the plots beside a CSV."""
-    rows, title = report.read(path), path.stem
-    path.with_suffix(".md").write_text(report.markdown(title, machine_of(path).read_text().strip(), rows))
-    return [path.with_suffix(".md"), *report.plot(title, rows, path.with_suffix(""))]
+    """Write the markdown and the plots beside a CSV."""
+    rows, title = report.read(path, report.DeviceRow), path.stem
+    path.with_suffix(".md").write_text(markdown.device(title, machine_of(path).read_text().strip(), rows))
+    return [path.with_suffix(".md"), *plots.device(title, rows, path.with_suffix(""))]
 
 
 def main():
@@ -124,17 +100,18 @@ def main():
     if options.report:
         print(*write_report(options.report), sep="\n")
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # one that is cut still reports what it has
+    exit_when_cut()
     device = jax.devices()[0]
     name = re.sub(r"[^a-z0-9]+", "-", device.device_kind.lower()).strip("-") + ("-tiny" if options.tiny else "")
     path = options.results / f"{name}.csv"
-    budget, writer = Budget(options.seconds), report.Writer(path)
+    begin = time.monotonic()
+    report.start(path, report.DeviceRow)
     versions = machine("jax", "jaxlib", "optax", "torch", "triton", "liger-kernel", "cut-cross-entropy", "jaxce")
     machine_of(path).write_text(versions + "\n")
     print(f"{versions}; writing {path}", flush=True)
     try:
-        holds = check_numerics(writer, budget, tiny=options.tiny)
-        time_losses(writer, budget, tiny=options.tiny)
+        holds = check_numerics(path, begin + NUMERICS_SHARE * options.seconds, tiny=options.tiny)
+        time_losses(path, begin + options.seconds, tiny=options.tiny)
     finally:
         print(*write_report(path), sep="\n")
     sys.exit(0 if holds else 1)

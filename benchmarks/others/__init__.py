@@ -1,1 +1,1 @@
-"""What others give for inputs that go wrong in practice: small cases whose right answer is arithmetic, put to every library there is."""
+"""Answers of other libraries to inputs that go wrong in practice: small cases whose right answer is arithmetic."""

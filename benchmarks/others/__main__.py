@@ -1,4 +1,4 @@
-"""Prints what each library gives, and writes it to `benchmarks/results/others.md` and `.json`.
+"""Print the answers of each library, and write them to `benchmarks/results/others.md` and `.json`.
 
 python -m benchmarks.others
 
@@ -15,28 +15,27 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
+from benchmarks.machine import RESULTS, table
 from benchmarks.others import dense, linear
 from benchmarks.others.answers import Case
-from benchmarks.scoreboard import libraries
-
-RESULTS = Path(__file__).parents[1] / "results"
+from benchmarks.peers import libraries
 
 
 def column(cases: list[Case], asked, version: str) -> dict:
-    """The answers of one library; None where it has no such function."""
+    """Return the answers of one library; None where it has no such function."""
     return {"version": version, "answers": [case.ask(asked) for case in cases]}
 
 
 def kept(path: Path, asked: dict[str, list[Case]]) -> dict[str, dict]:
-    """The columns of the last run, where its questions are those of today."""
+    """Return the columns of the last run, if its questions are those of today."""
     last = json.loads(path.read_text()) if path.exists() else {}
     same = {name: last.get(name, {}).get("questions") == [[c.question, c.right] for c in asked[name]] for name in asked}
     return {name: last[name]["columns"] if same[name] else {} for name in asked}
 
 
-def table(cases: list[Case], columns: dict[str, dict]) -> str:
-    """In markdown; what is wrong stands out."""
-    rows = [["", "right", *columns], ["---"] * (2 + len(columns))]
+def answers_table(cases: list[Case], columns: dict[str, dict]) -> str:
+    """Return the answers as markdown; wrong ones stand out."""
+    rows = []
     for place, case in enumerate(cases):
         answers = (column["answers"][place] for column in columns.values())
         cells = (
@@ -45,7 +44,7 @@ def table(cases: list[Case], columns: dict[str, dict]) -> str:
         rows.append([case.question, case.right, *cells])
     of = [[answer for answer in column["answers"] if answer and answer[1] is not None] for column in columns.values()]
     rows.append(["right", "", *(f"{sum(right for _, right in answers)} of {len(answers)}" for answers in of)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return table(["", "right", *columns], rows)
 
 
 def main() -> None:
@@ -63,7 +62,7 @@ def main() -> None:
     for name, columns in record.items():
         versions = (f"{library} {x['version']}" for library, x in columns.items())
         parts.append(
-            f"{', '.join(versions)}; CPU, {platform.machine()}. Wrong answers are bold.\n\n{table(cases[name], columns)}\n"
+            f"{', '.join(versions)}; CPU, {platform.machine()}. Wrong answers are bold.\n\n{answers_table(cases[name], columns)}\n"
         )
     text = "\n".join(parts)
     print(text)

@@ -1,4 +1,4 @@
-"""What a case is, and when an answer is right."""
+"""The form of a case, and the test of an answer."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import numpy as np
 
 RTOL = 1e-5
 
-# What to print, and whether it is right: None for neither, as where a library says that it does not offer this. Or None for no such function.
+# The text, and whether the answer is right: None for neither, where a library says that it does not offer this. Or None for no such function.
 Answer = tuple[str, bool | None] | None
 
 
@@ -33,7 +33,7 @@ def row(numbers) -> str:
 
 
 def log_sum_exp(z: np.ndarray) -> np.ndarray:
-    """Of the last axis, in float64."""
+    """Return the logarithm of the sum of exponentials over the last axis, in float64."""
     z = np.asarray(z, np.float64)
     largest = z.max(-1, keepdims=True)
     return (largest + np.log(np.exp(z - largest).sum(-1, keepdims=True)))[..., 0]

@@ -1,4 +1,4 @@
-"""The losses of dense logits: the cases, and how each library is asked. `libraries` has how each loss is called."""
+"""The losses of dense logits: the cases, and how each library is asked. The calls of each loss are in `libraries`."""
 
 import importlib
 import math
@@ -43,12 +43,12 @@ def offset(library) -> Answer:
 
 
 IMPOSSIBLE = float(log_sum_exp([0, 1]) - 0.75)
-IMPOSSIBLE_SLOPE = 1 / (1 + math.e) - 0.25  # by the first logit
+IMPOSSIBLE_SLOPE = 1 / (1 + math.e) - 0.25  # with respect to the first logit
 IMPOSSIBLE_ROW = np.float32([[0, 1, -np.inf]]), np.float32([[0.25, 0.75, 0]])
 
 
 def soft_loss(library):
-    """The loss against class probabilities that is meant for such rows, where there is one."""
+    """Return the loss against class probabilities that is meant for such rows, where there is one."""
     return {"optax": optax.safe_softmax_cross_entropy}.get(library.name, library.losses["soft"])
 
 
@@ -88,7 +88,7 @@ def bfloat16(library) -> Answer:
     dtypes = []
 
     def loss(z, y):
-        # The numbers come as float32, of which bfloat16 has all digits.
+        # The numbers come as float32, but each is a bfloat16 number.
         values = library.losses["integer"](z.bfloat16() if library.name == "PyTorch" else z.astype(jnp.bfloat16), y)
         dtypes.append(str(values.dtype).removeprefix("torch."))
         return values.float() if library.name == "PyTorch" else values.astype(jnp.float32)
@@ -100,7 +100,7 @@ def bfloat16(library) -> Answer:
 
 
 def mean_loss(library):
-    """The mean over the labels that are not -1, as each library's documentation has it."""
+    """Return the mean over the labels that are not -1, as each library's documentation writes it."""
     if library.name == "Keras on JAX":
         return importlib.import_module("keras").losses.SparseCategoricalCrossentropy(True, ignore_class=-1)
     if library.name == "PyTorch":
@@ -109,7 +109,7 @@ def mean_loss(library):
 
 
 def with_mask(library, logits, labels):
-    """The mean loss and its gradient."""
+    """Return the mean loss and its gradient."""
     built_in = mean_loss(library)
 
     def loss(z, y):
@@ -136,12 +136,12 @@ def ignored_row(library) -> Answer:
 def nothing_counts(library) -> Answer:
     value, gradient = with_mask(library, np.float32([[1, 2, 3]]), np.int32([-1]))
     zero = bool(value == 0 and (gradient == 0).all())
-    # 0 / 0 is NaN by one custom and 0 by another; a gradient that is not finite is wrong by any.
+    # Some define 0 / 0 as NaN, some as 0; a gradient that is not finite is wrong for both.
     return f"loss {shown(value)}, gradient {row(gradient[0])}", zero or (None if np.isfinite(gradient).all() else False)
 
 
 def accumulation(library) -> Answer:
-    """Micro-batches with 1 and 9 labels that count, of a linear model: the error of the gradient, relative to all ten at once."""
+    """Return the error of the gradient over micro-batches with 1 and 9 labels that count, relative to all ten at once."""
     rng = np.random.default_rng(0)
     hidden, classifier = rng.normal(size=(2, 9, 16)).astype(np.float32), rng.normal(size=(16, 8)).astype(np.float32)
     labels = rng.integers(8, size=(2, 9)).astype(np.int32)

@@ -1,7 +1,5 @@
-"""The losses of a linear layer that never hold its logits: the cases, and the libraries that have one. Keras, optax and PyTorch have none."""
+"""The losses of a linear layer that never hold its logits: the cases, and the libraries for JAX that have such a loss."""
 
-import importlib
-import importlib.metadata
 import math
 from collections.abc import Callable, Iterator
 
@@ -11,6 +9,7 @@ import numpy as np
 
 import jaxce
 from benchmarks.others.answers import Answer, Case, close, log_sum_exp, shown
+from benchmarks.peers import fused
 
 TOKENS = FEATURES = 128
 MARGIN, CONFIDENT = 20.0, math.log1p(2047 * math.exp(-20.0))
@@ -18,33 +17,15 @@ BLOCKS = jaxce.Chunked(block_tokens=32, block_classes=1024)
 
 
 def libraries() -> Iterator[tuple[str, str, Callable]]:
-    """(name, version, mean loss of hidden, classifier and labels) of each that is installed."""
-    # Left to itself it may hold logits as small as these; asked for blocks, it does not.
+    """Yield (name, version, mean loss of hidden, classifier and labels) of each that is installed."""
+    # jaxce may choose to hold logits as small as these; with explicit blocks it does not.
     yield (
         "jaxce",
         jaxce.__version__,
         lambda h, w, y: jaxce.linear_softmax_cross_entropy_sum(h, w, y, implementation=BLOCKS).mean(),
     )
-    for find in (_tokamax, _jax_cce):
-        try:
-            yield from find()
-        except ImportError:
-            continue
-
-
-def _tokamax():
-    tokamax = importlib.import_module("tokamax")
-    for way in ("xla", "chunked_xla"):
-
-        def loss(h, w, y, way=way):
-            return tokamax.linear_softmax_cross_entropy_loss(h, y, w, reduction="mean", implementation=way)
-
-        yield f'tokamax, "{way}"', importlib.metadata.version("tokamax"), loss
-
-
-def _jax_cce():
-    jax_cce = importlib.import_module("jax_cce")
-    yield "jax-cce", importlib.metadata.version("jax-cce"), lambda h, w, y: jax_cce.linear_cross_entropy(h, w.T, y)
+    for x in fused.installed(fused.TOKAMAX_XLA, fused.TOKAMAX_CHUNKED, fused.JAX_CCE):
+        yield x.name, x.version, lambda h, w, y, x=x: x.loss(h, w.T if x.transposed else w, y)
 
 
 def problem(num_classes: int):
@@ -84,7 +65,7 @@ def confident(loss) -> Answer:
 
 
 def forward_mode(loss) -> Answer:
-    """Along hidden itself, where the derivative of a row is sum_k p_k z_k - z_y."""
+    """Differentiate along hidden itself, where the derivative of a row is sum_k p_k z_k - z_y."""
     hidden, classifier, labels = problem(2048)
     logits = hidden.astype(np.float64) @ classifier
     p = np.exp(logits - log_sum_exp(logits)[:, None])

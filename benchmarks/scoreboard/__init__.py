@@ -1,1 +1,1 @@
-"""The guarantees, measured: accuracy, hard values, labels and bad input, for jaxce and beside it for others."""
+"""The guarantees, measured: accuracy, hard values, labels and bad input, for jaxce and for other libraries."""

@@ -1,4 +1,4 @@
-"""Prints the scoreboard and writes it to `benchmarks/results/scoreboard.md` and `.json`.
+"""Print the scoreboard and write it to `benchmarks/results/scoreboard.md` and `.json`.
 
 python -m benchmarks.scoreboard              # a quarter of an hour
 python -m benchmarks.scoreboard --quick      # fewer rows, none of the lines that are test files, nothing written
@@ -8,7 +8,6 @@ python -m benchmarks.scoreboard --mutants    # also the line of the mutants: an 
 import argparse
 import dataclasses
 import json
-import platform
 import re
 import subprocess
 import sys
@@ -18,12 +17,14 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.scoreboard import accuracy, hard_values, in_use, libraries
+from benchmarks.machine import RESULTS, machine, table
+from benchmarks.peers import libraries
+from benchmarks.scoreboard import accuracy, hard_values, in_use
 
 ROOT = Path(__file__).parents[2]
-TESTS, RESULTS = ROOT / "tests", ROOT / "benchmarks" / "results"
+TESTS = ROOT / "tests"
 
-# The lines that are test files: what they show, and where.
+# The lines that are test files: the subject and the files.
 TESTED = {
     "transform compositions": [
         "derivatives/test_compositions.py",
@@ -40,7 +41,7 @@ TESTED = {
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of the scoreboard: what, the target, and what each library reaches."""
+    """One line of the scoreboard: the subject, the target, and the result of each library."""
 
     what: str
     target: str
@@ -48,7 +49,7 @@ class Line:
 
 
 def accuracy_lines(dtype, *, quick: bool) -> list[Line]:
-    """The worst errors of values and gradients, by kind of label."""
+    """Return the worst errors of values and gradients, by kind of label."""
     worst: dict[str, dict[str, list[float]]] = {}
     others = list(libraries.installed()) if dtype is np.float32 else list(libraries.installed())[:1]
     cases = list(accuracy.cases(dtype, quick=quick))
@@ -68,7 +69,7 @@ def accuracy_lines(dtype, *, quick: bool) -> list[Line]:
 
 
 def hard_value_lines() -> list[Line]:
-    """How many cells of the non-finite matrix and of the label rule hold, and how many bad calls are refused."""
+    """Count the cells of the non-finite matrix and of the label rule that hold, and the bad calls that are refused."""
     compared = list(libraries.installed())
     asks = {
         "non-finite matrix, without options: cells": lambda x: hard_values.nonfinite(x, own_options=False),
@@ -88,7 +89,7 @@ def hard_value_lines() -> list[Line]:
 
 
 def in_use_lines() -> list[Line]:
-    """How many second derivatives are right, and how far a mean over 100 million tokens is off."""
+    """Count the second derivatives that are right, and return the error of a mean over 100 million tokens."""
     compared = list(libraries.installed())
     what = "second derivatives, every dtype: right"
     with jax.enable_x64(True):
@@ -104,7 +105,7 @@ def _of(cells: int, hold: int) -> str:
 
 
 def tested_lines() -> list[Line]:
-    """The lines that are test files, run for the count of what passes."""
+    """Run the test files and count the tests that pass."""
     lines = []
     for what, files in tqdm(TESTED.items(), desc="test files", leave=False):
         command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *files]
@@ -116,18 +117,11 @@ def tested_lines() -> list[Line]:
 
 
 def mutant_lines() -> list[Line]:
-    """How many mutants the tests refuse."""
+    """Count the mutants that the tests refuse."""
     command = [sys.executable, "-m", "tests.mutation.run_mutants"]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     killed = re.search(r"(\d+ of \d+) killed", output)
     return [Line("mutants refused by the tests", ">= 95 %", {"jaxce": killed[1] if killed else output[-200:]})]
-
-
-def table(lines: list[Line], names: list[str]) -> str:
-    """The scoreboard as markdown."""
-    rows = [["", "target", *names], ["---"] * (2 + len(names))]
-    rows += [[line.what, line.target, *(line.reached.get(name, "") for name in names)] for line in lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def main() -> None:
@@ -145,14 +139,16 @@ def main() -> None:
     if options.mutants:
         lines += mutant_lines()
     compared = list(libraries.installed())
+    names = [library.name for library in compared]
     versions = ", ".join(f"{library.name} {library.version}" for library in compared)
-    machine = f"{platform.machine()}, {jax.devices()[0].device_kind}, Python {platform.python_version()}, jax {jax.__version__}"
-    text = table(lines, [library.name for library in compared])
-    print(f"{versions}\n{machine}\n\n{text}")
+    ran_on = machine("jax")
+    rows = [[line.what, line.target, *(line.reached.get(name, "") for name in names)] for line in lines]
+    text = table(["", "target", *names], rows)
+    print(f"{versions}\n{ran_on}\n\n{text}")
     if not options.quick:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "scoreboard.md").write_text(f"{versions}; {machine}.\n\n{text}\n")
-        record = {"versions": versions, "machine": machine, "lines": [dataclasses.asdict(line) for line in lines]}
+        (RESULTS / "scoreboard.md").write_text(f"{versions}; {ran_on}.\n\n{text}\n")
+        record = {"versions": versions, "machine": ran_on, "lines": [dataclasses.asdict(line) for line in lines]}
         (RESULTS / "scoreboard.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

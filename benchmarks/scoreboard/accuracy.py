@@ -31,7 +31,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Exact:
-    """A number, the error that cannot be avoided in units of eps, and the size of the terms it is the difference of."""
+    """A number, the error that no formula avoids in units of eps, and the size of the terms whose difference the number is."""
 
     value: mpmath.mpf
     unavoidable: mpmath.mpf
@@ -39,7 +39,7 @@ class Exact:
 
 
 def cases(dtype: np.dtype, *, quick: bool, seed: int = 0) -> Iterator[Case]:
-    """Random and adversarial rows: near ties, margins, offsets, few and many classes, every kind of label."""
+    """Yield random and adversarial rows: near ties, margins, offsets, few and many classes, every kind of label."""
     rng = np.random.default_rng(seed)
     rows = 8 if quick else 60
 
@@ -47,7 +47,7 @@ def cases(dtype: np.dtype, *, quick: bool, seed: int = 0) -> Iterator[Case]:
         return (size * rng.normal(size=(count, classes))).astype(dtype)
 
     def labels_of(z):
-        """The largest class, the second largest, or any."""
+        """Choose the largest class, the second largest, or any."""
         order = np.argsort(z, -1)
         pick = rng.integers(0, 3, len(z))
         other = order[np.arange(len(z)), rng.integers(0, z.shape[1], len(z))]
@@ -90,7 +90,7 @@ def cases(dtype: np.dtype, *, quick: bool, seed: int = 0) -> Iterator[Case]:
 
 
 def exact(case: Case) -> list[tuple[Exact, list[Exact]]]:
-    """The loss and the gradient of each example."""
+    """Return the loss and the gradient of each example."""
     with mpmath.workdps(DIGITS):
         if case.kind in ("sigmoid", "pos_weight"):
             weight = 1 if case.option is None else mpmath.mpf(float(case.option))
@@ -126,7 +126,7 @@ def _softmax(case, i):
     spread = mpmath.fsum(v * d for v, d in zip(e, below, strict=True)) / total
     value = mass * log_norm + mpmath.fsum(a * d for a, d in zip(q, below, strict=True))
     unavoidable = (mass * spread + mpmath.fsum(a * d for a, d in zip(q, below, strict=True))) / 2
-    # Near log_z = 0 the square of shift + log_norm is ill-conditioned in every formula: those two are its size.
+    # Near log_z = 0 the square of shift + log_norm is ill-conditioned in every formula: its size is that of shift and log_norm.
     log_z_size = abs(shift) + log_norm + spread
     size = value + zeta * abs(log_z) * (abs(log_z) + 2 * log_z_size)
     gradient = []
@@ -150,7 +150,7 @@ def _sigmoid(x, y, weight):
 
 
 def worst_errors(truth, values: np.ndarray, gradients: np.ndarray) -> tuple[float, float]:
-    """The largest error of a value and of an element of a gradient, in ulps."""
+    """Return the largest error of a value and of an element of a gradient, in ulps."""
     info = np.finfo(values.dtype)
     gradients = gradients.reshape(len(values), -1)
     value_error = max(_ulps(v, t, info) for v, (t, _) in zip(values, truth, strict=True))

@@ -1,4 +1,4 @@
-"""The non-finite matrix, the label rule and bad input, asked of each library: the cells and calls are those that the tests check for jaxce.
+"""Count how each library does on the non-finite matrix, the label rule and bad input: the cells and calls that the tests check for jaxce.
 
 A library is asked only what it offers: without `where` and `mask`, and PyTorch for values and gradients alone.
 """
@@ -7,12 +7,11 @@ import types
 
 import numpy as np
 
-from benchmarks.scoreboard.libraries import Library
+from benchmarks.peers.libraries import Library
 from tests.support import bad_inputs, keras_bad_inputs, label_cells, nonfinite_cells
 from tests.support.ours import OURS
 
-# How exact a finite quantity among the non-finite ones has to be: what is asked of jaxce, and of another library, whose accuracy has lines
-# of its own.
+# How exact a finite quantity among the non-finite ones has to be. The accuracy of other libraries has lines of its own.
 OUR_ULPS, THEIR_ULPS = 8, 1000
 
 

@@ -1,4 +1,4 @@
-"""Measures two needs of training: second derivatives in every dtype, and means over so many batches that float32 sums stop counting."""
+"""Measure two needs of training: second derivatives in every dtype, and means over so many batches that float32 sums stop counting."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks.scoreboard.libraries import Library
+from benchmarks.peers.libraries import Library
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 KINDS = ("integer", "soft", "sigmoid")
 ROWS = 3
-# A derivative counts as right within a tenth of its largest element: rounding to bfloat16 is no fault here, a lost rule is.
+# A derivative counts as right within a tenth of its largest element: this allows rounding to bfloat16, and finds a lost rule.
 NEAR = 0.1
 BATCHES, TOKENS = 300_000, 333
 
 
 def second_derivatives(library: Library, kinds: tuple[str, ...] = KINDS) -> tuple[int, int]:
-    """How many second derivatives were asked, and how many are right: of each loss, in each dtype, short and long rows, in several ways."""
+    """Return how many second derivatives were asked and how many are right: each loss, each dtype, short and long rows, several ways."""
     asked = right = 0
     for kind in kinds:
         for classes in (5, 1002):
@@ -33,7 +33,7 @@ def second_derivatives(library: Library, kinds: tuple[str, ...] = KINDS) -> tupl
 
 
 def long_mean(add: Callable[[Any, jax.Array, jax.Array], Any], start: Any, mean: Callable[[Any], jax.Array]) -> float:
-    """The relative error of the mean over 100 million tokens, added up by `add(state, total, weight)` in one jitted loop."""
+    """Return the relative error of the mean over 100 million tokens, added up by `add(state, total, weight)` in one jitted loop."""
 
     def total(i):  # 7001 times the last index fits 32 bits
         return (i * 7001 % BATCHES).astype(jnp.float32) / np.float32(BATCHES / 2)
@@ -58,7 +58,7 @@ def _problem(kind, classes, dtype):
 
 
 def _exact(kind, z, v):
-    """The Hessian of the sum of the losses times a direction, in float64."""
+    """Return the Hessian of the sum of the losses times a direction, in float64."""
     if kind == "sigmoid":
         return v / ((1 + np.exp(-z)) * (1 + np.exp(z)))
     p = np.exp(z - z.max(1, keepdims=True))

@@ -21,7 +21,7 @@ def by_type(function, layer: Layer, options, axis_name: AxisName, *, is_sum: boo
     Returns:
       The result of `function`. If it is per token, it is split as the labels are.
     """
-    mesh = _explicit_mesh(layer)
+    mesh, of_labels = _explicit_mesh(layer), jax.typeof(layer.labels).sharding.spec
     if axis_name is not None or mesh is None:
         return function(layer, options, axis_name)
     of_classes = _axes(jax.typeof(layer.classifier).sharding.spec[1])
@@ -58,8 +58,7 @@ def by_type(function, layer: Layer, options, axis_name: AxisName, *, is_sum: boo
     result = local(layer, options)
     if is_sum:
         return result
-    of_labels = NamedSharding(mesh, jax.typeof(layer.labels).sharding.spec)
-    return jax.tree.map(lambda x: jax.sharding.reshard(x, of_labels), result)
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, NamedSharding(mesh, of_labels)), result)
 
 
 def _explicit_mesh(layer):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxce._core import cpu, definition, gpu, sigmoid
 from jaxce._core.definition import Statistics
+from jaxce._core.labels import wide_indices
 from jaxce._core.merge import merge_devices, without_nan_rows
 from jaxce._jax.axes import per_row
 from jaxce._jax.mesh import AxisName, psum_over, varying_like
@@ -36,6 +37,8 @@ def statistics(logits, labels, where, mask, class_weights, *, axis: int, axis_na
     those of all the classes.
     """
     logits, labels = varying_like((logits, labels), (logits, labels))
+    if labels.ndim < logits.ndim:
+        labels = wide_indices(labels)
     z = logits
     if mask is not None:
         z = jnp.where(per_row(mask, axis), z, 0)

@@ -8,10 +8,14 @@ from jaxce._jax.mesh import AxisName, is_explicit
 from jaxce._jax.rules import choose
 
 
+def wide_indices(labels):
+    """Return integer labels in a dtype that can count any classes."""
+    return labels if labels.dtype.itemsize >= 4 else choose(lambda x: x, labels.astype(jnp.int32), cpu=cpu.copied)
+
+
 def local_indices(labels, num_classes: int, axis_name: AxisName):
-    """Return labels, wide enough, counted from the first of the `num_classes` classes of this device. A class of another is outside them."""
-    if labels.dtype.itemsize < 4:  # too narrow to count any classes
-        labels = choose(lambda x: x, labels.astype(jnp.int32), cpu=cpu.copied)
+    """Return wide labels, counted from the first of the `num_classes` classes of this device. A class of another is outside them."""
+    labels = wide_indices(labels)
     if axis_name is None:
         return labels
     # An unsigned label below the first class wraps around, to an index far beyond the last.

@@ -124,16 +124,16 @@ def closed_forms(z, labels, w):
     label, total = q.sum() * p - q, w.sum() * p - w
     one, zero, n = np.ones_like(z), np.zeros_like(z), len(z)
     return {
-        "shift": (zero, zero),
-        "rest": (e, zero),
+        "max_logit": (zero, zero),
+        "sum_exp_rest": (e, zero),
         "log_norm": (p, zero),
         "log_z": (p, zero),
         "label_nll": (label, zero),
         "nll": (label, zero),
         "label_mass": (zero, zero),
-        "total_nll": (total, nll),
+        "uniform_nll": (total, nll),
         "smooth_nll": (total / n, nll / n),
-        "total_mass": (zero, one),
+        "weight_sum": (zero, one),
         "top_label_mass": (zero, zero),
     }
 
@@ -157,7 +157,7 @@ def test_derivatives_of_every_statistic(field, loss, rng, x64):
 def test_derivatives_of_statistics_by_class_probabilities(mode, rng, x64):
     z, q = cases.make_logits(rng, (5,), np.float64), rng.uniform(0.5, 2, 5)
     nll = np.log(np.exp(z - z.max()).sum()) + z.max() - z
-    expected = {"label_nll": nll, "label_mass": np.ones(5), "total_nll": np.zeros(5), "log_z": np.zeros(5)}
+    expected = {"label_nll": nll, "label_mass": np.ones(5), "uniform_nll": np.zeros(5), "log_z": np.zeros(5)}
     expected["top_label_mass"] = (z == z.max()).astype(np.float64)
     for field, of_q in expected.items():
         actual = mode(lambda q, field=field: getattr(logit_stats(z, q), field))(q)

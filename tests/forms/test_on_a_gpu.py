@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
-
-import jaxce
 from jaxce._kernels import tiles
 from jaxce._kernels.blocked import Blocks
+
+import jaxce
 from tests.support import nonfinite_cells as cells
 from tests.support import oracle
 from tests.support.changed import Changed, among_many_classes
@@ -117,8 +117,8 @@ def test_rows_that_are_not_finite(rng, request, dtype):
 
     def answers():
         stats = jax.jit(jaxce.logit_stats)(z, y)
-        rest = jnp.where(stats.shift < np.inf, stats.rest, jnp.sign(stats.rest))
-        said = stats.shift, rest, stats.log_z, stats.nll, stats.smooth_nll, stats.total_mass, stats.num_classes
+        rest = jnp.where(stats.max_logit < np.inf, stats.sum_exp_rest, jnp.sign(stats.sum_exp_rest))
+        said = stats.max_logit, rest, stats.log_z, stats.nll, stats.smooth_nll, stats.weight_sum, stats.num_classes
         value, pull = jax.vjp(jax.jit(lambda z: INTEGER(z, y, label_smoothing=0.1)), z)
         return [np.asarray(x, np.float64) for x in (*said, stats.label_mass, value, *pull(jnp.ones_like(value)))]
 

@@ -17,8 +17,7 @@ from jaxce import (
     linear_softmax_cross_entropy,
     linear_softmax_cross_entropy_sum,
 )
-from jaxce import _dispatch as dispatch
-from jaxce._kernels import blocked, tiles
+from jaxce._blocks import choice, loops, sizes
 from tests.support import covering, linear
 from tests.support.closeness import assert_within
 from tests.support.linear import MODES, ULPS, answers, check, differentiate
@@ -45,7 +44,7 @@ NONE_AND_ALL = [(), tuple(OPTIONS)]
 def gathered(monkeypatch):
     """Blocks of 2 tokens, of which 3 are gathered before a matmul adds them to the gradient of the classifier."""
     for rule in ("for_total", "for_total_on_gpu"):
-        monkeypatch.setattr(tiles, rule, lambda _, num_classes, __: blocked.Blocks(2, num_classes, 3))
+        monkeypatch.setattr(sizes, rule, lambda _, num_classes, __: sizes.Blocks(2, num_classes, 3))
     jax.clear_caches()  # or a program that another test has made is run
     yield
     jax.clear_caches()
@@ -213,16 +212,15 @@ def test_only_blocks_with_valid_tokens_are_visited(rng, valid, visited, gathered
     mask = jnp.asarray(rng.permutation(TOKENS) < valid)
     hidden, labels = jnp.asarray(rng.normal(size=(TOKENS, 2)), jnp.float32), jnp.arange(TOKENS)
 
-    def body(visits, rows):
-        (hidden, _), mask = rows
-        return (visits[0] + 1,), jnp.where(mask[:, None], hidden, 0)
+    def of_block(visits, rows):
+        return (visits[0] + 1,), jnp.where(rows["mask"][:, None], rows["hidden"], 0)
 
-    def gather(carry, hidden, rows):
-        assert hidden.shape == rows.shape == (4 * gathered, 2)
-        return carry, 2 * rows
+    def of_group(carry, rows, results):
+        assert rows["hidden"].shape == results.shape == (4 * gathered, 2)
+        return carry, 2 * results
 
-    rows, blocks = ((hidden, labels), mask), blocked.Blocks(4, 1, gathered)
-    visits, outs = blocked.over_valid_tokens(body, gather, (jnp.zeros(()),), rows, mask, blocks)
+    rows, blocks = {"hidden": hidden, "labels": labels, "mask": mask}, sizes.Blocks(4, 1, gathered)
+    visits, outs = loops.over_valid_tokens(of_block, of_group, (jnp.zeros(()),), rows, blocks, skips=True)
     assert float(visits[0]) == visited
     np.testing.assert_array_equal(outs, 2 * np.where(mask[:, None], hidden, 0))
 
@@ -428,13 +426,13 @@ BLOCK_SIZES = {
 }
 
 
-@pytest.mark.parametrize("sizes", BLOCK_SIZES, ids=str)
-def test_block_sizes(sizes):
-    tokens, features, num_classes = sizes
-    assert tiles.for_value(tokens, num_classes) == tiles.for_total(tokens, num_classes, 0)
-    rules = tiles.for_total, tiles.for_total_on_gpu, tiles.for_statistics, tiles.for_statistics_on_gpu
+@pytest.mark.parametrize("shape", BLOCK_SIZES, ids=str)
+def test_block_sizes(shape):
+    tokens, features, num_classes = shape
+    assert sizes.for_value(tokens, num_classes) == sizes.for_total(tokens, num_classes, 0)
+    rules = sizes.for_total, sizes.for_total_on_gpu, sizes.for_statistics, sizes.for_statistics_on_gpu
     found = [rule(tokens, num_classes, 2 * features) for rule in rules]
-    assert found == [blocked.Blocks(*blocks) for blocks in BLOCK_SIZES[sizes]]
+    assert found == [sizes.Blocks(*blocks) for blocks in BLOCK_SIZES[shape]]
 
 
 @pytest.mark.parametrize(
@@ -443,8 +441,8 @@ def test_block_sizes(sizes):
 )
 def test_room_that_is_spare_where_a_narrow_gradient_will_be(monkeypatch, hidden, classifier, spare):
     seen = []
-    monkeypatch.setattr(tiles, "for_total_on_gpu", lambda *sizes: seen.append(sizes))
-    dispatch.blocks_of_total(None, jnp.zeros((5, 16), hidden), jnp.zeros((16, 9), classifier))
+    monkeypatch.setattr(sizes, "for_total_on_gpu", lambda *shape: seen.append(shape) or sizes.Blocks(5, 9))
+    choice.plans_of_sum(None, jnp.zeros((5, 16), hidden), jnp.zeros((16, 9), classifier))
     assert seen == [(5, 9, spare)]
 
 

@@ -74,7 +74,7 @@ def test_statistics(axis, rng):
     labels = z.argmax(-1)
     stats = jaxce.logit_stats(logits, labels, axis=axis)
     assert_within(stats.nll, INTEGER.oracle(z, labels).loss, 6)
-    np.testing.assert_array_equal(stats.shift, z.max(-1))
+    np.testing.assert_array_equal(stats.max_logit, z.max(-1))
     assert np.all(stats.correct) and np.all(stats.num_classes == z.shape[-1])
     q = SOFT.make_labels(rng, z.shape, -1)
     assert_within(jaxce.logit_stats(logits, back(q, axis), axis=axis).nll, SOFT.oracle(z, q).loss, 6)

@@ -61,12 +61,12 @@ def test_fields_are_what_they_say(kind, logits, request):
     labels = request.getfixturevalue(kind)
     stats = logit_stats(logits, labels)
     z = logits.astype(np.float64)
-    np.testing.assert_array_equal(stats.shift, logits.max(1))
-    assert_within(stats.rest, np.exp(z - z.max(1, keepdims=True)).sum(1) - 1, 8)
+    np.testing.assert_array_equal(stats.max_logit, logits.max(1))
+    assert_within(stats.sum_exp_rest, np.exp(z - z.max(1, keepdims=True)).sum(1) - 1, 8)
     assert_within(stats.label_nll, (INTEGER if kind == "integer" else SOFT).oracle(logits, labels).loss, ULPS)
     assert_within(stats.label_mass, np.ones(5) if kind == "integer" else labels.astype(np.float64).sum(1), 4)
-    assert_within(stats.total_nll, tuple(C * x for x in smooth_nll(logits)), ULPS)
-    np.testing.assert_array_equal(stats.total_mass, np.full(5, C))
+    assert_within(stats.uniform_nll, tuple(C * x for x in smooth_nll(logits)), ULPS)
+    np.testing.assert_array_equal(stats.weight_sum, np.full(5, C))
     np.testing.assert_array_equal(stats.num_classes, np.full(5, C))
     assert stats.integer_labels == (kind == "integer")
 
@@ -118,7 +118,7 @@ def test_an_infinite_logit_moves_no_rest(way, label):
     """It counts as the largest number, and stays it."""
     rows = jnp.float32([[np.inf, 0, 1], [np.inf, np.inf, 2]])
     labels = jnp.full(2, label)
-    np.testing.assert_array_equal(way(lambda z: logit_stats(z, labels).rest)(rows), np.zeros((2, 2, 3)))
+    np.testing.assert_array_equal(way(lambda z: logit_stats(z, labels).sum_exp_rest)(rows), np.zeros((2, 2, 3)))
 
 
 @pytest.mark.covering(1)
@@ -145,7 +145,9 @@ def test_merge_is_associative_and_commutative(kind, logits, request):
     expected = expected or INTEGER.oracle(logits, request.getfixturevalue("integer")).loss
     for stats in (merge(merge(a, b), c), merge(a, merge(b, c)), merge(merge(c, a), b), merge(b, merge(c, a))):
         assert_within(stats.nll, expected, 2 * ULPS)
-        assert_within(stats.rest, np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True)).sum(1) - 1, 16)
+        assert_within(
+            stats.sum_exp_rest, np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True)).sum(1) - 1, 16
+        )
 
 
 @either("kind")
@@ -183,7 +185,7 @@ def test_a_block_of_minus_infinity_is_neutral_to_the_largest_logits(order):
 def test_two_blocks_of_minus_infinity_are_still_none():
     none = logit_stats(np.full((1, 3), -np.inf, np.float32), np.int32([-1]))
     both = LogitStats.merge(none, none)
-    assert both.shift == -np.inf and both.rest == 0 and both.num_classes == 0
+    assert both.max_logit == -np.inf and both.sum_exp_rest == 0 and both.num_classes == 0
     assert np.isnan(both.nll) and np.isnan(both.smooth_nll)
     label_inside = logit_stats(np.full((1, 3), -np.inf, np.float32), np.int32([1]))
     finite = logit_stats(np.float32([[1, 2]]), np.int32([-2]))
@@ -288,7 +290,7 @@ def test_statistics_of_different_rows_do_not_merge(logits, integer):
 def test_a_nan_of_one_block_is_in_the_merged_statistics(order):
     some, none = (logit_stats(np.float32([[1, value, 3]]), np.int32([0])) for value in (np.nan, 2))
     both = LogitStats.merge(some, none) if order == "first" else LogitStats.merge(none, some)
-    assert np.isnan([both.shift, both.rest, both.log_z, both.nll, both.smooth_nll]).all()
+    assert np.isnan([both.max_logit, both.sum_exp_rest, both.log_z, both.nll, both.smooth_nll]).all()
 
 
 CORRECT_ROWS = {  # logits, label, and whether the label is right
@@ -322,7 +324,7 @@ def test_a_label_in_a_row_with_a_nan_is_not_correct_where_classes_are_split(chec
     for stats in (split, merged, logit_stats(logits, labels)):
         np.testing.assert_array_equal(stats.correct, [False, True])
         np.testing.assert_array_equal(stats.num_classes, [0, 16])
-        np.testing.assert_array_equal(np.isnan(stats.shift), [True, False])
+        np.testing.assert_array_equal(np.isnan(stats.max_logit), [True, False])
 
 
 def test_merging_something_else_raises(logits, integer):
@@ -380,5 +382,5 @@ def test_properties_of_tangents_raise(name, logits, integer):
     _, tangents = jax.jvp(lambda z: logit_stats(z, integer), (logits,), (logits,))
     with pytest.raises(TypeError, match=rf"`{name}` of the tangents .* is not the tangent of `{name}`.*jax.jvp"):
         getattr(tangents, name)
-    _, expected = jax.jvp(lambda z: logit_stats(z, integer).rest, (logits,), (logits,))
-    np.testing.assert_array_equal(tangents.rest, expected)
+    _, expected = jax.jvp(lambda z: logit_stats(z, integer).sum_exp_rest, (logits,), (logits,))
+    np.testing.assert_array_equal(tangents.sum_exp_rest, expected)

@@ -1,29 +1,30 @@
 """`python -m benchmarks`: what it writes, what it says of a peer that is wrong or fails, and what is left of a run that is cut."""
 
 import importlib
+import time
 
 import numpy as np
 import pytest
 
 for name in ("matplotlib", "tqdm", "optax"):
     pytest.importorskip(name, reason="needs the extra `benchmarks`")
-main, curves, in_jax, problems, report, timing = (
+main, curves, in_jax, in_torch, measure, problems, report = (
     importlib.import_module(f"benchmarks.{name}")
-    for name in ("__main__", "cpu.curves", "cpu.in_jax", "cpu.problems", "cpu.report", "cpu.timing")
+    for name in ("__main__", "curves", "peers.in_jax", "peers.in_torch", "measure", "problems", "report")
 )
 
 TINY = [
-    problems.Problem(loss, 16, 12, "float32", {problems.GRADIENT: 1.05})
-    for loss in (problems.INTEGER, problems.SIGMOID)
+    problems.Problem(kind, 16, 12, "float32", targets={problems.GRADIENT: 1.05})
+    for kind in (problems.INTEGER, problems.SIGMOID)
 ]
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(main, "problems", lambda quick: TINY)
+    monkeypatch.setattr(problems, "dense", lambda quick: TINY)
     monkeypatch.setattr(main, "_import_milliseconds", lambda times: 12.0)
-    monkeypatch.setattr(curves, "VOCABULARIES", (64, 128, 256))
-    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 1e-4)
+    monkeypatch.setattr(problems, "VOCABULARIES", (64, 128, 256))
+    monkeypatch.setattr(main, "SAMPLE_SECONDS", 1e-4)
 
 
 def test_a_run_leaves_figures_tables_and_pictures(tmp_path, tiny):
@@ -31,12 +32,12 @@ def test_a_run_leaves_figures_tables_and_pictures(tmp_path, tiny):
     made = main.write_report(tmp_path)
     assert [path.name for path in made] == ["cpu.md", "cpu-time.png", "cpu-memory.png", "cpu-error.png"]
     assert all(path.stat().st_size > 1000 for path in made)
-    rows = main.records.read(tmp_path / "cpu.csv", timing.Row)
+    rows = report.read(tmp_path / "cpu.csv", report.DenseRow)
     done = {(row.loss, row.what, row.program): row for row in rows if row.status == "done"}
     for problem in TINY:
         for what in (problems.VALUE, problems.GRADIENT):
             for program in (in_jax.OURS, in_jax.OPTAX, in_jax.COPY):
-                row = done[problem.loss, what, program]
+                row = done[problem.kind, what, program]
                 assert 0 < float(row.lower_quartile) <= float(row.median) <= float(row.upper_quartile)
     text = made[0].read_text()
     ours, optax = (done[problems.INTEGER, problems.GRADIENT, name] for name in (in_jax.OURS, in_jax.OPTAX))
@@ -45,53 +46,91 @@ def test_a_run_leaves_figures_tables_and_pictures(tmp_path, tiny):
 
 
 def test_a_run_that_is_cut_leaves_what_it_has(tmp_path, tiny, monkeypatch):
-    def cut(problem, what, **_):
-        yield timing.Row(
-            problem.loss,
-            problem.shape,
-            problem.dtype,
-            what,
-            in_jax.OPTAX,
-            median="1",
-            cpu_median="1",
-            temporary_mib="0",
-        )
+    def cut(timed, **_):
+        timed[1].wall, timed[1].cpu = [1.0], [1.0]
         raise SystemExit(143)
 
-    monkeypatch.setattr(timing, "rows", cut)
+    monkeypatch.setattr(measure, "in_turns", cut)
     with pytest.raises(SystemExit):
         main.run(tmp_path, quick=True)
-    assert len(main.records.read(tmp_path / "cpu.csv", timing.Row)) == 1
+    rows = {row.program: row.status for row in report.read(tmp_path / "cpu.csv", report.DenseRow)}
+    assert rows[in_jax.OURS] == "done" and rows[in_jax.OPTAX] == "cut before it was timed"
     assert (tmp_path / "cpu.md") in main.write_report(tmp_path)
 
 
-def test_a_peer_that_is_wrong_or_fails_is_named_and_not_timed(monkeypatch):
-    problem, logits = TINY[0], TINY[0].arrays()[0]
+def made(answer):
+    """What makes a program with this answer."""
+    return lambda: measure.Program(lambda: None, answer=lambda _: answer)
 
-    def fails():
-        raise RuntimeError("no such kernel")
 
-    def fails_to_compile():
-        raise ValueError("no such option")
+def fails():
+    raise RuntimeError("no such kernel")
 
-    def made(name, run, answer):
-        return name, lambda: in_jax.Program(name, run, answer)
 
-    def programs(*_):
-        yield made("ours", lambda: None, lambda _: (1.0, np.ones((8, 12))))
-        yield "fails to compile", fails_to_compile
-        yield made("off", lambda: None, lambda _: (1.1, np.ones((8, 12))))
-        yield made("off in its gradient", lambda: None, lambda _: (1.0, np.zeros((8, 12))))
-        yield made("fails", fails, lambda _: (1.0, None))
+def fails_to_compile():
+    raise ValueError("no such option\nat all")
 
-    monkeypatch.setattr(in_jax, "programs", programs)
-    monkeypatch.setattr(timing.in_torch, "programs", lambda *_: iter(()))
-    rows = {row.program: row.status for row in timing.rows(problem, problems.GRADIENT, seconds=0.01)}
-    assert rows["ours"] == "done" and logits.shape == (16, 12)
-    assert rows["off"].startswith("another loss: 1.1 for 1")
-    assert rows["off in its gradient"].startswith("another gradient")
-    assert rows["fails to compile"] == "ValueError: no such option"
-    assert rows["fails"] == "RuntimeError: no such kernel"
+
+def is_absent():
+    raise ModuleNotFoundError("no such library")
+
+
+def test_a_peer_that_is_wrong_or_fails_is_named_and_not_timed(tmp_path):
+    ones, path = np.ones((8, 12)), tmp_path / "cpu.csv"
+    makes = {
+        "ours": made((1.0, {"logits": ones})),
+        "fails to compile": fails_to_compile,
+        "off": made((1.1, {"logits": ones})),
+        "off in its gradient": made((1.0, {"logits": 0 * ones})),
+        "fails": lambda: measure.Program(fails, answer=lambda _: (1.0, {})),
+        "absent": is_absent,
+    }
+    report.start(path, report.DenseRow)
+    main.time_programs(TINY[0], problems.GRADIENT, makes.items(), path, seconds=0.01)
+    rows = {row.program: row.status for row in report.read(path, report.DenseRow)}
+    assert rows.pop("ours") == "done"
+    assert rows == {
+        "fails to compile": "ValueError: no such option",
+        "off": "another answer: loss 1.100000 for 1.000000",
+        "off in its gradient": "another answer: its gradient by logits is 1 of ours off",
+        "fails": "RuntimeError: no such kernel",
+    }
+
+
+def test_programs_take_turns_back_and_forth():
+    calls = []
+    programs = [measure.Program(lambda name=name: calls.append(name)) for name in "AB"]
+    timed = [measure.Timed("", program) for program in programs]
+    measure.in_turns([*timed, measure.Timed("not made")], rounds=4, before=lambda: calls.append("."))
+    assert "".join(calls) == ".A.B.B.A.A.B.B.A"
+    assert all(len(x.wall) == len(x.cpu) == 4 for x in timed)
+
+
+def test_a_sample_is_as_many_calls_as_take_its_time_and_waits_for_them():
+    calls, waits = [], []
+    timed = measure.Timed("", measure.Program(lambda: calls.append(time.sleep(1e-3)), wait=waits.append))
+    measure.in_turns([timed], rounds=3, sample_seconds=0.01, queued=True)
+    of_a_sample = (len(calls) - 2) // 3
+    assert 2 <= of_a_sample <= 10 and len(waits) == 2 + 3
+    assert all(1e-3 <= seconds < 1 for seconds in timed.wall)
+
+
+def test_a_run_stops_once_its_time_is_over():
+    timed = measure.Timed("", measure.Program(lambda: time.sleep(1e-3)))
+    measure.in_turns([timed], rounds=1000, fewest=3, seconds=0.0)
+    assert len(timed.wall) == 3
+    assert [x.status for x in measure.all_prepared([("", is_absent)], TINY[0], end=0.0)] == [measure.OUT_OF_TIME]
+
+
+@pytest.mark.parametrize("name", ["cpu.csv", "linear.csv", "nvidia-h200.csv"])
+def test_rows_that_were_published_can_be_read(name):
+    kind = {"cpu.csv": report.DenseRow, "linear.csv": report.LinearRow}.get(name, report.DeviceRow)
+    rows = report.read(main.RESULTS / name, kind)
+    programs = {getattr(row, "program", None) or row.who for row in rows}
+    offered = (in_torch.names, in_jax.names)
+    several = (problems.Problem(kind, 1, 1, "bfloat16") for kind in (problems.INTEGER, problems.LAYER, problems.LINEAR))
+    known = {name for problem in several for names in offered for name in names(problem, problems.GRADIENT)}
+    assert rows and programs <= known
 
 
 def test_error_curves_tell_who_keeps_the_digits():

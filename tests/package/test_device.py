@@ -36,7 +36,7 @@ def test_everything_is_measured(tmp_path):
     assert code == 0, errors[-2000:]
     assert {row["status"] for row in of(rows, "numerics")} == {"done"}
     assert {row["dtype"] for row in of(rows, "numerics")} == {"float32", "bfloat16"}
-    own = [row for row in of(rows, "timing") if row["who"].startswith(("jaxce", "optax", "naive", "copy", "bare"))]
+    own = [row for row in of(rows, "timing") if row["who"].startswith(("jaxce", "optax", "matmul", "a copy", "bare"))]
     assert {row["status"] for row in own} == {"done"}
     assert {(row["kind"], row["what"].replace(" ", "-")) for row in own} == {tuple(p.split("-", 1)) for p in PLOTS}
     assert all(float(row["least"]) <= float(row["milliseconds"]) <= float(row["most"]) for row in own)

@@ -1,6 +1,7 @@
 """`python -m benchmarks.linear` in a tiny shape: what it writes, and what it does with one that is wrong, slow, missing or cut."""
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import subprocess
@@ -11,13 +12,16 @@ import pytest
 
 from tests.support.paths import ROOT
 
-optax, _ = (pytest.importorskip(name, reason="needs the extra `benchmarks`") for name in ("optax", "tqdm"))
-linear, programs, report = (
-    importlib.import_module(f"benchmarks.linear.{name}") for name in ("__main__", "programs", "report")
+for name in ("matplotlib", "tqdm", "optax"):
+    pytest.importorskip(name, reason="needs the extra `benchmarks`")
+linear, markdown, peers, in_jax, problems, report = (
+    importlib.import_module(f"benchmarks.{name}")
+    for name in ("linear", "markdown", "peers", "peers.in_jax", "problems", "report")
 )
 
 SHAPE = (48, 8, 130)
-OWN = ["three matmuls", "sum", "losses", "naive"]
+PROBLEM = problems.of_shape(SHAPE, "float32")
+OWN = [in_jax.MATMULS, in_jax.SUM, in_jax.LOSSES, in_jax.NAIVE]
 
 
 def run(folder, *options):
@@ -27,7 +31,7 @@ def run(folder, *options):
         [*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return report.read(folder / "linear.csv"), (folder / "linear.md").read_text()
+    return report.read(folder / "linear.csv", report.LinearRow), (folder / "linear.md").read_text()
 
 
 def test_own_programs_are_timed_and_others_are_or_it_is_said_why_not(tmp_path):
@@ -42,49 +46,54 @@ def test_own_programs_are_timed_and_others_are_or_it_is_said_why_not(tmp_path):
             assert row.status.startswith(("left out: ", "another answer: "))
             continue
         assert 0 < float(row.least) <= float(row.median) <= float(row.most) and int(row.runs) in (1, 3)
-        ratio = float(row.median) / float(by_name["three matmuls"].median)
+        ratio = float(row.median) / float(by_name[in_jax.MATMULS].median)
         assert float(row.times_the_floor) == pytest.approx(ratio, rel=1e-3)
-        assert row.program == "three matmuls" or float(row.loss) == pytest.approx(float(by_name["sum"].loss), rel=1e-5)
+        assert row.program == in_jax.MATMULS or float(row.loss) == pytest.approx(
+            float(by_name[in_jax.SUM].loss), rel=1e-5
+        )
     assert rows[0].machine in text
 
 
 def wrong(factor_of_value, factor_of_gradient):
-    """A peer that is right but for these."""
+    """What makes a peer that is right but for these."""
 
-    def make(problem):
-        program = programs.in_jax(
-            "wrong",
-            lambda h, w, y: optax.softmax_cross_entropy_with_integer_labels(h @ w, y).mean(),
-            *(problem.hidden, problem.classifier, problem.labels),
-        )
+    def make():
+        arrays = PROBLEM.arrays()
+        program = in_jax.program(in_jax.NAIVE, PROBLEM, problems.GRADIENT, arrays)
 
         def answer(found):
-            value, of_hidden, of_classifier = program.answer(found)
-            return value * factor_of_value, of_hidden, of_classifier * factor_of_gradient
+            value, gradients = program.answer(found)
+            by_classifier = {"classifier": gradients["classifier"] * factor_of_gradient}
+            return value * factor_of_value, gradients | by_classifier
 
-        return programs.Program("wrong", program.run, answer, None)
+        return dataclasses.replace(program, answer=answer)
 
     return make
 
 
 def with_own_run(run):
-    def make(problem):
-        right = wrong(1, 1)(problem)
-        found = right.run()
-        return programs.Program("", lambda: run() or found, right.answer, None)
+    def make():
+        right = wrong(1, 1)()
+        found = right.start()
+        return dataclasses.replace(right, start=lambda: run() or found)
 
     return make
 
 
 def measured(folder, others, repeats=2):
     path = folder / "linear.csv"
+    makes = [*peers.programs(PROBLEM, problems.GRADIENT, PROBLEM.arrays(), OWN), *others.items()]
     with contextlib.suppress(KeyboardInterrupt):
-        linear.measure(SHAPE, "float32", repeats, list(others.items()), report.Writer("here", path))
-    return {row.program: row for row in report.read(path)}
+        linear.time_programs(PROBLEM, makes, repeats, "here", linear.writer(path, add=False))
+    return {row.program: row for row in report.read(path, report.LinearRow)}
 
 
-def raising(problem):
+def raising():
     raise NotImplementedError("not for this shape\nat all")
+
+
+def absent():
+    raise ModuleNotFoundError("no such library")
 
 
 def test_one_that_answers_otherwise_or_fails_is_named_and_not_timed(tmp_path):
@@ -94,7 +103,7 @@ def test_one_that_answers_otherwise_or_fails_is_named_and_not_timed(tmp_path):
         "gradient": wrong(1, 1.01),
         "NaN": wrong(float("nan"), 1),
         "raises": raising,
-        "absent": "left out: ModuleNotFoundError",
+        "absent": absent,
     }
     rows = measured(tmp_path, others)
     assert rows["right"].status == "done" and rows["right"].runs == "2"
@@ -102,13 +111,13 @@ def test_one_that_answers_otherwise_or_fails_is_named_and_not_timed(tmp_path):
     assert rows["gradient"].status == "another answer: its gradient by classifier is 0.01 of ours off"
     assert rows["NaN"].status.startswith("another answer: loss nan for ")
     assert rows["raises"].status == "NotImplementedError: not for this shape"
-    assert rows["absent"].status == "left out: ModuleNotFoundError"
+    assert rows["absent"].status == "left out: ModuleNotFoundError: no such library"
     assert not any(rows[name].median for name in others if name != "right")
 
 
 def test_a_slow_one_is_run_less_often(tmp_path):
     rows = measured(tmp_path, {"slow": with_own_run(lambda: time.sleep(0.3))}, repeats=10)
-    assert rows["slow"].runs == "2" and rows["sum"].runs == "10"
+    assert rows["slow"].runs == "2" and rows[in_jax.SUM].runs == "10"
 
 
 def test_a_run_that_is_cut_leaves_what_it_has(tmp_path):
@@ -116,17 +125,17 @@ def test_a_run_that_is_cut_leaves_what_it_has(tmp_path):
 
     def cut():
         calls.append(None)
-        if len(calls) > 2:  # once to compare, once in the first round
+        if len(calls) > 2:  # once to compare, once in the first round; the second begins with the last
             raise KeyboardInterrupt
 
     rows = measured(tmp_path, {"cut": with_own_run(cut)}, repeats=5)
-    assert rows["cut"].runs == "1" and rows["sum"].runs == "2"
+    assert rows["cut"].runs == "1" and rows[in_jax.SUM].runs == "1"
 
 
 def test_rows_of_another_environment_are_kept_if_asked(tmp_path):
     path = tmp_path / "linear.csv"
     for machine, add in (("first", False), ("second", False), ("third, with a comma", True)):
-        report.Writer(machine, path, add=add).add(report.Row(machine, "(1, 2, 3)", "float32", "sum", "cut"))
-    rows = report.read(path)
+        linear.writer(path, add=add)(report.LinearRow(machine, "(1, 2, 3)", "float32", in_jax.SUM, "cut"))
+    rows = report.read(path, report.LinearRow)
     assert [row.machine for row in rows] == ["second", "third, with a comma"]
-    assert all(f"## {row.machine}" in report.markdown(rows) for row in rows)
+    assert all(f"## {row.machine}" in markdown.linear(rows) for row in rows)

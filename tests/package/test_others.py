@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks.others import dense, linear
-from benchmarks.scoreboard import libraries
+from benchmarks.peers import libraries
 
 pytestmark = pytest.mark.usefixtures("made_quickly")
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.scoreboard import accuracy, in_use, libraries
+from benchmarks.peers import libraries
+from benchmarks.scoreboard import accuracy, in_use
 
 OURS = next(libraries.installed())
 BY_KIND = collections.defaultdict(list)

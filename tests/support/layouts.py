@@ -42,7 +42,7 @@ def losses(hidden, classifier, labels):
 
 def of_stats(hidden, classifier, labels):
     stats = jaxce.linear_logit_stats(hidden, classifier, labels)
-    for field in (stats.rest, stats.nll, stats.num_classes):
+    for field in (stats.sum_exp_rest, stats.nll, stats.num_classes):
         assert jax.typeof(field).sharding.spec == jax.typeof(labels).sharding.spec
     s = OPTIONS["label_smoothing"]
     return (1 - s) * stats.nll + s * stats.smooth_nll + OPTIONS["z_loss"] * stats.log_z**2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxce import linear_softmax_cross_entropy, linear_softmax_cross_entropy_sum
-from jaxce._kernels import blocked, tiles
+from jaxce._blocks import sizes
 from tests.support.closeness import assert_within
 from tests.support.linear_cases import DIFFERENTIABLE, OPTIONS, TOKENS, expected, make
 from tests.support.oracle import Quantity
@@ -49,10 +49,10 @@ def check(rng, implementation, names, ulps=ULPS):
 @pytest.fixture
 def others_on_a_gpu(monkeypatch):
     """A total is made in blocks of classes, on a GPU in blocks of tokens."""
-    monkeypatch.setattr(tiles, "for_total", lambda tokens, *_: blocked.Blocks(tokens, 7))
-    monkeypatch.setattr(tiles, "for_total_on_gpu", lambda _, num_classes, *__: blocked.Blocks(6, num_classes))
-    monkeypatch.setattr(tiles, "for_statistics", lambda tokens, *_: blocked.Blocks(tokens, 7))
-    monkeypatch.setattr(tiles, "for_statistics_on_gpu", lambda tokens, num_classes, *_: blocked.Blocks(6, num_classes))
+    monkeypatch.setattr(sizes, "for_total", lambda tokens, *_: sizes.Blocks(tokens, 7))
+    monkeypatch.setattr(sizes, "for_total_on_gpu", lambda _, num_classes, *__: sizes.Blocks(6, num_classes))
+    monkeypatch.setattr(sizes, "for_statistics", lambda tokens, *_: sizes.Blocks(tokens, 7))
+    monkeypatch.setattr(sizes, "for_statistics_on_gpu", lambda tokens, num_classes, *_: sizes.Blocks(6, num_classes))
     jax.clear_caches()  # or a program that another test has made is run
     yield
     jax.clear_caches()

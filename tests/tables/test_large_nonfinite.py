@@ -89,7 +89,7 @@ def test_statistics_of_a_row_with_a_nan(rng, where, classes, place, dtype):
     z = np.asarray(rng.standard_normal((ROWS, classes)), jnp.dtype(dtype))
     z[ROW, place] = np.nan
     stats = jax.jit(jaxce.logit_stats)(z, np.zeros(ROWS, np.int32), where=where)
-    for name in ("shift", "rest", "label_nll", "total_nll", "total_mass", "nll", "log_z"):
+    for name in ("max_logit", "sum_exp_rest", "label_nll", "uniform_nll", "weight_sum", "nll", "log_z"):
         np.testing.assert_array_equal(np.isnan(getattr(stats, name)), np.arange(ROWS) == ROW, err_msg=name)
     np.testing.assert_array_equal(stats.num_classes, np.where(np.arange(ROWS) == ROW, 0, classes))
     assert not stats.correct[ROW]
@@ -105,9 +105,9 @@ def test_rest_tells_one_infinity_from_several(rng, places, classes, dtype):
     z[[ROW, ROW + 1], np.array(places)[:, None]] = np.inf
     z[ROW + 1, 7] = np.nan
     stats = jax.jit(jaxce.logit_stats)(z, np.zeros(ROWS, np.int32))
-    assert stats.shift[ROW] == np.inf
-    assert stats.rest[ROW] == len(places) - 1 or (classes > 100 and 1 <= stats.rest[ROW] < len(places))
-    np.testing.assert_array_equal(np.isnan(stats.rest), np.arange(ROWS) == ROW + 1)
+    assert stats.max_logit[ROW] == np.inf
+    assert stats.sum_exp_rest[ROW] == len(places) - 1 or (classes > 100 and 1 <= stats.sum_exp_rest[ROW] < len(places))
+    np.testing.assert_array_equal(np.isnan(stats.sum_exp_rest), np.arange(ROWS) == ROW + 1)
 
 
 def test_a_masked_nan_is_nowhere(rng):

@@ -1,6 +1,6 @@
-"""The losses and their gradients on the device against float64: every dtype, sizes that nothing divides, both matmul precisions.
+"""Check the losses and their gradients on the device against float64: every dtype, prime sizes, both matmul precisions.
 
-Errors are in ulps of what a number is made of, as in the tests, whose oracle and measure of closeness these are.
+Errors are in ulps of the terms that a number is the sum of, by the oracle and the measure of closeness of the tests.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import jaxce
 from tests.support import closeness, oracle
 from tests.support.oracle import EXTENDED, Quantity
 
-# A device's exponential may be some ulps off where a CPU's is not; a formula that loses digits is off by thousands.
+# The exponential of a device may be some ulps off. A formula that loses digits is off by thousands.
 LIMIT = 16.0
 SHAPES = [(3, 1), (2, 257), (33, 130), (5, 1003)]
 WIDE = [(2, 50257), (3, 131072), (512, 1001)]
@@ -34,12 +34,12 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """NaN does not."""
+        """Return whether the error is within the limit; NaN is not."""
         return self.ulps <= LIMIT
 
 
 def checks(*, tiny: bool) -> Iterator[Check]:
-    """All of them; as they are made, so that what there is can be kept."""
+    """Yield every check as soon as it is made."""
     dtypes = ["float32", "bfloat16"]
     if not tiny:
         dtypes += ["float16"] if jax.default_backend() == "tpu" else ["float16", "float64"]  # a TPU has no float64
@@ -82,9 +82,9 @@ def _dense(dtype, shape):
 
 
 def _wide(dtype, shape):
-    """Rows too long for the oracle's pairs of classes: the textbook's formula in float64, whose own error is far below float32's.
+    """Check rows that are too long for the oracle by the textbook's formula in float64, whose error is far below that of float32.
 
-    Of float64 itself it cannot judge.
+    The formula cannot judge float64 itself.
     """
     if dtype == "float64":
         return
@@ -107,9 +107,9 @@ def _wide(dtype, shape):
 
 
 def _linear(dtype, shape, precision):
-    """Factors are small multiples of 1/8: the logits are exact in every precision, so that the loss is judged and not the matmul.
+    """Check a linear layer whose factors are small multiples of 1/8: its logits are exact in every precision, so the loss is judged alone.
 
-    In the default precision a device may round the slopes on their way into the matmuls of the gradients: those are judged as bfloat16's.
+    In the default precision a device may round the gradient of the logits before it multiplies: such gradients are judged as bfloat16.
     """
     tokens, features, classes = shape
     rng = np.random.default_rng(2)
@@ -139,7 +139,7 @@ def _linear(dtype, shape, precision):
 
 
 def _value_and_gradient(loss, z, cotangent):
-    """The losses and the gradient of their sum with `cotangent`, in one program."""
+    """Return the losses and the gradient of their sum with `cotangent`, from one program."""
 
     def both(z, cotangent):
         value, pull = jax.vjp(loss, z)

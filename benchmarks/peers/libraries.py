@@ -1,4 +1,4 @@
-"""The libraries compared, each called the way its documentation says. A loss that a library does not offer is absent.
+"""The dense losses of each library, one loss per example. A loss that a library does not offer is absent.
 
 Every function takes NumPy arrays and gives the loss of each example; `with_gradient` adds the gradient of their sum by the logits.
 """
@@ -34,24 +34,13 @@ class Library:
     long_mean: tuple[Callable[..., Any], Any, Callable[..., Any]] | None = None
 
 
-def installed() -> Iterator[Library]:
-    """jaxce, and what else can be imported."""
-    yield _jaxce()
-    yield _optax()
-    for make in (_keras, _torch):
-        try:
-            yield make()
-        except ImportError:
-            continue
-
-
 def _with_gradient(loss, logits, *rest):
     values, vjp = jax.vjp(lambda z: loss(z, *rest), jnp.asarray(logits))
     return np.asarray(values), np.asarray(vjp(jnp.ones_like(values))[0])
 
 
 def _rows(loss, labels, transform):
-    """The gradient of each row's loss, under a transform that maps over rows."""
+    """Return the gradient of each row's loss, under a transform that maps over rows."""
     return lambda z: transform(lambda row: jax.grad(lambda z, y: jnp.sum(loss(z[None], y[None])))(*row))((z, labels))
 
 
@@ -159,3 +148,20 @@ def _torch():
         return torch.autograd.grad((gradient * v).sum(), z)[0].double().numpy()
 
     return Library("PyTorch", torch.__version__, losses, with_gradient, (second,))
+
+
+LIBRARIES: dict[str, Callable[[], Library]] = {
+    "jaxce": _jaxce,
+    "optax": _optax,
+    "Keras on JAX": _keras,
+    "PyTorch": _torch,
+}
+
+
+def installed() -> Iterator[Library]:
+    """Yield jaxce, and the others that can be imported."""
+    for make in LIBRARIES.values():
+        try:
+            yield make()
+        except ImportError:
+            continue

@@ -1,0 +1,122 @@
+"""The programs in JAX: the floors, ours, and those of other libraries."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxce
+from benchmarks.measure import Program, compiled
+from benchmarks.peers import fused, libraries
+from benchmarks.problems import F32, GRADIENT, LAYER, LINEAR, SIGMOID, SMOOTHED, SMOOTHING, SOFT, Z_LOSS, Problem
+
+OURS, OPTAX, OPTAX_WIDE, KERAS = "jaxce", "optax", "optax in float32", "Keras on JAX"
+SUM, SUM_2048, LOSSES, NAIVE = "jaxce sum", "jaxce sum, 2,048 tokens", "jaxce losses", "matmul, then optax"
+COPY, MATMULS = "a copy", "bare matmuls"  # the floors
+
+Loss = Callable[..., jax.Array]
+
+
+def names(problem: Problem, what: str) -> list[str]:
+    """Return who offers the loss; the floor first."""
+    if problem.kind == LINEAR:
+        blocks = [SUM_2048] if what == GRADIENT else []  # only gradients depend on them
+        return [MATMULS, SUM, *blocks, LOSSES, NAIVE, *fused.FUSED]
+    wide = [OPTAX_WIDE] if problem.dtype != F32 else []
+    keras = [KERAS] if problem.kind != SMOOTHED else []
+    return [MATMULS if problem.kind == LAYER else COPY, OURS, OPTAX, *wide, *keras]
+
+
+def program(name: str, problem: Problem, what: str, arrays: tuple[jax.Array, ...]) -> Program:
+    """Compile the mean loss, with its gradients if `what` says so, or the floor."""
+    if name in _FLOORS:
+        return compiled(_FLOORS[name][what == GRADIENT], arrays)
+    transposed = name in fused.FUSED and fused.FUSED[name]().transposed
+    if transposed:
+        hidden, classifier, labels = arrays
+        arrays = hidden, jax.block_until_ready(classifier.T), labels
+    function = with_gradient(problem, what, loss(name, problem))
+
+    def answer(found):
+        value, gradients = found if what == GRADIENT else (found, ())
+        factors = ("hidden", "classifier") if problem.features else ("logits",)
+        turned = [g.T if transposed and f == "classifier" else g for f, g in zip(factors, gradients, strict=False)]
+        return float(value), {f: np.asarray(some_rows(g), np.float32) for f, g in zip(factors, turned, strict=False)}
+
+    return compiled(function, arrays, answer)
+
+
+def with_gradient(problem: Problem, what: str, mean: Loss) -> Callable:
+    """Return the function that is timed."""
+    return jax.value_and_grad(mean, (0, 1) if problem.features else (0,)) if what == GRADIENT else mean
+
+
+def some_rows(gradient):
+    """Return at most 127 rows of a gradient, from everywhere in it."""
+    return gradient[:: max(1, gradient.shape[0] // 64)]
+
+
+def loss(name: str, problem: Problem) -> Loss:
+    """Return the mean loss as a function of the problem's arrays."""
+    if name in (ours := own(problem)):
+        return ours[name]
+    if name in fused.FUSED:
+        return fused.FUSED[name]().loss
+    kind = {SOFT: "soft", SIGMOID: "sigmoid"}.get(problem.kind, "integer")
+    if problem.kind == SMOOTHED:
+        each = _optax_smoothed
+    else:
+        each = libraries.LIBRARIES[KERAS if name == KERAS else OPTAX]().losses[kind]
+    if name not in (OPTAX_WIDE, NAIVE):
+        return _mean(problem, each)
+    return _mean(problem, lambda logits, labels: each(logits.astype(F32), _wide(labels)))
+
+
+def own(problem: Problem, package=jaxce) -> dict[str, Loss]:
+    """Return the losses of jaxce, or of another copy of it."""
+    if problem.kind == LINEAR:
+        total, each = package.linear_softmax_cross_entropy_sum, package.linear_softmax_cross_entropy
+        blocks = package.Chunked(block_tokens=2048)  # faster than jaxce's own choice, for more memory
+        return {
+            SUM: lambda *args: total(*args).mean(),
+            SUM_2048: lambda *args: total(*args, implementation=blocks).mean(),
+            LOSSES: lambda *args: each(*args).mean(),
+        }
+    functions = {SOFT: package.softmax_cross_entropy, SIGMOID: package.sigmoid_binary_cross_entropy}
+    function = functions.get(problem.kind, package.softmax_cross_entropy_with_integer_labels)
+    options = {"label_smoothing": SMOOTHING, "z_loss": Z_LOSS} if problem.kind == SMOOTHED else {}
+    return {OURS: _mean(problem, lambda logits, labels: function(logits, labels, **options))}
+
+
+def _mean(problem, each):
+    def mean(*args):
+        *factors, labels = args
+        return each(factors[0] @ factors[1] if problem.features else factors[0], labels).mean()
+
+    return mean
+
+
+def _wide(labels):
+    return labels.astype(F32) if jnp.issubdtype(labels.dtype, jnp.floating) else labels
+
+
+def _optax_smoothed(logits, labels):
+    labels = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), SMOOTHING)
+    return optax.softmax_cross_entropy(logits, labels) + Z_LOSS * jnp.square(jax.nn.logsumexp(logits, axis=-1))
+
+
+def _copy(logits, _):
+    """Read and write once, whether the loss is timed with its gradient or without."""
+    # XLA for CPU multiplies faster than it copies.
+    return logits * 2 if jax.default_backend() == "cpu" else jnp.array(logits, copy=True)
+
+
+def _matmuls(hidden, classifier, _):
+    """Multiply for the logits, and for the gradients with respect to both factors, with the logits as their cotangent."""
+    logits = hidden @ classifier
+    return logits, logits @ classifier.T, hidden.T @ logits
+
+
+_FLOORS = {COPY: (_copy, _copy), MATMULS: (lambda hidden, classifier, _: hidden @ classifier, _matmuls)}
