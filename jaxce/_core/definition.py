@@ -51,9 +51,10 @@ def max_and_rest(z, axis):
 
 def with_maximum(m, rest, z, labels, class_weights, *, axis) -> Statistics:
     """Return the statistics of rows whose maximum and rest are known."""
-    q, u, takes_part = label_distribution(z, labels, axis), weights(z, class_weights, axis), z > -jnp.inf
+    q, ones, u = label_distribution(z, labels, axis), weights(z, None, axis), weights(z, class_weights, axis)
     gap, log_norm = below_maximum(z, m, axis), jnp.log1p(rest)
-    label_mass, weight_sum = jnp.sum(q, axis), jnp.sum(u, axis)
+    label_mass, num_classes = jnp.sum(q, axis), jnp.sum(ones, axis)
+    weight_sum = num_classes if class_weights is None else jnp.sum(u, axis)
     return Statistics(
         max_logit=m,
         sum_exp_rest=rest,
@@ -61,8 +62,8 @@ def with_maximum(m, rest, z, labels, class_weights, *, axis) -> Statistics:
         label_mass=label_mass,
         uniform_nll=weight_sum * log_norm - jnp.sum(_weighted(u, gap), axis),
         weight_sum=weight_sum,
-        num_classes=jnp.sum(takes_part.astype(z.dtype), axis),
-        top_label_mass=jnp.sum(jnp.where(takes_part & (z == per_row(m, axis)), q, 0.0), axis),
+        num_classes=num_classes,
+        top_label_mass=jnp.sum(jnp.where(z == per_row(m, axis), ones * q, 0.0), axis),
     )
 
 

@@ -29,7 +29,7 @@ SIGNATURES = {
         "axis_name=None, implementation=None)",
     ),
     "Chunked": "(block_tokens=None, block_classes=None)",
-    "LogitStats": "(shift, rest, label_nll, label_mass, uniform_nll, weight_sum, num_classes, top_label_mass, integer_labels)",
+    "LogitStats": "(max_logit, sum_exp_rest, label_nll, label_mass, uniform_nll, weight_sum, num_classes, top_label_mass, integer_labels)",
     "LogitStats.merge": "(a, b)",
     "LossSum": "(total, weight, total_remainder=0.0, weight_remainder=0.0)",
     "LossSum.zero": "(dtype=<class 'jax.numpy.float32'>)",
