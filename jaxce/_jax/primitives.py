@@ -12,6 +12,7 @@ function for that:
 The reproducers are in `tests/derivatives/test_primitives.py`. They fail once JAX needs this module no more.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -87,8 +88,13 @@ def _types(*_, code, **__):
     return code.out_avals
 
 
+def platforms_of(ctx) -> tuple[str, ...]:
+    """Return the platforms that a program is lowered for."""
+    return tuple(ctx.platforms or ctx.module_context.platforms)
+
+
 def _lower(ctx, *leaves, code, forms, **_):
-    platforms = ctx.platforms or ctx.module_context.platforms
+    platforms = platforms_of(ctx)
     of_platforms, default = {name: form for name, form in forms if name in platforms}, jaxpr_as_fun(code)
     if len(platforms) == 1:
         run = of_platforms.get(platforms[0], default)
@@ -106,10 +112,48 @@ def _jvp(primals, tangents, *, jvp, **_):
     return outs, [zero if dot is None else dot for zero, dot in zip(zeros, dots, strict=True)]
 
 
-def _transpose(cotangents, x, *leaves, transpose, **_):
+def _transpose(cotangents, *leaves, code, transpose, forms, **_):
+    if transpose is None:
+        return _transpose_code(cotangents, leaves, code, forms)
+    x, *others = leaves
     cotangents = [None if type(ct) is ad.Zero else ct for ct in cotangents]
     unused = all(ct is None for ct in cotangents)
-    return [ad.Zero(x.aval) if unused else transpose(cotangents, leaves), *(None for _ in leaves)]
+    return [ad.Zero(x.aval) if unused else transpose(cotangents, others), *(None for _ in others)]
+
+
+def _transpose_code(cotangents, leaves, code, forms):
+    """Transpose the code and the forms, each by itself, with respect to the operands whose cotangents are asked for."""
+    is_linear = [ad.is_undefined_primal(x) for x in leaves]
+    avals = [x.aval for x, linear in zip(leaves, is_linear, strict=True) if linear]
+
+    def transposed(form):
+        def function(cotangents, known):
+            def of_linear(*xs):
+                xs, others = iter(xs), iter(known)
+                return list(form(*(next(xs if linear else others) for linear in is_linear)))
+
+            return list(jax.linear_transpose(of_linear, *avals)(cotangents))
+
+        return function
+
+    args = list(map(ad.instantiate_zeros, cotangents)), [x for x in leaves if not ad.is_undefined_primal(x)]
+    function = transposed(jaxpr_as_fun(code))
+    cpu, gpu = (transposed(form) if form else None for form in map(dict(forms).get, ("cpu", "cuda")))
+    found = iter(call(trace(function, args), args, jvp=functools.partial(partial_jvp, function), cpu=cpu, gpu=gpu))
+    return [next(found) if linear else None for linear in is_linear]
+
+
+def partial_jvp(function: Callable[..., Any], args, tangents):
+    """Return `jax.jvp` with respect to those arrays in `args` whose tangent is not None."""
+    leaves, tree = jax.tree.flatten(tuple(args))
+    dots = tree.flatten_up_to(tuple(tangents))
+    moving = [i for i, dot in enumerate(dots) if dot is not None]
+
+    def of_moving(*some):
+        at = dict(zip(moving, some, strict=True))
+        return function(*tree.unflatten([at.get(i, leaf) for i, leaf in enumerate(leaves)]))
+
+    return jax.jvp(of_moving, [leaves[i] for i in moving], [dots[i] for i in moving])
 
 
 def _batch(axis, leaves, dims, *, code, jvp, transpose, forms):

@@ -10,14 +10,14 @@ nothing else; forward mode and Hessians should work too. Two pieces give both:
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
-from jaxce._jax.primitives import call, trace
+from jaxce._jax.primitives import call, partial_jvp, trace
 
 Function = Callable[..., Any]
 
@@ -49,20 +49,20 @@ def with_rule(value: Function, tangent: Function, higher: Function | None = None
 
 def with_definition(function: Function, definition: Function) -> Function:
     """Return `function`, which is differentiated as `definition`, another spelling of the same function."""
-    return lambda *args: call(trace(function, args), args, jvp=functools.partial(_jvp_of, definition))
+    return lambda *args: call(trace(function, args), args, jvp=functools.partial(partial_jvp, definition))
 
 
 def choose(default: Function, *args, cpu: Function | None = None, gpu: Function | None = None):
     """Return `default(*args)`, computed by the form of the platform if there is one, and differentiated as `default`."""
     if cpu is None and gpu is None:
         return default(*args)
-    return call(trace(default, args), args, jvp=functools.partial(_jvp_of, default), cpu=cpu, gpu=gpu)
+    return call(trace(default, args), args, jvp=functools.partial(partial_jvp, default), cpu=cpu, gpu=gpu)
 
 
 def linear(function: Function, transpose: Function, x, *others):
     """Return `function(x, *others)`, which is linear in `x`, an array. `transpose(cotangents, *others)` is its transpose."""
     args = (x, *others)
-    return call(trace(function, args), args, jvp=functools.partial(_jvp_of, function), transpose=transpose)
+    return call(trace(function, args), args, jvp=functools.partial(partial_jvp, function), transpose=transpose)
 
 
 def keep_statistics(function: Function) -> Function:
@@ -78,16 +78,3 @@ def none_if_zero(tangent):
     """Return the tangent that a `jax.custom_jvp` rule gets, or None if it is known to be 0."""
     is_zero = tangent is None or isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
     return None if is_zero else tangent
-
-
-def _jvp_of(function: Function, args: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
-    """Return `jax.jvp` with respect to those arrays in `args` whose tangent is not None."""
-    leaves, tree = jax.tree.flatten(tuple(args))
-    dots = tree.flatten_up_to(tuple(tangents))
-    moving = [i for i, dot in enumerate(dots) if dot is not None]
-
-    def of_moving(*some):
-        at = dict(zip(moving, some, strict=True))
-        return function(*tree.unflatten([at.get(i, leaf) for i, leaf in enumerate(leaves)]))
-
-    return jax.jvp(of_moving, [leaves[i] for i in moving], [dots[i] for i in moving])
