@@ -55,7 +55,7 @@ log_probability = -stats.nll
 show("log-probability of the label", log_probability, of_label)
 show("perplexity, exp of the mean loss", jnp.exp(stats.nll.mean()), np.exp(-of_label.mean()))
 
-# %% The largest probability is exp(shift - log_z): how sure the model is, without a softmax.
+# %% The largest probability is exp(max_logit - log_z): how sure the model is, without a softmax.
 confidence = 1 / (1 + stats.sum_exp_rest)
 show("probability of the likeliest class", confidence, np.exp(exact).max(-1))
 

@@ -224,4 +224,4 @@ def _is_defined(max_logit, nll):
 
 def _nan_unless(defined, values):
     """NaN by multiplication, which makes the gradient NaN too: a row without a loss must not train anything."""
-    return values * jnp.where(defined, 1.0, jnp.nan).astype(values.dtype)
+    return values * jnp.where(defined, 1.0, jnp.nan)

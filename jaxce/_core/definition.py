@@ -36,24 +36,18 @@ class Statistics(NamedTuple):
 
 def statistics(z, labels, class_weights, *, axis) -> Statistics:
     """Return the statistics of each row. `labels` are integers, one per row, or probabilities, one per logit."""
-    return with_maximum(*max_and_rest(z, axis), z, labels, class_weights, axis=axis)
-
-
-def max_and_rest(z, axis):
-    """Return `m`, and the sum of `exp(z_k - m)` over all classes but one maximal class."""
     m = jnp.max(z, axis)
-    is_top = z == per_row(m, axis)
+    gap, is_top = below_maximum(z, m, axis), z == per_row(m, axis)
     # All maximal classes are left out of the sum. All but one come back: a sum of exact ones.
-    others = jnp.sum(jnp.where(is_top, 0.0, jnp.exp(below_maximum(z, m, axis))), axis)
     num_tops = jnp.sum(is_top.astype(z.dtype), axis)
-    return m, others + jnp.where(m == -jnp.inf, 0.0, num_tops - 1)
+    rest = jnp.sum(jnp.where(is_top, 0.0, jnp.exp(gap)), axis) + jnp.where(m == -jnp.inf, 0.0, num_tops - 1)
+    return with_maximum(m, rest, gap, z, labels, class_weights, axis=axis)
 
 
-def with_maximum(m, rest, z, labels, class_weights, *, axis) -> Statistics:
-    """Return the statistics of rows whose maximum and rest are known."""
+def with_maximum(m, rest, gap, z, labels, class_weights, *, axis) -> Statistics:
+    """Return the statistics of rows whose maximum `m` and `sum_exp_rest` are known, and `gap = z - m`."""
     q, ones, u = label_distribution(z, labels, axis), weights(z, None, axis), weights(z, class_weights, axis)
-    gap, log_norm = below_maximum(z, m, axis), jnp.log1p(rest)
-    label_mass, num_classes = jnp.sum(q, axis), jnp.sum(ones, axis)
+    log_norm, label_mass, num_classes = jnp.log1p(rest), jnp.sum(q, axis), jnp.sum(ones, axis)
     weight_sum = num_classes if class_weights is None else jnp.sum(u, axis)
     return Statistics(
         max_logit=m,
@@ -73,8 +67,8 @@ def logits_derivatives(z, labels, class_weights, stats: Statistics, *, axis):
     e, inverse = jnp.exp(gap), 1 / (1 + stats.sum_exp_rest)  # p = e * inverse
     if labels.ndim < z.ndim:
         # p - 1 at the label. The second form has the better derivative for a small p.
-        nll = stats.label_nll
-        p_minus_1 = jnp.where(nll < 0.5, jnp.expm1(-nll), jnp.exp(-nll) - 1)
+        log_p = -stats.label_nll
+        p_minus_1 = jnp.where(log_p > -0.5, jnp.expm1(log_p), jnp.exp(log_p) - 1)
         of_others = per_row(stats.label_mass * inverse, axis) * e
         of_label = jnp.where(is_label(z, labels, axis), per_row(p_minus_1, axis), of_others)
     else:

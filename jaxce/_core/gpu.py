@@ -37,9 +37,10 @@ def suits(logits, where, axis) -> bool:
 
 def statistics(logits, labels, class_weights) -> Statistics:
     """Compute `definition.statistics`; the classes are the last axis."""
-    axis, m_and_rest = logits.ndim - 1, max_and_rest(logits)
+    axis, (m, rest) = logits.ndim - 1, max_and_rest(logits)
     z = logits.astype(working_dtype(logits))
-    stats = definition.with_maximum(*m_and_rest, z, labels, class_weights, axis=axis)
+    gap = definition.below_maximum(z, m, axis)
+    stats = definition.with_maximum(m, rest, gap, z, labels, class_weights, axis=axis)
     if labels.ndim == logits.ndim:
         return stats
     label_logit = jnp.take_along_axis(logits, per_row(labels, axis), axis=axis, mode="clip").squeeze(axis)
