@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxce._jax.axes import per_class, per_row
+from jaxce._jax.axes import class_numbers, per_class, per_row
 from jaxce._types import Array
 
 
@@ -47,7 +47,8 @@ def statistics(z, labels, class_weights, *, axis) -> Statistics:
 def with_maximum(m, rest, gap, z, labels, class_weights, *, axis) -> Statistics:
     """Return the statistics of rows whose maximum `m` and `sum_exp_rest` are known, and `gap = z - m`."""
     q, ones, u = label_distribution(z, labels, axis), weights(z, None, axis), weights(z, class_weights, axis)
-    log_norm, label_mass, num_classes = jnp.log1p(rest), jnp.sum(q, axis), jnp.sum(ones, axis)
+    log_norm, num_classes = jnp.log1p(rest), jnp.sum(ones, axis)
+    label_mass = jnp.sum(q, axis) if labels.ndim == z.ndim else is_class(labels, z.shape[axis]).astype(z.dtype)
     weight_sum = num_classes if class_weights is None else jnp.sum(u, axis)
     return Statistics(
         max_logit=m,
@@ -120,7 +121,12 @@ def label_distribution(z, labels, axis):
 
 def is_label(z, labels, axis):
     """Return whether a class is that of the integer label."""
-    return per_class(jnp.arange(z.shape[axis], dtype=labels.dtype), axis, z.ndim) == per_row(labels, axis)
+    return class_numbers(z, axis, labels.dtype) == per_row(labels, axis)
+
+
+def is_class(labels, num_classes):
+    """Return whether an integer label is one of the classes."""
+    return (labels >= 0) & (labels < num_classes)
 
 
 def weights(z, class_weights, axis):

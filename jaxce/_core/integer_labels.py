@@ -7,18 +7,18 @@ With an integer label, `q` is 1 at one class and 0 elsewhere. So the gradient is
 import jax.numpy as jnp
 from jax import lax
 
-from jaxce._core.definition import Statistics, below_maximum
+from jaxce._core.definition import Statistics, below_maximum, is_class
 
 
 def with_label_logit(stats: Statistics, label_logit, labels, num_classes) -> Statistics:
     """Return the statistics with those of the label, whose logit is known: it is looked up, instead of searched among all classes."""
-    m, is_class = stats.max_logit, (labels >= 0) & (labels < num_classes)
+    m, valid = stats.max_logit, is_class(labels, num_classes)
     nll = jnp.log1p(stats.sum_exp_rest) - below_maximum(label_logit, m, ())
     is_top = (label_logit == m) & (m > -jnp.inf)
     return stats._replace(
-        label_nll=jnp.where(is_class, nll, 0.0),
-        label_mass=is_class.astype(m.dtype),
-        top_label_mass=(is_class & is_top).astype(m.dtype),
+        label_nll=jnp.where(valid, nll, 0.0),
+        label_mass=valid.astype(m.dtype),
+        top_label_mass=(valid & is_top).astype(m.dtype),
     )
 
 

@@ -5,7 +5,9 @@ Nothing is transposed. Every reduction over classes takes the axis itself, so ch
 
 import math
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxce._types import Array
 
@@ -38,6 +40,13 @@ def per_row(rows: Array, axis: int) -> Array:
 def per_class(classes: Array, axis: int, ndim: int) -> Array:
     """One number per class, laid so that it broadcasts against logits of rank `ndim`."""
     return jnp.expand_dims(classes, tuple(i for i in range(ndim) if i != axis))
+
+
+def class_numbers(logits: Array, axis: int, dtype) -> Array:
+    """Return the number of each class, in an array of the shape of the logits that is split over devices as they are."""
+    sharding = jax.typeof(logits).sharding
+    is_split = any(part is not None for part in sharding.spec)
+    return lax.broadcasted_iota(dtype, logits.shape, axis, out_sharding=sharding if is_split else None)
 
 
 def is_known(*sizes: int) -> bool:
