@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from jaxce import _checks as checks
 from jaxce import _linear_losses as linear_losses
 from jaxce._blocks import choice
 from jaxce._blocks.choice import Implementation
 from jaxce._blocks.reference import Layer
-from jaxce._checks import linear as linear_checks
+from jaxce._checks import scalars
 from jaxce._checks import shards as sharded_checks
 from jaxce._linear_losses import Options
 from jaxce._loss_sum import LossSum
@@ -61,7 +60,7 @@ def linear_logit_stats(
     References:
       As for `logit_stats`. Soft caps: Gemma 2, 2024.
     """
-    cap = linear_checks.soft_cap(soft_cap)
+    cap = scalars.soft_cap(soft_cap)
     static = {"axis_name": sharded_checks.axis_name(axis_name), "implementation": choice.checked(implementation)}
     return linear_losses.stats(Layer(hidden, classifier, labels, bias, None, class_weights, cap), **static)
 
@@ -124,8 +123,8 @@ def linear_softmax_cross_entropy(
     References:
       Wijmans et al., Cut your losses in large-vocabulary language models, 2024. Soft caps: Gemma 2, 2024.
     """
-    options = Options(checks.label_smoothing(label_smoothing), checks.z_loss(z_loss))
-    layer = Layer(hidden, classifier, labels, bias, mask, class_weights, linear_checks.soft_cap(soft_cap))
+    options = Options(scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss))
+    layer = Layer(hidden, classifier, labels, bias, mask, class_weights, scalars.soft_cap(soft_cap))
     static = {"axis_name": sharded_checks.axis_name(axis_name), "implementation": choice.checked(implementation)}
     return linear_losses.losses(layer, options, **static)
 
@@ -186,7 +185,7 @@ def linear_softmax_cross_entropy_sum(
     References:
       As for `linear_softmax_cross_entropy`. Gradients in the forward pass: Hsu et al., Liger kernel, 2024.
     """
-    options = Options(checks.label_smoothing(label_smoothing), checks.z_loss(z_loss))
-    layer = Layer(hidden, classifier, labels, bias, mask, class_weights, linear_checks.soft_cap(soft_cap))
+    options = Options(scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss))
+    layer = Layer(hidden, classifier, labels, bias, mask, class_weights, scalars.soft_cap(soft_cap))
     static = {"axis_name": sharded_checks.axis_name(axis_name), "implementation": choice.checked(implementation)}
     return linear_losses.loss_sum(layer, options, **static)

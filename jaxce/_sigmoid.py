@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxce import _checks as checks
+from jaxce._checks import scalars
 from jaxce._core import sigmoid_losses
 from jaxce._jax.rules import keep_statistics
 from jaxce._types import Array, ArrayLike
@@ -49,7 +50,7 @@ def sigmoid_binary_cross_entropy(
     References:
       `tf.nn.sigmoid_cross_entropy_with_logits`; `pos_weight` as in `torch.nn.BCEWithLogitsLoss`.
     """
-    return _sigmoid_loss(logits, labels, mask, checks.label_smoothing(label_smoothing), pos_weight)
+    return _sigmoid_loss(logits, labels, mask, scalars.label_smoothing(label_smoothing), pos_weight)
 
 
 @jax.jit

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxce import _checks as checks
+from jaxce._checks import scalars
 from jaxce._checks import shards as sharded_checks
 from jaxce._core.labels import local_indices, weight_of_label
 from jaxce._jax.axes import per_class, per_row, row_shape
@@ -70,8 +71,8 @@ def softmax_cross_entropy(
       Label smoothing: Szegedy et al., Rethinking the Inception architecture, 2016. z-loss: Chowdhery et al., PaLM, 2022. Weights with
       smoothing as in `torch.nn.functional.cross_entropy`.
     """
-    smoothing, z_weight = checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)
-    static = {"axis": checks.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
+    smoothing, z_weight = scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss)
+    static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
     return _dense_loss(logits, labels, where, mask, smoothing, class_weights, z_weight, integer_labels=False, **static)
 
 
@@ -127,8 +128,8 @@ def softmax_cross_entropy_with_integer_labels(
     References:
       As for `softmax_cross_entropy`.
     """
-    smoothing, z_weight = checks.label_smoothing(label_smoothing), checks.z_loss(z_loss)
-    static = {"axis": checks.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
+    smoothing, z_weight = scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss)
+    static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
     return _dense_loss(logits, labels, where, mask, smoothing, class_weights, z_weight, integer_labels=True, **static)
 
 

@@ -26,6 +26,7 @@ from jax import lax
 
 from jaxce import _checks as checks
 from jaxce._checks import results as result_checks
+from jaxce._checks import scalars
 from jaxce._checks import shards as sharded_checks
 from jaxce._core import Statistics, statistics
 from jaxce._core.labels import local_indices
@@ -162,7 +163,7 @@ def logit_stats(
     References:
       Blanchard, Higham and Higham, Accurately computing the log-sum-exp and softmax functions, IMA J. Numer. Anal. 41 (2021).
     """
-    static = {"axis": checks.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
+    static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
     return _logit_stats(logits, labels, where, class_weights, **static)
 
 

@@ -6,12 +6,10 @@ for a type or dtype, `ValueError` for the rest.
 
 import math
 import numbers
-import operator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from jaxce._jax.axes import ClassAxis, class_shape, row_shape
 from jaxce._types import Array, ArrayLike
@@ -55,25 +53,6 @@ def logits(value: ArrayLike) -> Array:
     if value.ndim == 0:
         raise ValueError("`logits` must have a class axis; got a scalar.")
     return value
-
-
-def static_int(name: str, value) -> int:
-    """A Python integer, known while tracing."""
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"`{name}` must be an integer; got {value!r}.")
-    try:
-        return operator.index(value)
-    except (TypeError, jax.errors.JAXTypeError):
-        raise TypeError(f"`{name}` must be a Python integer, not traced; got {_show(value)}.") from None
-
-
-def static_axis(value) -> ClassAxis:
-    """A class axis, or a tuple of them, known while tracing."""
-    if isinstance(value, tuple):
-        return tuple(static_int("axis", part) for part in value)
-    if value is None or isinstance(value, (list, range, float)) or np.ndim(value):
-        raise TypeError(f"`axis` must be an integer or a tuple of integers; got {value!r}.")
-    return static_int("axis", value)
 
 
 def axis(value: int, of: Array, name: str, *, may_be_empty: bool = False) -> int:
@@ -187,12 +166,18 @@ def weights(name: str, value: ArrayLike) -> Array:
 
 def class_weights(value: ArrayLike | None, logits: Array, axis: ClassAxis) -> Array | None:
     """One weight per class."""
-    if value is None:
-        return None
-    value, classes = weights("class_weights", value), class_shape(logits.shape, axis)
+    return (
+        None
+        if value is None
+        else per_class(weights("class_weights", value), class_shape(logits.shape, axis), "class_weights")
+    )
+
+
+def per_class(value: Array, classes: tuple[int, ...], name: str) -> Array:
+    """One number per class."""
     if value.shape != classes:
         raise ValueError(
-            f"`class_weights` must have one weight for each of the {math.prod(classes)} classes, shape {classes}; got {value.shape}."
+            f"`{name}` must have one number for each of the {math.prod(classes)} classes, shape {classes}; got {value.shape}."
         )
     return value
 
@@ -210,30 +195,6 @@ def pos_weight(value: ArrayLike | None, logits: Array) -> Array | None:
     return value.reshape((1,) * (logits.ndim - value.ndim) + value.shape)
 
 
-def label_smoothing(value):
-    """A number in [0, 1], or a scalar array that may be traced; None for a plain 0, which costs nothing."""
-    return _scalar("label_smoothing", value, 1.0, "from 0 to 1")
-
-
-def z_loss(value):
-    """A number that is not negative, or a scalar array that may be traced; None for a plain 0, which costs nothing."""
-    return _scalar("z_loss", value, math.inf, "finite and not negative")
-
-
-def _scalar(name, value, largest, rule):
-    if isinstance(value, (bool, np.bool_)) or not (isinstance(value, numbers.Real) or hasattr(value, "dtype")):
-        raise TypeError(f"`{name}` must be a number; got {_show(value)}.")
-    if isinstance(value, numbers.Real):
-        number = float(value)
-        if not (0 <= number <= largest and math.isfinite(number)):
-            raise ValueError(f"`{name}` must be {rule}; got {number}.")
-        # An array, so that one trace serves every value.
-        return None if number == 0 else jnp.asarray(number)
-    if value.shape != ():
-        raise ValueError(f"`{name}` must be a scalar; got shape {value.shape}.")
-    return floating(name, value)
-
-
 def _boolean(name, value):
     value = array(name, value)
     if not _is(value, jnp.bool_):
@@ -243,7 +204,3 @@ def _boolean(name, value):
 
 def _is(value, kind):
     return jnp.issubdtype(value.dtype, kind)
-
-
-def _show(value):
-    return f"a traced {value.aval.str_short()}" if isinstance(value, Tracer) else repr(value)

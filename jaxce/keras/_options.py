@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxce import _checks as checks
+from jaxce._checks import scalars
 from jaxce._keras_hook import imported_keras
 from jaxce.keras import _arguments as arguments
 
@@ -60,12 +60,12 @@ def _label_smoothing(option, value):
 
 
 def _ignore_class(option, value):
-    return None if value is None else checks.static_int(option, value)
+    return None if value is None else scalars.static_int(option, value)
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "from_logits": arguments.static_bool,
     "label_smoothing": _label_smoothing,
-    "axis": checks.static_int,
+    "axis": scalars.static_int,
     "ignore_class": _ignore_class,
 }

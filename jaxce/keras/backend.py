@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxce import _checks as checks
+from jaxce._checks import scalars
 from jaxce._types import Array, NestedArrayLike
 from jaxce.keras import _arguments as arguments
 from jaxce.keras import _crossentropy as crossentropy
@@ -51,7 +51,7 @@ def categorical_crossentropy(
         arguments.array("output", output),
         None,
         from_logits=arguments.static_bool("from_logits", from_logits),
-        axis=checks.static_int("axis", axis),
+        axis=scalars.static_int("axis", axis),
         names=_NAMES,
     )
 
@@ -96,8 +96,8 @@ def sparse_categorical_crossentropy(
         arguments.array("target", target),
         arguments.array("output", output),
         from_logits=arguments.static_bool("from_logits", from_logits),
-        axis=checks.static_int("axis", axis),
-        ignore_class=None if ignore_class is None else checks.static_int("ignore_class", ignore_class),
+        axis=scalars.static_int("axis", axis),
+        ignore_class=None if ignore_class is None else scalars.static_int("ignore_class", ignore_class),
         names=_NAMES,
     )
     return masks.attach_mask(losses, mask)

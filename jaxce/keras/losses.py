@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxce import _checks as checks
+from jaxce._checks import scalars
 from jaxce._types import Array, ArrayLike, NestedArrayLike, Reduction
 from jaxce.keras import _arguments as arguments
 from jaxce.keras import _crossentropy as crossentropy
@@ -61,9 +61,9 @@ def categorical_crossentropy(
     return crossentropy.categorical(
         arguments.array("y_true", y_true),
         arguments.array("y_pred", y_pred),
-        checks.label_smoothing(label_smoothing),
+        scalars.label_smoothing(label_smoothing),
         from_logits=arguments.static_bool("from_logits", from_logits),
-        axis=checks.static_int("axis", axis),
+        axis=scalars.static_int("axis", axis),
         names=_NAMES,
     )
 
@@ -107,8 +107,8 @@ def sparse_categorical_crossentropy(
         arguments.array("y_true", y_true),
         arguments.array("y_pred", y_pred),
         from_logits=arguments.static_bool("from_logits", from_logits),
-        axis=checks.static_int("axis", axis),
-        ignore_class=None if ignore_class is None else checks.static_int("ignore_class", ignore_class),
+        axis=scalars.static_int("axis", axis),
+        ignore_class=None if ignore_class is None else scalars.static_int("ignore_class", ignore_class),
         names=_NAMES,
     )
     return masks.attach_mask(losses, mask)
@@ -149,12 +149,12 @@ def binary_crossentropy(
       https://www.tensorflow.org/versions/r2.2/api_docs/python/tf/keras/losses/binary_crossentropy
     """
     y_pred, axis = arguments.predictions(
-        "y_pred", arguments.array("y_pred", y_pred), checks.static_int("axis", axis), may_be_empty=True
+        "y_pred", arguments.array("y_pred", y_pred), scalars.static_int("axis", axis), may_be_empty=True
     )
     losses = crossentropy.binary(
         arguments.array("y_true", y_true),
         y_pred,
-        checks.label_smoothing(label_smoothing),
+        scalars.label_smoothing(label_smoothing),
         from_logits=arguments.static_bool("from_logits", from_logits),
         names=_NAMES,
     )
