@@ -1,0 +1,171 @@
+"""Sums over the classes as XLA for CPU computes them fastest: what the forms in `cpu` are made of.
+
+XLA for CPU vectorises a sum, and writes nothing but its results, if
+
+- nothing else uses what the loop computes, constants included. So each sum follows the one before it, behind a barrier, and its constants are
+  arguments;
+- the loop has no select. So a class is left out by arithmetic: by a factor that is 0;
+- a row has at most 2**15 classes, and is a row of a matrix. So long rows are cut into parts.
+
+In each minimum or maximum the bound comes first: these loops (jax 0.10 to 0.12) lose a NaN that comes first.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxce._jax.axes import is_known, per_row
+from jaxce._jax.mesh import is_on_auto_mesh
+from jaxce._types import Array, working_dtype
+
+# Rows of fewer classes are not worth cutting.
+SHORT = 1000
+# The number of classes of a part. Parts as long as this cost little, and so does the one that is read again. The first that divides is taken.
+PART_SIZES = sorted(range(64, 2049), key=lambda size: abs(size - 128))
+
+
+class Constants(NamedTuple):
+    zero: Array
+    half: Array
+    one: Array
+    big: Array
+    largest: Array
+
+
+class Rows(NamedTuple):
+    """The logits that a loop reads, what it subtracts from them, and other arrays that it reads."""
+
+    logits: Array
+    where: Array | None
+    max_logit: Array
+    beside: Array | None = None
+
+
+def total(term, rows: Rows, axis, parts=1, *, after):
+    """Sum `term(z, z - m, constants, *beside)` over the classes, once `after` is computed."""
+    dtype, shape = rows.max_logit.dtype, rows.max_logit.shape
+    constants = Constants(*(np.asarray(x, dtype) for x in (0, 0.5, 1, 1e38, jnp.finfo(dtype).max)))
+    if parts > 1:
+        rows, axis = rows._replace(logits=cut(rows.logits, parts), max_logit=_repeated(rows.max_logit, parts)), 1
+    rows, constants, _ = lax.optimization_barrier((rows, constants, after))
+    z = read(rows.logits, rows.where)
+    largest = jnp.finfo(dtype).max
+    m = lax.clamp(-largest, rows.max_logit, largest)
+    beside = () if rows.beside is None else (rows.beside.astype(dtype),)
+    sums = jnp.sum(term(z, z - per_row(m, axis), constants, *beside), axis)
+    return sums if parts == 1 else jnp.sum(sums.reshape(*shape, parts), -1)
+
+
+def max_and_rest_of_rows(logits, where, axis):
+    """Return the maximum of each row, and the sum of `exp(z_k - m)` over all but one maximal class."""
+    rows = Rows(logits, where, jnp.max(read(logits, where), axis))
+    others = total(exp_unless_top, rows, axis, after=rows.max_logit)
+    num_tops = total(is_top, rows, axis, after=others)
+    return rows.max_logit, _with_ties(others, num_tops, rows.max_logit)
+
+
+def max_and_rest_of_parts(logits, parts):
+    """Compute `max_and_rest_of_rows` of long rows in parts.
+
+    Each part is summed as it is; one with a logit of +inf counts as 1. Only the first part with a maximal class is read again, to leave its
+    maximal classes out of its sum. Each of them had counted exactly 1, and the rounding of a sum of at most 2,048 numbers up to 1 is below a
+    half. So the difference of both sums, rounded, is their number.
+    """
+    shape, matrix = logits.shape[:-1], cut(logits, parts)
+    part_max = jnp.max(read(matrix, None), 1).reshape(*shape, parts)
+    m = jnp.max(part_max, -1)
+    sums = total(exp, Rows(matrix, None, _repeated(m, parts)), 1, after=m)
+    sums = jnp.where(sums == jnp.inf, 1, sums).reshape(part_max.shape)
+    first = lax.argmax(part_max, len(shape), jnp.int32)
+    row_starts = jnp.arange(0, part_max.size, parts, dtype=jnp.int32)
+    own = as_integers(lambda x: x.at[row_starts + first.reshape(-1)].get(mode="promise_in_bounds"), matrix)
+    own_others = total(exp_unless_equal, Rows(own.reshape(*shape, -1), None, m), len(shape), after=sums)
+    own_sum = jnp.take_along_axis(sums, first[..., None], -1, mode="promise_in_bounds")[..., 0]
+    is_own = lax.broadcasted_iota(jnp.int32, part_max.shape, len(shape)) == first[..., None]
+    others = jnp.sum(jnp.where(is_own, 0, sums), -1)
+    is_infinite = m == jnp.inf
+    num_tops = jnp.round(jnp.where(is_infinite, own_others * math.exp(-1), own_sum - own_others))
+    return m, _with_ties(jnp.where(is_infinite, own_others * 0, own_others) + others, num_tops, m)
+
+
+def _with_ties(others, num_tops, m):
+    """All maximal classes are left out of the sum `others`. All but one come back: a sum of exact ones."""
+    return jnp.where((m == -jnp.inf) & ~jnp.isnan(others), 0, others + (num_tops - 1))
+
+
+def exp(_, gap, __):
+    return jnp.exp(gap)
+
+
+def exp_unless_top(z, gap, c):
+    """Return `exp(z - m)`, but 0 for a maximal logit."""
+    e = jnp.exp(jnp.minimum(c.one, gap))  # only a logit of +inf is above m
+    return e - is_top(z, gap, c) * e
+
+
+def exp_unless_equal(_, gap, c):
+    """Return `exp(z - m)`, but 0 for a finite maximal logit, and `exp(1)` for one of +inf."""
+    e = jnp.exp(jnp.minimum(c.one, gap))
+    return e - jnp.maximum(c.zero, c.one - jnp.abs(gap) * c.largest) * e
+
+
+def is_top(_, gap, c):
+    """Return 1 where the difference from the maximum is 0, otherwise 0."""
+    return jnp.maximum(c.zero, c.one + jnp.minimum(c.zero, gap) * c.big)
+
+
+def takes_part(z, _, c):
+    """Return 0 for a logit of -inf, otherwise 1."""
+    return jnp.minimum(c.one, jnp.maximum(c.zero, z * c.half + c.largest))
+
+
+def weight(z, gap, c, u):
+    return u * takes_part(z, gap, c)
+
+
+def weighted_gap(z, gap, c, u=1):
+    """`u (m - z)`; 0 for a logit of -inf."""
+    return u * takes_part(z, gap, c) * jnp.minimum(c.largest, -gap)
+
+
+def label_gap(_, gap, c, q):
+    """`q (m - z)`; 0 for a `q` of 0, infinite for another at a logit of -inf."""
+    size = jnp.maximum(c.zero, -gap)
+    return (q * jnp.minimum(c.largest, size)) * jnp.minimum(c.largest, jnp.maximum(c.one, size - c.largest))
+
+
+def as_integers(look_up, values):
+    """`look_up(values)`, which picks some of the values. Of narrow numbers that are no integers XLA would write out a wide copy."""
+    if values.dtype.itemsize > 2:
+        return look_up(values)
+    integers = lax.bitcast_convert_type(values, f"uint{8 * values.dtype.itemsize}")
+    return lax.bitcast_convert_type(look_up(integers), values.dtype)
+
+
+def read(logits, where):
+    """The logits in the working dtype, a class that is left out as -inf."""
+    z = logits.astype(working_dtype(logits))
+    return z if where is None else jnp.where(where, z, -jnp.inf)
+
+
+def number_of_parts(logits, where, axis):
+    """Into how many parts to cut each row: 1 where rows are short, or do not lie one after the other on one device."""
+    num_classes = logits.shape[axis]
+    is_long = is_known(num_classes) and num_classes >= SHORT
+    if not is_long or where is not None or axis != logits.ndim - 1 or is_on_auto_mesh(logits):
+        return 1
+    return num_classes // next((size for size in PART_SIZES if num_classes % size == 0), num_classes)
+
+
+def cut(logits, parts):
+    """The parts of the rows as the rows of a matrix."""
+    # The barrier keeps XLA from widening narrow logits before it cuts them.
+    return lax.optimization_barrier(logits.reshape(-1, logits.shape[-1] // parts))
+
+
+def _repeated(m, parts):
+    """For each part of a row its maximum."""
+    return jnp.broadcast_to(m[..., None], (*m.shape, parts)).reshape(-1)
