@@ -21,22 +21,24 @@ gc.set_threshold(50_000, 20, 20)
 
 def pytest_configure(config):
     """Here, as the mutants' copies of the tests have no pyproject.toml."""
-    config.addinivalue_line("markers", "covering(strength): of its parameters a selection is run, see covering.py")
+    config.addinivalue_line("markers", "nightly: slow and rarely red; run by -m nightly, left out by default")
+    config.addinivalue_line("markers", "covering(strength): a selection of its parameters is quick, see covering.py")
+    config.option.markexpr = config.option.markexpr or "not nightly"
 
 
-@pytest.hookimpl(trylast=True)  # what -k leaves out stands for nothing
-def pytest_collection_modifyitems(config, items):
-    """Of the parameters of a test that is marked `covering`, a selection is run."""
-    of_test, left_out = {}, set()
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
+def pytest_collection_modifyitems(items):
+    """The combinations that no covering selection needs are nightly."""
+    of_test = {}
     for item in items:
         if item.get_closest_marker("covering"):
             of_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for cases in of_test.values():
         (strength,) = cases[0].get_closest_marker("covering").args
-        kept = covering.selection([item.callspec.params for item in cases], strength)
-        left_out |= {*cases} - {cases[i] for i in kept}
-    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
-    items[:] = [item for item in items if item not in left_out]
+        quick = set(covering.selection([item.callspec.params for item in cases], strength))
+        for i, item in enumerate(cases):
+            if i not in quick:
+                item.add_marker("nightly")
 
 
 @pytest.fixture(scope="session", autouse=True)

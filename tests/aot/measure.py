@@ -7,7 +7,6 @@ python -m tests.aot.measure v5p --of-tests
 
 import argparse
 import json
-import os
 import time
 
 from tests.aot import ahead  # before programs: it sets up what importing jax reads
@@ -53,7 +52,7 @@ def main():
     options = parser.parse_args()
     losses = programs.LOSSES | programs.OTHERS
     if options.of_tests:
-        cells = programs.cells_of(options.target, every=bool(os.environ.get("JAXCE_EVERY_COMBINATION")))
+        cells = programs.cells_of(options.target, every=programs.EVERY)
     else:
         cells = ((name, *cell) for name in options.losses or losses for cell in losses[name].cells())
     for name, what, shape, dtype in cells:

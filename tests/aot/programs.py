@@ -1,6 +1,7 @@
 """Every public loss and its gradients, as the programs that are compiled ahead of time: over which shapes, dtypes and arguments."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -151,6 +152,8 @@ _ASKED = {
     ("what no compiler knows", "forward", "real", "bfloat16"),
 }
 TPUS = ("v5e", "v5p", "v6e")
+# Whether every program is compiled for every target.
+EVERY = bool(os.environ.get("JAXCE_EVERY_PROGRAM"))
 
 
 def cells_of(target, every=False):

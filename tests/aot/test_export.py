@@ -9,7 +9,11 @@ from tests.aot import programs
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
-@pytest.mark.parametrize("loss", programs.LOSSES)
+@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.parametrize(
+    "loss",
+    [pytest.param(n, marks=pytest.mark.nightly if loss.variant else ()) for n, loss in programs.LOSSES.items()],
+)
 def test_one_export_serves_all_platforms(loss, rng):
     loss = programs.LOSSES[loss]
     shapes = loss.arguments(loss.shapes["small"], "bfloat16")

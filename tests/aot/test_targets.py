@@ -13,7 +13,6 @@ import pytest
 
 from tests.aot import programs
 from tests.aot.plugins import PLUGINS
-from tests.support import covering
 from tests.support.paths import ROOT
 
 MIB = 2**20
@@ -37,7 +36,7 @@ BACKWARD = {
 }
 DENSE = list(FORWARD)
 LINEAR = ["linear", "linear sum", "linear sum, whole rows", "linear sum, tied", "linear_logit_stats"]
-CELLS = {target: list(programs.cells_of(target, covering.EVERY_COMBINATION)) for target in PLUGINS}
+CELLS = {target: list(programs.cells_of(target, programs.EVERY)) for target in PLUGINS}
 
 
 def over(targets):

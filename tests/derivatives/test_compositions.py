@@ -35,16 +35,14 @@ EAGER |= {
 EAGER |= {"disable_jit", "leak_checking", "eval_shape", "grad_of_checkpoint", "scan", "grad_of_shard_map", "shard_map"}
 EAGER |= {name for name in TABLE if "export" in name or "checkify" in name}
 
-NARROW = ("float32", "float16", "bfloat16")
+DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
-def narrower():
-    """Each composition in a dtype, taken in turn; those of second and third order in bfloat16, for which there is the most code of its own."""
-    if covering.EVERY_COMBINATION:
-        return [(name, dtype) for name in TABLE for dtype in NARROW]
+def quick():
+    """Each composition in a dtype, taken in turn; second and third order in float64 or bfloat16, for which there is the most code of its own."""
     is_of_higher_order = re.compile(r"hvp|hessian|third|jac\w*_of_jac|grad_of_(vmap_of_grad|descent|fori_loop)").search
-    turns = itertools.cycle(NARROW)
-    return [(name, "bfloat16" if is_of_higher_order(name) else next(turns)) for name in TABLE]
+    turns, of_higher_order = itertools.cycle(DTYPES), itertools.cycle(("float64", "bfloat16"))
+    return [(name, next(of_higher_order if is_of_higher_order(name) else turns)) for name in TABLE]
 
 
 def losses(z, y):
@@ -74,16 +72,13 @@ def both(name, dtype):
     return pairs
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_composition_is_that_of_the_plain_formulas(name, x64):
-    for a, e in both(name, "float64"):
-        np.testing.assert_allclose(a, e, rtol=1e-11, atol=1e-12)
-
-
-@pytest.mark.parametrize(("name", "dtype"), narrower())
-def test_composition_in_narrower_dtypes(name, dtype, x64):
-    """Up to rounding the results, and what they are made of, to that dtype."""
+@pytest.mark.parametrize(("name", "dtype"), covering.quick([*itertools.product(TABLE, DTYPES)], quick()))
+def test_composition_is_that_of_the_plain_formulas(name, dtype, x64):
+    """In float64 to its last digits; else up to rounding the results, and what they are made of, to that dtype."""
     eps = 8 * float(np.finfo(np.float32).eps if dtype == "float32" else jax.numpy.finfo(dtype).eps)
     for a, e in both(name, dtype):
-        a, e = (np.asarray(x, np.float64) for x in (a, e))
-        np.testing.assert_allclose(a, e, rtol=0, atol=eps * np.max(abs(e), initial=0))
+        if dtype == "float64":
+            np.testing.assert_allclose(a, e, rtol=1e-11, atol=1e-12)
+        else:
+            a, e = (np.asarray(x, np.float64) for x in (a, e))
+            np.testing.assert_allclose(a, e, rtol=0, atol=eps * np.max(abs(e), initial=0))

@@ -15,8 +15,6 @@ from tests.support.ways import INF, LOGITS, NAN, C, targets, value_and_gradient
 
 pytestmark = pytest.mark.usefixtures("made_quickly")
 
-others_on_a_gpu = linear.others_on_a_gpu
-
 
 @pytest.fixture(scope="module", autouse=True, params=["cuda", "any other"])
 def elsewhere(request):

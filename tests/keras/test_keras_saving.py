@@ -289,7 +289,7 @@ def models(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("imports", ["jaxce,keras", "keras,jaxce"])
+@pytest.mark.parametrize("imports", ["jaxce,keras", pytest.param("keras,jaxce", marks=pytest.mark.nightly)])
 def test_model_is_loaded_in_a_new_process(imports, models):
     run(LOAD, imports, models)
 

@@ -17,8 +17,7 @@ from jaxce import (
     linear_softmax_cross_entropy,
     linear_softmax_cross_entropy_sum,
 )
-from jaxce._blocks import choice, loops, sizes
-from tests.support import covering, linear
+from tests.support import covering
 from tests.support.closeness import assert_within
 from tests.support.linear import MODES, ULPS, answers, check, differentiate
 from tests.support.linear_cases import CLASSES, FEATURES, OPTIONS, TOKENS, expected, make
@@ -26,7 +25,6 @@ from tests.support.oracle import Quantity
 
 pytestmark = pytest.mark.usefixtures("made_quickly")
 
-others_on_a_gpu = linear.others_on_a_gpu
 
 # All at once; blocks of tokens; of classes; of both, of which neither divides; the same with no remainder; one of each.
 IMPLEMENTATIONS = {
@@ -37,48 +35,12 @@ IMPLEMENTATIONS = {
     "both": Chunked(6, 7),
     "single": Chunked(1, 1),
 }
-NONE_AND_ALL = [(), tuple(OPTIONS)]
-
-
-@pytest.fixture
-def gathered(monkeypatch):
-    """Blocks of 2 tokens, of which 3 are gathered before a matmul adds them to the gradient of the classifier."""
-    for rule in ("for_total", "for_total_on_gpu"):
-        monkeypatch.setattr(sizes, rule, lambda _, num_classes, __: sizes.Blocks(2, num_classes, 3))
-    jax.clear_caches()  # or a program that another test has made is run
-    yield
-    jax.clear_caches()
-
-
-@pytest.mark.parametrize("names", NONE_AND_ALL, ids=lambda names: "+".join(names) or "plain")
-def test_gathered_blocks(rng, names, gathered):
-    check(rng, None, names)
-
-
-@pytest.mark.parametrize("mode", ["vmap of grad", "hvp", "hvp of scan", "checkpoint"])
-def test_derivatives_in_gathered_blocks(rng, mode, gathered, x64):
-    differentiate(rng, mode, True, None)
-
-
-@pytest.mark.parametrize("names", NONE_AND_ALL, ids=lambda names: "+".join(names) or "plain")
-def test_blocks_that_are_others_on_a_gpu(rng, names, others_on_a_gpu):
-    """Both are in the program; those of this platform are run."""
-    check(rng, None, names)
-
-
-@pytest.mark.parametrize("mode", ["vmap of grad", "hvp", "hvp of scan"])
-def test_derivatives_in_blocks_that_are_others_on_a_gpu(rng, mode, others_on_a_gpu, x64):
-    differentiate(rng, mode, True, None)
-
-
-@pytest.mark.parametrize("names", covering.subsets(OPTIONS), ids=lambda names: "+".join(names) or "plain")
-def test_every_combination_of_options(rng, names):
-    check(rng, Chunked(6, 7), names)
+QUICK_AND_OTHERS = ["None", "both", "reference", *covering.at_night("tokens", "classes", "single")]
 
 
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("names", covering.subsets(OPTIONS), ids=lambda names: "+".join(names) or "plain")
-@pytest.mark.parametrize("implementation", [name for name in IMPLEMENTATIONS if name != "both"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_every_implementation(rng, implementation, names):
     check(rng, IMPLEMENTATIONS[implementation], names)
 
@@ -118,7 +80,7 @@ def test_rows_so_long_that_they_are_cut(rng):
         np.testing.assert_allclose(found["hidden"], slopes @ classifier.T, rtol=2e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(), (6,), (2, 3), (3, 1, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(), (2, 3), *covering.at_night((6,), (3, 1, 2))], ids=str)
 def test_tokens_of_any_rank(rng, shape):
     hidden, classifier, labels = make(rng, 6 if shape else 1)
     mask = np.arange(labels.size) != 2
@@ -135,7 +97,9 @@ def test_tokens_of_any_rank(rng, shape):
 
 
 @pytest.mark.parametrize(
-    "blocks", [Chunked(3, 5), Chunked(None, 4), Chunked(5, None), Chunked(2, 12), Chunked(10, 7)], ids=str
+    "blocks",
+    [Chunked(3, 5), Chunked(5, None), *covering.at_night(Chunked(None, 4), Chunked(2, 12), Chunked(10, 7))],
+    ids=str,
 )
 def test_statistics_are_those_of_the_logits(rng, blocks):
     hidden, classifier, labels = make(rng)
@@ -149,17 +113,20 @@ def test_statistics_are_those_of_the_logits(rng, blocks):
     np.testing.assert_array_equal(stats.num_classes, CLASSES)
 
 
-def test_result_does_not_depend_on_the_blocks(rng):
+@pytest.mark.parametrize(
+    "sizes",
+    [(1, 20), (5, 3), (8, 21), *covering.at_night((1, 1), (2, 39), (2, 64), (5, 1), (8, 40), (9, 3), (9, 39))],
+    ids=str,
+)
+def test_result_does_not_depend_on_the_blocks(rng, sizes):
     hidden, classifier, labels = make(rng, 9, 5, 40)
     hidden[:4] *= 30  # some tokens are certain
     run = lambda blocks: linear_softmax_cross_entropy(hidden, classifier, labels, z_loss=1e-3, implementation=blocks)  # noqa: E731
     want = run("reference")
-    sizes = [(1, 1), (1, 20), (2, 39), (2, 64), (5, 1), (5, 3), (8, 21), (8, 40), (9, 3), (9, 39)]
-    for tokens, classes in sizes:
-        np.testing.assert_array_max_ulp(run(Chunked(tokens, classes)), want, 4)
+    np.testing.assert_array_max_ulp(run(Chunked(*sizes)), want, 4)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", QUICK_AND_OTHERS)
 def test_label_that_is_no_class_is_nan_and_its_hidden_alone(rng, implementation):
     hidden, classifier, labels = make(rng)
     bad = [-1, -100, CLASSES, np.iinfo(np.int32).min, np.iinfo(np.int32).max]
@@ -175,7 +142,7 @@ def test_label_that_is_no_class_is_nan_and_its_hidden_alone(rng, implementation)
     assert np.isfinite(gradient[5:]).all()
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", QUICK_AND_OTHERS)
 def test_masked_token_costs_nothing_and_poisons_nothing(rng, implementation):
     hidden, classifier, labels = make(rng)
     mask = np.arange(TOKENS) % 2 == 0
@@ -206,32 +173,11 @@ def test_everything_masked_is_0(rng):
     jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0), gradients)
 
 
-@pytest.mark.parametrize("gathered", [1, 2])
-@pytest.mark.parametrize(("valid", "visited"), [(0, 0), (1, 1), (4, 1), (5, 2), (10, 3), (11, 3)])
-def test_only_blocks_with_valid_tokens_are_visited(rng, valid, visited, gathered):
-    mask = jnp.asarray(rng.permutation(TOKENS) < valid)
-    hidden, labels = jnp.asarray(rng.normal(size=(TOKENS, 2)), jnp.float32), jnp.arange(TOKENS)
-
-    def of_block(visits, rows):
-        return (visits[0] + 1,), jnp.where(rows["mask"][:, None], rows["hidden"], 0)
-
-    def of_group(carry, rows, results):
-        assert rows["hidden"].shape == results.shape == (4 * gathered, 2)
-        return carry, 2 * results
-
-    rows, blocks = {"hidden": hidden, "labels": labels, "mask": mask}, sizes.Blocks(4, 1, gathered)
-    visits, outs = loops.over_valid_tokens(of_block, of_group, (jnp.zeros(()),), rows, blocks, skips=True)
-    assert float(visits[0]) == visited
-    np.testing.assert_array_equal(outs, 2 * np.where(mask[:, None], hidden, 0))
-
-
 DTYPES = [
     (jnp.bfloat16, jnp.bfloat16),
-    (jnp.bfloat16, jnp.float32),
     (jnp.float32, jnp.bfloat16),
     (jnp.float16, jnp.float16),
-    (jnp.float16, jnp.bfloat16),
-    (jnp.float32, jnp.float32),
+    *covering.at_night((jnp.bfloat16, jnp.float32), (jnp.float16, jnp.bfloat16), (jnp.float32, jnp.float32)),
 ]
 
 
@@ -277,14 +223,24 @@ def test_gradient_of_a_narrow_classifier_is_summed_in_float32(rng):
             np.testing.assert_array_equal(jax.grad(total)(classifier), np.array([[-768, 256, 256, 256]]))
 
 
-@pytest.mark.covering(1)
+OF_WHOLE_ROWS = Chunked(4, None)
+DIFFERENTIATED = [
+    *itertools.product((False, True), (Chunked(4, 5), Chunked(3, 4)), MODES),
+    # Blocks of whole rows are differentiated as others are; that they keep their logits shows in these.
+    *((True, OF_WHOLE_ROWS, mode) for mode in ("grad", "hvp", "checkpoint", "hvp of scan", "vmap of grad")),
+]
+
+
 @pytest.mark.parametrize(
     ("total", "blocks", "mode"),
-    [
-        *itertools.product((False, True), (Chunked(4, 5), Chunked(3, 4)), MODES),
-        # Blocks of whole rows are differentiated as others are; that they keep their logits shows in these.
-        *((True, Chunked(4, None), mode) for mode in ("grad", "hvp", "checkpoint", "hvp of scan", "vmap of grad")),
-    ],
+    covering.quick(
+        DIFFERENTIATED,
+        [
+            *((False, Chunked(4, 5), mode) for mode in ("jvp", "vmap of grad")),
+            *((True, Chunked(4, 5), mode) for mode in ("hvp of scan", "grad of vmap")),
+            *((True, OF_WHOLE_ROWS, mode) for mode in ("hvp", "checkpoint")),
+        ],
+    ),
     ids=str,
 )
 def test_every_mode_of_differentiation(rng, mode, total, blocks, x64):
@@ -352,7 +308,9 @@ def test_micro_batches_add_up_to_one_batch(rng):
 
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("blocks", [None, Chunked(1, None), Chunked(None, 5), Chunked(2, 5)], ids=str)
+@pytest.mark.parametrize(
+    "blocks", [None, Chunked(2, 5), *covering.at_night(Chunked(1, None), Chunked(None, 5))], ids=str
+)
 def test_tokens_on_several_devices(rng, blocks, check_vma):
     """Inside `jax.shard_map`, whose gradients are those of one batch."""
     hidden, classifier, labels = make(rng, 12)
@@ -396,54 +354,6 @@ def test_memory_of_a_sum_is_a_block(rng):
     assert temp(Chunked(32)) <= logits / 4
     assert temp(Chunked(None, 64)) <= logits / 4
     assert temp("reference") >= logits
-
-
-# (tokens, features of a bfloat16 layer, classes): for a sum with its gradients anywhere and on a GPU, then for statistics.
-BLOCK_SIZES = {
-    (64, 16, 1000): [(64, 1000)] * 4,  # small: all at once
-    (64, 16, 1001): [(64, 1001)] * 4,
-    (600, 16, 1000): [(300, 1000), (300, 1000), (600, 1000), (600, 1000)],
-    # A GPU gathers slopes where the gradient of the classifier will be, which has as many rows as there are features.
-    (8192, 4096, 128256): [(2048, 128256), (256, 128256, 16), (8192, 768), (8192, 2048)],
-    (8192, 2048, 128256): [(1024, 128256), (256, 128256, 8), (8192, 768), (8192, 2048)],
-    (8192, 2304, 262144): [(1024, 262144), (256, 262144, 8), (8192, 1024), (8192, 2048)],
-    (8192, 3584, 151936): [(1024, 151936), (256, 151936, 8), (8192, 1024), (8192, 2048)],
-    (1024, 4096, 128256): [(1024, 128256), (256, 128256, 4), (1024, 8192), (1024, 16384)],
-    (32768, 4096, 128256): [(2048, 128256), (512, 128256, 8), (16384, 384), (16384, 768)],
-    # Evenly, if not in the sizes wished for.
-    (8000, 4096, 128256): [(2000, 128256), (250, 128256, 16), (8000, 768), (8000, 2048)],
-    # None divides a prime.
-    (8191, 4096, 128256): [(2048, 128256), (256, 128256, 16), (8191, 768), (8191, 2048)],
-    # Too few features to gather.
-    (8192, 512, 128256): [(512, 128256), (1024, 128256), (8192, 768), (8192, 2048)],
-    # A GPU multiplies rows of 50,257 slowly.
-    (8192, 768, 50257): [(512, 50257), (8192, 2048), (8192, 1024), (8192, 2048)],
-    # Few: a fourth matmul costs more than rewriting the sums.
-    (1024, 64, 262144): [(256, 262144), (256, 262144), (1024, 8192), (1024, 16384)],
-    (4096, 64, 262144): [(4096, 2048), (512, 262144), (4096, 2048), (4096, 4096)],
-    (0, 16, 10): [(0, 10)] * 4,
-    (1, 16, 10**8): [(1, 10**8), (1, 10**8), (1, 2**23), (1, 10**7)],
-}
-
-
-@pytest.mark.parametrize("shape", BLOCK_SIZES, ids=str)
-def test_block_sizes(shape):
-    tokens, features, num_classes = shape
-    assert sizes.for_value(tokens, num_classes) == sizes.for_total(tokens, num_classes, 0)
-    rules = sizes.for_total, sizes.for_total_on_gpu, sizes.for_statistics, sizes.for_statistics_on_gpu
-    found = [rule(tokens, num_classes, 2 * features) for rule in rules]
-    assert found == [sizes.Blocks(*blocks) for blocks in BLOCK_SIZES[shape]]
-
-
-@pytest.mark.parametrize(
-    ("hidden", "classifier", "spare"),
-    [("bfloat16", "bfloat16", 32), ("float32", "float32", 0), ("float32", "bfloat16", 0)],
-)
-def test_room_that_is_spare_where_a_narrow_gradient_will_be(monkeypatch, hidden, classifier, spare):
-    seen = []
-    monkeypatch.setattr(sizes, "for_total_on_gpu", lambda *shape: seen.append(shape) or sizes.Blocks(5, 9))
-    choice.plans_of_sum(None, jnp.zeros((5, 16), hidden), jnp.zeros((16, 9), classifier))
-    assert seen == [(5, 9, spare)]
 
 
 BAD = {

@@ -4,6 +4,7 @@ Every composition is one way to write the same function, the sum over two micro-
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 from jax import lax
 
 from jaxce import Chunked, LossSum, linear_softmax_cross_entropy, linear_softmax_cross_entropy_sum
+from tests.support import covering
 
 pytestmark = pytest.mark.usefixtures("made_quickly")
 
@@ -135,10 +137,14 @@ def check(modes, f, around, want_of=textbook):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), got, want)
 
 
+AROUND_AND_MODE = [*itertools.product(AROUND, SECOND)]
+QUICK = [*zip((in_scan, in_map, in_checkpoint_of_scan, in_cond), SECOND, strict=True)]
+
+
 @pytest.mark.usefixtures("x64")
-@pytest.mark.covering(1)
-@pytest.mark.parametrize("around", AROUND, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("mode", SECOND)
+@pytest.mark.parametrize(
+    ("around", "mode"), covering.quick(AROUND_AND_MODE, QUICK), ids=lambda x: getattr(x, "__name__", x)
+)
 def test_second_derivatives_of_a_sum(mode, around):
     check({mode: SECOND[mode]}, of_total(Chunked(3, None)), around)
 
@@ -147,12 +153,13 @@ def test_second_derivatives_of_a_sum(mode, around):
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("around", [in_scan, in_scan_of_checkpoint, in_cond], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("mode", SECOND)
+@pytest.mark.nightly
 def test_second_derivatives_of_losses(mode, around):
     check({mode: SECOND[mode]}, of_losses(Chunked(3, None)), around)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("loss", [of_total, of_losses], ids=["sum", "losses"])
+@pytest.mark.parametrize("loss", [of_losses, pytest.param(of_total, marks=pytest.mark.nightly)], ids=["losses", "sum"])
 def test_second_derivatives_in_blocks_of_classes(loss):
     check(TWICE, loss(Chunked(3, 3)), in_scan)
 
@@ -162,6 +169,7 @@ def test_second_derivatives_in_blocks_of_classes(loss):
 @pytest.mark.parametrize("around", [in_scan, in_checkpoint], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("loss", [of_total, of_losses], ids=["sum", "losses"])
 @pytest.mark.parametrize("mode", THIRD)
+@pytest.mark.nightly
 def test_third_derivatives(mode, loss, around):
     check({mode: THIRD[mode]}, loss(Chunked(3, None)), around)
 

@@ -342,6 +342,7 @@ def test_a_label_is_correct_where_no_logit_is_larger():
         np.testing.assert_array_equal(parts.correct, right)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("implementation", [None, "reference", Chunked(7, 11), Chunked(16)], ids=str)
 @pytest.mark.parametrize("soft_cap", [None, 2.0])

@@ -18,6 +18,7 @@ from tests.support.paths import ROOT
 TOKENS, FEATURES, CLASSES = 16, 4, 24
 
 
+@pytest.mark.nightly
 def test_every_layout_and_dtype_of_an_explicit_mesh():
     """In a process of its own, which a fault of the compiler may end."""
     command = [sys.executable, "-W", "error", "-m", "tests.support.layouts"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from tests.support.paths import ROOT
 
@@ -32,6 +33,7 @@ def train(out, processes):
         return dict(saved)
 
 
+@pytest.mark.nightly
 def test_two_processes_train_as_one_does(tmp_path):
     one, two = (train(tmp_path / f"{n}.npz", n) for n in (1, 2))
     start = one.pop("start")

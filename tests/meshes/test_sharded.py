@@ -82,8 +82,25 @@ def truth(name, arguments, options, cotangent):
 COTANGENT = np.linspace(-1, 2, ROWS, dtype=np.float32)
 
 
+# Each shape of the mesh in some mode, each mode on some mesh.
+QUICK = [
+    ((2, 4), "auto"),
+    ((8, 1), "explicit"),
+    ((1, 8), "explicit"),
+    ((4, 2), "shard_map"),
+    ((2, 4), "shard_map unchecked"),
+]
+
+
 @pytest.mark.covering(1)
-@pytest.mark.parametrize("shape_and_mode", list(itertools.product(sharded.SHAPES, sharded.MODES)), ids=str)
+@pytest.mark.parametrize(
+    "shape_and_mode",
+    [
+        pytest.param(row, marks=() if row in QUICK else pytest.mark.nightly)
+        for row in itertools.product(sharded.SHAPES, sharded.MODES)
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("options", covering.subsets(OPTIONS), ids=cases.name_of)
 @pytest.mark.parametrize("blocks", BLOCKS, ids=str)
 def test_every_mode_gives_the_oracles_values_and_gradients(shape_and_mode, options, blocks):

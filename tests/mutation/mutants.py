@@ -1138,7 +1138,7 @@ MUTANTS = [
     ),
     *_of(
         "_kernels/blocked",
-        ["linear::test_gathered_blocks", "linear::test_only_blocks_with_valid_tokens_are_visited"],
+        ["linear_blocks::test_gathered_blocks", "linear_blocks::test_only_blocks_with_valid_tokens_are_visited"],
         ("of gathered slopes the last block is kept", "put(outs, out, i * block)", "put(outs, out, 0)"),
         ("gathered blocks overlap", "first = i * blocks.gathered", "first = i"),
         (
@@ -1149,7 +1149,7 @@ MUTANTS = [
     ),
     *_of(
         "_kernels/total",
-        ["linear::test_gathered_blocks"],
+        ["linear_blocks::test_gathered_blocks"],
         ("gathered slopes move no hidden", "*sums)), hidden_ct\n", "*sums)), 0 * hidden_ct\n"),
         (
             "gathered slopes move no classifier",
@@ -1204,7 +1204,7 @@ MUTANTS = [
         [
             "linear::test_every_implementation",
             "linear::test_masked_token_costs_nothing_and_poisons_nothing",
-            "linear::test_only_blocks_with_valid_tokens_are_visited",
+            "linear_blocks::test_only_blocks_with_valid_tokens_are_visited",
         ],
         (
             "the last classes are left out",

@@ -22,6 +22,7 @@ def test_the_tests_that_mutants_meet_exist(name):
     assert f"def {test or 'test_'}" in next(TESTS.glob(f"*/test_{file}.py")).read_text()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "name", ["label -1 is the last class", "merge counts the first block twice", "z-loss has no gradient"]
 )

@@ -39,12 +39,14 @@ def in_new_processes(number=1, *, callers, threads):
     return [answer["fingerprints"] for answer in answers]
 
 
+@pytest.mark.parametrize("repeats", [10, pytest.param(100, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", COMPUTATIONS)
-def test_a_hundred_repeats_give_the_same_bits(name, here):
-    for _ in range(100):
+def test_repeats_give_the_same_bits(name, repeats, here):
+    for _ in range(repeats):
         assert fingerprint(COMPUTATIONS[name]) == here[name]
 
 
+@pytest.mark.nightly
 def test_compiling_again_gives_the_same_bits(here, request, tmp_path):
     kept = jax.config.jax_compilation_cache_dir
     request.addfinalizer(lambda: in_folder(kept))
@@ -64,6 +66,7 @@ def test_a_new_process_with_another_number_of_threads_gives_the_same_bits(here):
     assert in_new_processes(callers=1, threads=5) == [[here]]
 
 
+@pytest.mark.nightly
 def test_new_processes_with_one_thread_give_the_same_bits(here):
     """As several threads do, but for one sum over rows: XLA joins its product and its sum where it need not divide them among threads."""
     (alone,), (again,) = in_new_processes(2, callers=1, threads=1)
@@ -73,6 +76,7 @@ def test_new_processes_with_one_thread_give_the_same_bits(here):
         assert differing <= {"[1]['class_weights']"}, name
 
 
+@pytest.mark.nightly
 def test_sixteen_python_threads_at_once_get_the_same_bits_from_the_first_call_on(here):
     assert in_new_processes(callers=16, threads=2) == [[here] * 16]
 

@@ -23,6 +23,7 @@ def run_block(line, block, namespace, path=README):
         exec(compile("\n" * (line - 1) + block, str(path), "exec"), namespace)
 
 
+@pytest.mark.usefixtures("made_quickly")
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_python_blocks(path):
     namespace = {"__name__": path.stem}

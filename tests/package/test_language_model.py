@@ -18,6 +18,8 @@ corpus = importlib.import_module("corpus")
 language_model = importlib.import_module("language_model")
 transformer = importlib.import_module("transformer")
 
+pytestmark = pytest.mark.nightly
+
 VOCABULARY, SEQUENCE, FEATURES = 37, 9, 5
 WORDS_PER_ROW = np.array([[1, 0], [9, 9], [3, 2], [9, 1]])
 

@@ -24,6 +24,7 @@ def test_float32_meets_the_target(kind):
         assert value_error <= accuracy.VALUE_TARGET and gradient_error <= accuracy.GRADIENT_TARGET, case.name
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", BY_KIND)
 def test_float64_meets_the_target(kind, x64):
     for case in accuracy.cases(np.float64, quick=True, seed=1):
@@ -34,6 +35,7 @@ def test_float64_meets_the_target(kind, x64):
             assert value_error <= accuracy.VALUE_TARGET and gradient_error <= accuracy.GRADIENT_TARGET, case.name
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("kind", ["integer", "soft", "sigmoid"])
 def test_values_of_narrow_logits_are_those_of_float32_on_the_rounded_logits(kind, dtype):
@@ -49,6 +51,7 @@ def test_values_of_narrow_logits_are_those_of_float32_on_the_rounded_logits(kind
         assert value_error <= accuracy.VALUE_TARGET, case.name
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", in_use.KINDS)
 def test_second_derivatives_are_right_in_every_dtype(kind, x64):
     asked, right = in_use.second_derivatives(OURS, (kind,))

@@ -1,5 +1,6 @@
 """`jax.export` with symbolic shapes: one export per loss, for every platform at once, is right for every number of rows and of classes."""
 
+import itertools
 import re
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 import jaxce
 from jaxce import Chunked
-from tests.support import cases, linear_cases, oracle
+from tests.support import cases, covering, linear_cases, oracle
 from tests.support.cases import INTEGER, SOFT
 from tests.support.closeness import assert_within
 from tests.support.oracle import Quantity
@@ -60,7 +61,7 @@ def dense_problem(loss, options, dtype, shape):
     return {"logits": logits, "labels": labels, **chosen, "cotangent": np.linspace(-1, 2, shape[0], dtype=np.float32)}
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
 @pytest.mark.parametrize("options", [(), cases.SOFTMAX_OPTIONS], ids=cases.name_of)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
@@ -194,11 +195,21 @@ def assert_linear_answers(answers, arguments):
             assert_within(np.asarray(gradient).reshape(of_loss[argument].value.shape), of_loss[argument], ulps)
 
 
-@pytest.mark.covering(1)
-@pytest.mark.parametrize("rank", LINEAR_SHAPES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
-@pytest.mark.parametrize("options", [(), LINEAR_OPTIONS], ids=cases.name_of)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=str)
+def id_of(value):
+    return cases.name_of(value) if type(value) is tuple else getattr(value, "__name__", str(value))
+
+
+OF_TOKENS = [*itertools.product(IMPLEMENTATIONS, [(), LINEAR_OPTIONS], DTYPES, LINEAR_SHAPES)]
+QUICK_OF_TOKENS = [
+    (None, (), jnp.float32, "b, 3"),
+    ("chunked", LINEAR_OPTIONS, jnp.bfloat16, "b, t, 3"),
+    ("reference", (), jnp.float32, "b, 3"),
+]
+
+
+@pytest.mark.parametrize(
+    ("implementation", "options", "dtype", "rank"), covering.quick(OF_TOKENS, QUICK_OF_TOKENS), ids=id_of
+)
 def test_linear_losses_of_any_number_of_tokens(implementation, options, dtype, rank):
     sizes = [(1,), (3,), (7,)] if rank == "b, 3" else [(1, 1), (2, 4)]
     export = exported(linear_run(implementation), linear_problem(options, dtype, sizes[-1], 13), LINEAR_SHAPES[rank])
@@ -207,6 +218,7 @@ def test_linear_losses_of_any_number_of_tokens(implementation, options, dtype, r
         assert_linear_answers(export.call(dict(arguments)), arguments)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("implementation", [None, Chunked(3)], ids=str)
 def test_linear_losses_of_many_classes(implementation):
     """Of more than one block of classes, or of rows that may be cut."""
@@ -216,6 +228,7 @@ def test_linear_losses_of_many_classes(implementation):
         assert_linear_answers(export.call(dict(arguments)), arguments)
 
 
+@pytest.mark.nightly
 def test_large_logits_where_a_block_is_filled_up():
     """What fills the last block has no exponential that overflows: 0 times infinity would be in every gradient."""
 
@@ -236,10 +249,13 @@ def test_no_logits_of_all_classes_are_held():
     assert re.search(r"tensor<\?x\d+xf32>", program) and not re.search(r"tensor<\?x5003x", program)
 
 
-@pytest.mark.covering(1)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
-@pytest.mark.parametrize("options", [(), LINEAR_OPTIONS], ids=cases.name_of)
-@pytest.mark.parametrize("implementation", [None, "chunked", "reference", Chunked(3)], ids=str)
+OF_CLASSES = [*itertools.product([None, "chunked", "reference", Chunked(3)], [(), LINEAR_OPTIONS], DTYPES)]
+QUICK_OF_CLASSES = [(None, (), jnp.float32), ("reference", (), jnp.bfloat16)]
+
+
+@pytest.mark.parametrize(
+    ("implementation", "options", "dtype"), covering.quick(OF_CLASSES, QUICK_OF_CLASSES), ids=id_of
+)
 def test_linear_losses_of_any_tokens_features_and_classes(implementation, options, dtype):
     shapes = {**LINEAR_SHAPES["b, 3"], **CLASSES_TOO}
     export = exported(linear_run(implementation), linear_problem(options, dtype, (2,), 5), shapes)
@@ -255,7 +271,7 @@ def test_blocks_of_an_unknown_number_of_classes_are_refused(implementation):
         exported(linear_run(implementation), arguments, shapes)
 
 
-@pytest.mark.parametrize("implementation", [None, Chunked(3, 5)], ids=str)
+@pytest.mark.parametrize("implementation", [None, pytest.param(Chunked(3, 5), marks=pytest.mark.nightly)], ids=str)
 def test_vmap_of_grad(implementation):
     """A gradient for each of an unknown number of examples, each of an unknown number of tokens."""
 

@@ -1,13 +1,9 @@
-"""Covering selections: a few of many combinations of values, among which every value occurs, or every two values of different parameters.
-
-`JAXCE_EVERY_COMBINATION=1` asks for all of them instead.
-"""
+"""Covering selections: a few of many combinations of values, among which every value occurs, or every two values of different parameters."""
 
 import collections
 import itertools
-import os
 
-EVERY_COMBINATION = bool(os.environ.get("JAXCE_EVERY_COMBINATION"))
+import pytest
 
 
 def selection(rows, strength):
@@ -16,8 +12,6 @@ def selection(rows, strength):
     Greedy: the row with the most that is new is next, of such the one whose values are the rarest so far, of such the first. Values are told
     apart by `repr`.
     """
-    if EVERY_COMBINATION:
-        return list(range(len(rows)))
     values = [sorted((name, repr(value)) for name, value in row.items()) for row in rows]
     together = [set(itertools.combinations(v, min(strength, len(v)))) for v in values]
     missing, seen, chosen = set().union(*together), collections.Counter(), []
@@ -27,6 +21,17 @@ def selection(rows, strength):
         seen.update(values[best])
         chosen.append(best)
     return sorted(chosen)
+
+
+def quick(rows, chosen):
+    """`rows`, each a tuple, as parameters of a test: those of `chosen` belong to the quick tier, the others to the nightly one."""
+    chosen = set(chosen)
+    return [pytest.param(*row, marks=() if row in chosen else pytest.mark.nightly) for row in rows]
+
+
+def at_night(*values):
+    """The values of a parameter that belong to the nightly tier."""
+    return [pytest.param(value, marks=pytest.mark.nightly) for value in values]
 
 
 def subsets(names, strength=2):

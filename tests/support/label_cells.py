@@ -81,18 +81,18 @@ def rule(logits, labels):
     return {"value": losses, "gradient": gradient}
 
 
-def failures(function, *, ways=WAYS, answers=values_and_gradient):
+def failures(function, *, labels=LABELS, ways=WAYS, answers=values_and_gradient):
     """(the number of cells, those that do not hold) of `function(logits, labels)`.
 
-    `ways` are those of the table that the library has; `answers` gives losses and gradient where JAX does not differentiate it. A call that
-    raises answers none of its cells.
+    `labels` and `ways` are those of the tables above, or some of them: the ways that the library has. `answers` gives losses and gradient where
+    JAX does not differentiate it. A call that raises answers none of its cells.
     """
     total, failed = 0, []
-    for ((dtype, num_classes), values), way in ((x, w) for x in LABELS.items() for w in ways):
-        logits, labels = rows(values, dtype, num_classes)
-        expected = rule(logits, labels)
+    for ((dtype, num_classes), values), way in ((x, w) for x in labels.items() for w in ways):
+        logits, own = rows(values, dtype, num_classes)
+        expected = rule(logits, own)
         try:
-            got = ways[way](lambda z, y: answers(function, z, y), logits, labels)
+            got = ways[way](lambda z, y: answers(function, z, y), logits, own)
         except Exception:  # whatever it is, it is no answer
             got = (np.zeros_like(logits[:, 0]), np.zeros_like(logits))
         for quantity, actual in zip(QUANTITIES, got, strict=True):

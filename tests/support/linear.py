@@ -3,14 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from jaxce import linear_softmax_cross_entropy, linear_softmax_cross_entropy_sum
-from jaxce._blocks import sizes
+from tests.support import covering
 from tests.support.closeness import assert_within
 from tests.support.linear_cases import DIFFERENTIABLE, OPTIONS, TOKENS, expected, make
 from tests.support.oracle import Quantity
 
+ALL_OR_NONE = [tuple(OPTIONS), *covering.at_night(())]
 # Of the logits themselves, their cap and the products of the gradients, on top of the loss's own.
 ULPS = 8
 
@@ -44,18 +44,6 @@ def check(rng, implementation, names, ulps=ULPS):
     _, want_gradients = expected(hidden, classifier, labels, np.ones(TOKENS), **options)
     for name, gradient in of_total.items():
         assert_within(gradient, want_gradients[name], ulps)
-
-
-@pytest.fixture
-def others_on_a_gpu(monkeypatch):
-    """A total is made in blocks of classes, on a GPU in blocks of tokens."""
-    monkeypatch.setattr(sizes, "for_total", lambda tokens, *_: sizes.Blocks(tokens, 7))
-    monkeypatch.setattr(sizes, "for_total_on_gpu", lambda _, num_classes, *__: sizes.Blocks(6, num_classes))
-    monkeypatch.setattr(sizes, "for_statistics", lambda tokens, *_: sizes.Blocks(tokens, 7))
-    monkeypatch.setattr(sizes, "for_statistics_on_gpu", lambda tokens, num_classes, *_: sizes.Blocks(6, num_classes))
-    jax.clear_caches()  # or a program that another test has made is run
-    yield
-    jax.clear_caches()
 
 
 def plain(hidden, classifier, labels, *, bias, soft_cap=None, z_loss=0.0):

@@ -101,7 +101,7 @@ def _softmax_row(z, q, w, s, zeta):
     nll = _nll(z, part)
     p, not_p = np.exp(-nll), -np.expm1(-nll)
     most = z[part].max()
-    log_norm = -np.log(p[z == most][0])
+    log_norm = nll[z == most][0]
     log_z = most + log_norm
     # What rounding `z_k - most` does to the exponentials, and to the sum of them.
     below = np.where(part, most - np.where(part, z, 0), 0)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from tests.support import cases
+from tests.support import cases, covering
 from tests.support.cases import INTEGER, SIGMOID, SOFT
 
 LAYOUTS = [((3, 5), -1), ((4, 3), 0), ((2, 3, 2), 1), ((7,), 0), ((3, 1), -1), ((2, 8), 1)]
@@ -48,17 +48,20 @@ class Configuration(NamedTuple):
         return np.float64 if self.dtype == np.float64 else np.float32
 
 
-def subsets(names):
-    return [c for n in range(len(names) + 1) for c in itertools.combinations(names, n)]
+def subsets(names, all_of_them):
+    return covering.subsets(names, len(names) if all_of_them else 2)
 
 
 def configurations(*, all_of_them):
-    """Every kind with every set of options in every dtype and layout; or every set with a kind, a dtype and a layout, taken in turn."""
+    """Every kind with every set of options in every dtype and layout; or sets that hold every two options, each with a kind, a dtype and a layout.
+
+    Kinds, dtypes and layouts are taken in turn.
+    """
     softmax = _kinds("{}", cases.SOFTMAX_OPTIONS, all_of_them)
     found = _each(softmax, [(shape, axis, ()) for shape, axis in LAYOUTS], all_of_them)
-    sigmoid = [("sigmoid", options) for options in subsets(cases.SIGMOID_OPTIONS)]
+    sigmoid = [("sigmoid", options) for options in subsets(cases.SIGMOID_OPTIONS, all_of_them)]
     found += _each(sigmoid, [(shape, 0, weight) for shape, weight in SIGMOID_LAYOUTS], all_of_them)
-    sums = [("loss_sum", options) for options in subsets(OPTIONAL_WEIGHTS)]
+    sums = [("loss_sum", options) for options in subsets(OPTIONAL_WEIGHTS, all_of_them)]
     found += _each(sums, [(shape, axis, ()) for shape, axis in LAYOUTS[:2]], all_of_them)
     merges = _kinds("merge of {}", OF_STATISTICS, all_of_them)
     # Blocks that no size divides, blocks of one class, and block < size < 2 * block.
@@ -68,7 +71,7 @@ def configurations(*, all_of_them):
 
 def _kinds(name, options, all_of_them):
     of = ("integer", "soft")
-    turns = ((o, of if all_of_them else (of[i % 2],)) for i, o in enumerate(subsets(options)))
+    turns = ((o, of if all_of_them else (of[i % 2],)) for i, o in enumerate(subsets(options, all_of_them)))
     return [(name.format(kind), o) for o, kinds in turns for kind in kinds]
 
 

@@ -1,7 +1,8 @@
 """Random problems against the oracle: every value and every gradient, for every set of options of every loss.
 
 An example is one problem (`problems.py`): two to twelve losses of its own options. 32 of them make a batch, which one call answers; Hypothesis
-draws the regimes, the numbers and the seed that a batch is made of. JAXCE_FUZZ_EXAMPLES=1000000 tries as many, and every dtype and layout too.
+draws the regimes, the numbers and the seed that a batch is made of. The nightly tier tries twenty times as many, in every dtype and layout;
+JAXCE_FUZZ_EXAMPLES=1000000 asks for another number.
 """
 
 import functools
@@ -17,19 +18,18 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import jaxce
-from tests.support import covering, oracle
+from tests.support import oracle
 from tests.support.cases import INTEGER
 from tests.support.closeness import assert_within
 from tests.support.oracle import Quantity
 from tests.support.problems import REGIMES, configurations, largest, stack_of
 
-IN_CI = 20_000
-EXAMPLES = int(os.environ.get("JAXCE_FUZZ_EXAMPLES", IN_CI))
+EXAMPLES = int(os.environ.get("JAXCE_FUZZ_EXAMPLES", 10_000))
+AT_NIGHT = int(os.environ.get("JAXCE_FUZZ_EXAMPLES", 200_000))
 BATCH = 32
 # A failure names the place in the batch; to shrink a batch would not make it plainer.
 PHASES = [Phase.explicit, Phase.generate]
-CONFIGURATIONS = configurations(all_of_them=EXAMPLES > IN_CI or covering.EVERY_COMBINATION)
-BATCHES = math.ceil(EXAMPLES / (BATCH * len(CONFIGURATIONS)))
+CONFIGURATIONS, EVERY = (configurations(all_of_them=all_of_them) for all_of_them in (False, True))
 # Of the working dtype, for the losses of a dozen classes; a gradient and a sum of losses take a few more operations.
 ULPS = 6
 GRADIENT_ULPS = 10
@@ -47,11 +47,21 @@ def batches_of(configuration):
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda c: c.name)
 def test_agrees_with_the_oracle(configuration):
+    check(configuration, math.ceil(EXAMPLES / (BATCH * len(CONFIGURATIONS))), derandomize=True)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("configuration", EVERY, ids=lambda c: c.name)
+def test_agrees_with_the_oracle_in_every_dtype_and_layout(configuration):
+    check(configuration, math.ceil(AT_NIGHT / (BATCH * len(EVERY))), derandomize=False)
+
+
+def check(configuration, batches, *, derandomize):
     seen = 0
 
     @settings(
-        max_examples=BATCHES,
-        derandomize=EXAMPLES <= IN_CI,
+        max_examples=batches,
+        derandomize=derandomize,
         deadline=None,
         database=None,
         phases=PHASES,
@@ -60,14 +70,14 @@ def test_agrees_with_the_oracle(configuration):
     @given(*batches_of(configuration))
     def agrees(seed, regimes, numbers):
         nonlocal seen
-        rng = np.random.default_rng([seed, CONFIGURATIONS.index(configuration)])
+        rng = np.random.default_rng([seed, *configuration.name.encode()])
         stack = stack_of(configuration, regimes, numbers, rng)
         CHECKS[configuration.kind.split()[0]](configuration, stack)
         seen += len(regimes)
 
     with jax.enable_x64(configuration.dtype == np.float64):
         agrees()
-    assert seen >= BATCHES * BATCH
+    assert seen >= batches * BATCH
 
 
 def answered(configuration, stack, function):

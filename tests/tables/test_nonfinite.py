@@ -11,34 +11,50 @@ from tests.support.ours import OURS
 from tests.support.ways import eager
 
 GROUPS = list(cells.groups(OURS))
+FIRST_ORDER = ("value", "gradient", "jvp")
 
 
 @pytest.mark.usefixtures("made_quickly")
 @pytest.mark.parametrize("way", [jax.jit, eager], ids=["jit", "eager"])
 def test_every_cell_is_what_the_rules_say(way):
-    quantities = cells.QUANTITIES if way is jax.jit else ("value", "gradient", "jvp")
+    quantities = cells.QUANTITIES if way is jax.jit else FIRST_ORDER
     number, failed = cells.failures(OURS, way=way, quantities=quantities)
     assert number >= 250 * len(quantities)
     assert not failed
 
 
 @pytest.mark.usefixtures("made_quickly")
-def test_every_cell_is_what_the_rules_say_under_vmap():
-    _, failed = cells.failures(Changed(mapped))
+@pytest.mark.parametrize(
+    "quantities", [FIRST_ORDER, pytest.param(cells.QUANTITIES, marks=pytest.mark.nightly)], ids="+".join
+)
+def test_every_cell_is_what_the_rules_say_under_vmap(quantities):
+    _, failed = cells.failures(Changed(mapped), quantities=quantities)
     assert not failed
 
 
-def test_every_cell_is_what_the_rules_say_in_a_large_array():
-    quantities = ("value", "gradient", "jvp")
-    number, failed = cells.failures(Changed(repeated), quantities=quantities)
-    assert number >= 250 * len(quantities)
+@pytest.mark.parametrize(
+    ("functions", "least"),
+    [(("sigmoid", "keras_sparse"), 30), pytest.param(tuple(cells.LOSSES), 250, marks=pytest.mark.nightly)],
+    ids=["two functions", "every function"],
+)
+def test_every_cell_is_what_the_rules_say_in_a_large_array(functions, least):
+    number, failed = cells.failures(Changed(repeated, functions), quantities=FIRST_ORDER)
+    assert number >= least * len(FIRST_ORDER)
     assert not failed
 
 
 @pytest.mark.usefixtures("made_quickly")
-def test_every_cell_is_what_the_rules_say_among_many_classes():
-    number, failed = cells.failures(Changed(among_many_classes, ("integer", "soft", "loss_sum")))
-    assert number >= 4 * 100
+@pytest.mark.parametrize(
+    ("functions", "quantities", "least"),
+    [
+        (("integer", "soft"), FIRST_ORDER, 3 * 80),
+        pytest.param(("integer", "soft", "loss_sum"), cells.QUANTITIES, 4 * 100, marks=pytest.mark.nightly),
+    ],
+    ids=["two functions", "every quantity of three functions"],
+)
+def test_every_cell_is_what_the_rules_say_among_many_classes(functions, quantities, least):
+    number, failed = cells.failures(Changed(among_many_classes, functions), quantities=quantities)
+    assert number >= least
     assert not failed
 
 

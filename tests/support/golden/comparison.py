@@ -42,6 +42,8 @@ ORDER = {
     "backend.sparse_categorical_crossentropy": ("from_logits", "axis"),
     "backend.binary_crossentropy": ("from_logits",),
 }
+# What a caller's mistake raises; anything else is a failure of the test.
+MISTAKES = (TypeError, ValueError)
 DEFAULT = {"from_logits": False, "label_smoothing": 0, "axis": -1}
 
 
@@ -81,32 +83,70 @@ def cotangent(shape: tuple[int, ...]) -> np.ndarray:
 
 def evaluate(name: str, *, jit: bool) -> Answer:
     """What jaxce answers: the loss with arguments by position, the gradient with options by keyword; of both, inside jit, in one call."""
+    return evaluate_in_one_program([name])[name] if jit else _evaluate_eagerly(name)
+
+
+def evaluate_in_one_program(names: list[str]) -> dict[str, Answer]:
+    """The answers to several cases, whose logits are all float64 or none is, of one jitted function: a program of their own takes far longer."""
+    exceptions = {}
+
+    def answers(arrays):
+        found = {}
+        for name, (y_true, y_pred) in arrays.items():
+            try:
+                found[name] = _loss_and_gradient(name, y_true, y_pred)
+            except MISTAKES as error:
+                exceptions[name] = error
+        return found
+
+    with _enough_bits(names[0]):
+        arrays = {name: jax.tree.map(jnp.asarray, tuple(map(_as_jax_holds_it, inputs(name)))) for name in names}
+        found = jax.jit(answers)(arrays)
+        return {n: _raised(exceptions[n]) if n in exceptions else Answer(*map(_in_numpy, found[n])) for n in names}
+
+
+def _evaluate_eagerly(name):
+    function, options = _call_of(name)
+    with _enough_bits(name):
+        y_true, y_pred = (jnp.asarray(_as_jax_holds_it(x)) for x in inputs(name))
+        try:
+            _, grad = _loss_and_gradient(name, y_true, y_pred)
+            return Answer(*map(_in_numpy, (function(y_true, y_pred, *options.values()), grad)))
+        except MISTAKES as error:
+            return _raised(error)
+
+
+def _call_of(name):
+    """The function, and its options in their order."""
     case = CASES[name]
     module, function = case["function"].split(".")
-    function = getattr(getattr(jaxce.keras, module), function)
     options = {option: case["args"].get(option, DEFAULT[option]) for option in ORDER[case["function"]]}
-    wrap = jax.jit if jit else lambda f: f
-    with jax.enable_x64(True) if case["y_pred_dtype"] == "float64" else contextlib.nullcontext():
-        y_true, y_pred = (jnp.asarray(_as_jax_holds_it(x)) for x in inputs(name))
+    return getattr(getattr(jaxce.keras, module), function), options
 
-        def of_losses(p, y):
-            loss = function(y, p, **options)
-            return jnp.sum(loss * jnp.asarray(cotangent(loss.shape), loss.dtype)), loss
 
-        def answer(y, p):
-            if not jnp.issubdtype(p.dtype, jnp.floating):
-                return function(y, p, *options.values()), None
-            grad, loss = jax.grad(of_losses, has_aux=True)(p, y)
-            return loss if jit else function(y, p, *options.values()), grad
+def _loss_and_gradient(name, y_true, y_pred):
+    function, options = _call_of(name)
+    if not jnp.issubdtype(y_pred.dtype, jnp.floating):
+        return function(y_true, y_pred, *options.values()), None
 
-        try:
-            loss, grad = wrap(answer)(y_true, y_pred)
-        except (
-            TypeError,
-            ValueError,
-        ) as error:  # what a caller's mistake raises; anything else is a failure of the test
-            return Answer(exception=f"{type(error).__name__}: {error}")
-        return Answer(np.asarray(loss), None if grad is None else np.asarray(grad))
+    def of_losses(p):
+        loss = function(y_true, p, **options)
+        return jnp.sum(loss * jnp.asarray(cotangent(loss.shape), loss.dtype)), loss
+
+    grad, loss = jax.grad(of_losses, has_aux=True)(y_pred)
+    return loss, grad
+
+
+def _enough_bits(name):
+    return jax.enable_x64(True) if CASES[name]["y_pred_dtype"] == "float64" else contextlib.nullcontext()
+
+
+def _in_numpy(array):
+    return None if array is None else np.asarray(array)
+
+
+def _raised(error):
+    return Answer(exception=f"{type(error).__name__}: {error}")
 
 
 def references_to_meet(name: str) -> list[str]:
