@@ -121,8 +121,8 @@ def block_jvp(block: Block, stats: Statistics, dots: Block) -> Statistics:
             jnp.zeros_like(block.soft_cap) if dots.soft_cap is None else dots.soft_cap.astype(block.soft_cap.dtype)
         )
         logits, logits_dot = jax.jvp(apply_soft_cap, (block.raw, block.soft_cap), (raw_dot, cap_dot))
-    args = (logits, block.labels, block.class_weights, core.Source(logits))
-    return core.statistics_jvp(args, stats, (logits_dot, None, dots.class_weights, None), axis=1)
+    rows = core.Rows(logits, block.labels, block.class_weights, core.Source(logits))
+    return core.statistics_jvp(rows, stats, core.Rows(logits_dot, None, dots.class_weights, None), axis=1)
 
 
 def _products_with_tangents(operands):

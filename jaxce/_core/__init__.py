@@ -23,18 +23,27 @@ _OF_ONE_CLASS = Statistics(0, 0, 0, 1, 0, 1, 1, 1)
 
 
 class Source(NamedTuple):
-    """Where logits in the working dtype come from. Forms read this; it is never differentiated."""
+    """The user's arrays that logits in the working dtype come from. Forms read them. They are never differentiated."""
 
-    logits: Array  # in the user's dtype
+    logits: Array
     where: Array | None = None
     mask: Array | None = None
+
+
+class Rows(NamedTuple):
+    """Logits in the working dtype, where a class that is left out is -inf and a masked row is 0, with their labels and class weights."""
+
+    z: Array
+    labels: Array
+    class_weights: Array | None
+    source: Source
 
 
 def statistics(logits, labels, where, mask, class_weights, *, axis: int, axis_name: AxisName = None) -> Statistics:
     """Return the statistics of each row. A row whose `mask` is false has those of one certain class, whatever it holds.
 
-    With an `axis_name` the arguments are those of some of the classes, the labels are counted from the first of them, and the statistics are
-    those of all the classes.
+    With an `axis_name`, the arguments are those of some of the classes, the labels count from the first of them, and the statistics are those of
+    all the classes.
     """
     logits, labels = varying_like((logits, labels), (logits, labels))
     if labels.ndim < logits.ndim:
@@ -45,40 +54,38 @@ def statistics(logits, labels, where, mask, class_weights, *, axis: int, axis_na
         labels = jnp.where(per_row(mask, axis) if labels.ndim == z.ndim else mask, labels, 0)
     z = z.astype(working_dtype(z))
     z = z if where is None else jnp.where(where, z, -jnp.inf)
-    return _with_rule(axis, axis_name)(z, labels, class_weights, Source(logits, where, mask))
+    return _with_rule(axis, axis_name)(Rows(z, labels, class_weights, Source(logits, where, mask)))
 
 
 @functools.cache
 def _with_rule(axis, axis_name):
-    def value(z, labels, class_weights, source):
-        return merge_devices(_value(z, labels, class_weights, source, axis=axis), axis_name)
+    def value(rows):
+        return merge_devices(_value(rows, axis), axis_name)
 
-    def tangent(args, outs, tangents, **options):
-        # The derivative by a logit needs the statistics of its whole row and nothing else of it. So each device contributes a part.
-        dots = statistics_jvp(args, outs, tangents, axis=axis, **options)
-        return psum_over(axis_name, dots)
+    def tangent(args, stats, tangents, **options):
+        # The derivative with respect to a logit needs the statistics of its whole row, and nothing else of that row.
+        # So each device contributes the part of its classes.
+        return psum_over(axis_name, statistics_jvp(*args, stats, *tangents, axis=axis, **options))
 
     return with_rule(value, tangent, higher=functools.partial(tangent, with_forms=False))
 
 
-def statistics_jvp(args, stats: Statistics, tangents, *, axis, with_forms=True) -> Statistics:
-    """Return the tangents of the statistics, linear in those of `(z, labels, class_weights)`; None where a tangent is 0.
+def statistics_jvp(rows: Rows, stats: Statistics, dots: Rows, *, axis, with_forms=True) -> Statistics:
+    """Return the tangents of the statistics, linear in those of the rows; None where a tangent is 0.
 
-    `z` may be some of the classes of a row whose statistics are `stats`: its tangents then are the part that they contribute.
+    `rows` may hold some of the classes of the rows whose statistics are `stats`. The tangents are then the part of these classes.
     """
-    z, labels, class_weights, source = args
-    z_dot, labels_dot, class_weights_dot, _ = tangents
-    by_logits = by_labels = by_weights = (None, None, None)
-    if z_dot is not None:
-        jvp, operands = functools.partial(_logits_jvp, axis=axis), (z_dot, z, labels, class_weights, stats, source)
-        if with_forms and _has_form_of_vjp(labels, class_weights, source, axis):
-            by_logits = linear(jvp, functools.partial(_logits_vjp, axis=axis), *operands)
+    by_logits = by_labels = by_weights = (None,) * 3
+    if dots.z is not None:
+        jvp = functools.partial(_logits_jvp, axis=axis)
+        if with_forms and _vjp_forms(rows, axis):
+            by_logits = linear(jvp, functools.partial(_logits_vjp, axis=axis), dots.z, rows, stats)
         else:
-            by_logits = jvp(*operands)
-    if labels_dot is not None:
-        by_labels = definition.label_jvp(labels_dot.astype(z.dtype), z, stats, axis=axis)
-    if class_weights_dot is not None:
-        by_weights = (*definition.weights_jvp(class_weights_dot, z, stats, axis=axis), None)
+            by_logits = jvp(dots.z, rows, stats)
+    if dots.labels is not None:
+        by_labels = definition.label_jvp(dots.labels.astype(rows.z.dtype), rows.z, stats, axis=axis)
+    if dots.class_weights is not None:
+        by_weights = definition.weights_jvp(dots.class_weights, rows.z, stats, axis=axis)
     return Statistics(
         max_logit=None,
         sum_exp_rest=by_logits[0],
@@ -91,67 +98,58 @@ def statistics_jvp(args, stats: Statistics, tangents, *, axis, with_forms=True) 
     )
 
 
-def _value(z, labels, class_weights, source, *, axis):
-    """The statistics, without derivatives."""
+def _value(rows: Rows, axis) -> Statistics:
+    """Compute the statistics by the form of the platform."""
 
-    def by_definition(z, labels, class_weights, _):
-        return definition.statistics(z, labels, class_weights, axis=axis)
+    def by_definition(rows):
+        return definition.statistics(rows.z, rows.labels, rows.class_weights, axis=axis)
 
-    def on_cpu(_, labels, class_weights, source):
-        return cpu.statistics(source.logits, source.where, labels, class_weights, axis=axis)
+    def on_cpu(rows):
+        source = rows.source
+        return cpu.statistics(source.logits, source.where, rows.labels, rows.class_weights, axis=axis)
 
-    def on_gpu(_, labels, class_weights, source):
-        return gpu.statistics(source.logits, labels, class_weights)
+    def on_gpu(rows):
+        return gpu.statistics(rows.source.logits, rows.labels, rows.class_weights)
 
-    stats = choose(
-        by_definition,
-        z,
-        labels,
-        class_weights,
-        source,
-        cpu=on_cpu if cpu.suits(source.logits) else None,
-        gpu=on_gpu if gpu.suits(source.logits, source.where, axis) else None,
-    )
-    stats = without_nan_rows(stats)
-    if source.mask is None:
+    logits, where, mask = rows.source
+    forms = {"cpu": on_cpu if cpu.suits(logits) else None, "gpu": on_gpu if gpu.suits(logits, where, axis) else None}
+    stats = without_nan_rows(choose(by_definition, rows, **forms))
+    if mask is None:
         return stats
-    return Statistics(*(jnp.where(source.mask, x, y) for x, y in zip(stats, _OF_ONE_CLASS, strict=True)))
+    return Statistics(*(jnp.where(mask, x, y) for x, y in zip(stats, _OF_ONE_CLASS, strict=True)))
 
 
-def _has_form_of_vjp(labels, class_weights, source, axis):
-    is_by_number = labels.ndim < source.logits.ndim and class_weights is None
-    return cpu.suits(source.logits) or (is_by_number and gpu.suits(source.logits, source.where, axis))
+def _logits_jvp(z_dot, rows: Rows, stats: Statistics, *, axis):
+    return definition.logits_jvp(z_dot, rows.z, rows.labels, rows.class_weights, stats, axis=axis)
 
 
-def _logits_jvp(z_dot, z, labels, class_weights, stats, _, *, axis):
-    return definition.logits_jvp(z_dot, z, labels, class_weights, stats, axis=axis)
+def _logits_vjp(cotangents, rows: Rows, stats: Statistics, *, axis):
+    """Compute `definition.logits_vjp` by the form of the platform."""
+
+    def by_definition(cotangents, rows, stats):
+        return definition.logits_vjp(cotangents, rows.z, rows.labels, rows.class_weights, stats, axis=axis)
+
+    return choose(by_definition, cotangents, rows, stats, **_vjp_forms(rows, axis))
 
 
-def _logits_vjp(cotangents, z, labels, class_weights, stats, source, *, axis):
-    """`definition.logits_vjp` by the form of the platform."""
+def _vjp_forms(rows: Rows, axis) -> dict:
+    """Return the forms of `definition.logits_vjp` for these rows, by platform."""
 
-    def by_definition(cotangents, z, labels, class_weights, stats, _):
-        return definition.logits_vjp(cotangents, z, labels, class_weights, stats, axis=axis)
+    def on_cpu(cotangents, rows, stats):
+        source = rows.source
+        z_ct = cpu.logits_vjp(
+            cotangents, source.logits, source.where, rows.labels, rows.class_weights, stats, axis=axis
+        )
+        return z_ct.astype(rows.z.dtype)
 
-    def on_cpu(cotangents, z, labels, class_weights, stats, source):
-        z_ct = cpu.logits_vjp(cotangents, source.logits, source.where, labels, class_weights, stats, axis=axis)
-        return z_ct.astype(z.dtype)
+    def on_gpu(cotangents, rows, stats):
+        z_ct = gpu.logits_vjp(cotangents, rows.source.logits, rows.labels, rows.source.mask, stats)
+        return z_ct.astype(rows.z.dtype)
 
-    def on_gpu(cotangents, z, labels, _, stats, source):
-        return gpu.logits_vjp(cotangents, source.logits, labels, source.mask, stats).astype(z.dtype)
-
-    is_by_number = labels.ndim < z.ndim and class_weights is None
-    return choose(
-        by_definition,
-        cotangents,
-        z,
-        labels,
-        class_weights,
-        stats,
-        source,
-        cpu=on_cpu if cpu.suits(source.logits) else None,
-        gpu=on_gpu if is_by_number and gpu.suits(source.logits, source.where, axis) else None,
-    )
+    logits, where, _ = rows.source
+    has_integer_labels = rows.labels.ndim < logits.ndim and rows.class_weights is None
+    forms = {"cpu": on_cpu} if cpu.suits(logits) else {}
+    return forms | ({"gpu": on_gpu} if has_integer_labels and gpu.suits(logits, where, axis) else {})
 
 
 def sigmoid_losses(logits, labels, mask, label_smoothing, pos_weight):
