@@ -187,8 +187,9 @@ def _batch(axis, leaves, dims, *, code, jvp, transpose, forms):
     return outs, [0] * len(outs)
 
 
-def _drop_unused(is_used, eqn):
+def _drop_unused(is_used, *others):
     """Drop the results that nobody reads, and what computes them. All operands stay: the rules need them."""
+    eqn = others[-1]  # JAX after 0.10 also says which operands are live
     if not any(is_used):
         return [False] * len(eqn.invars), None
     code, jvp, transpose, forms = (eqn.params[name] for name in ("code", "jvp", "transpose", "forms"))
