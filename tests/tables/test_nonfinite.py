@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from tests.support import nonfinite_cells as cells
+from tests.support import platform
 from tests.support.changed import Changed, among_many_classes, mapped, repeated
 from tests.support.ours import OURS
 from tests.support.ways import eager
 
 GROUPS = list(cells.groups(OURS))
+on_a_cpu = platform.on_a_cpu
 
 
 @pytest.mark.usefixtures("made_quickly")
@@ -28,7 +30,7 @@ def test_every_cell_is_what_the_rules_say_under_vmap():
     assert not failed
 
 
-def test_every_cell_is_what_the_rules_say_in_a_large_array():
+def test_every_cell_is_what_the_rules_say_in_a_large_array(on_a_cpu):
     quantities = ("value", "gradient", "jvp")
     number, failed = cells.failures(Changed(repeated), quantities=quantities)
     assert number >= 250 * len(quantities)
@@ -81,7 +83,7 @@ def test_every_hessian_is_the_same_in_every_order(group, nesting):
 
 
 @pytest.mark.usefixtures("made_quickly")
-def test_hessian_through_a_loop():
+def test_hessian_through_a_loop(on_a_cpu):
     """Where jax <= 0.11.2 leaves out the rules of `jax.custom_jvp`."""
     entries = {"-inf", "+inf", "max", "-max", "subnormal"}
     for function, cases in GROUPS[:3]:
