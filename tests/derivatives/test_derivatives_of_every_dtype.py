@@ -13,6 +13,7 @@ import pytest
 from jax import lax
 
 import jaxce
+from tests.support.platform import forms_of
 
 pytestmark = pytest.mark.usefixtures("made_quickly")
 
@@ -138,16 +139,9 @@ def assert_close(found, want, dtype, roundings=1):
 
 
 @pytest.fixture
-def platform(request, monkeypatch):
-    """Every branch is the one that is meant for this platform."""
-    if request.param != "cpu":
-        monkeypatch.setattr(
-            lax, "platform_dependent", lambda *args, default, **branches: branches.get(request.param, default)(*args)
-        )
-        jax.clear_caches()  # or a program that another test has made is run
-        yield request.param
-        jax.clear_caches()
-    else:
+def platform(request):
+    """The forms of this platform."""
+    with forms_of(request.param):
         yield request.param
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support import cases
+from tests.support import cases, platform
 from tests.support.cases import INTEGER, SIGMOID
 from tests.support.closeness import assert_within
 from tests.support.hessians import (
@@ -24,6 +24,7 @@ from tests.support.hessians import (
 )
 
 pytestmark = pytest.mark.usefixtures("made_quickly")
+on_a_cpu = platform.on_a_cpu
 
 ORDERS = [
     pytest.param(a, b, id=f"{b.__name__} of {a.__name__}")
@@ -72,7 +73,7 @@ def test_hessian_through_loops_and_checkpoint(way, hard, loss, rng):
 @pytest.mark.parametrize("vmapped", [False, True], ids=["plain", "vmapped"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
-def test_second_derivatives_of_long_rows_through_a_loop(loss, dtype, vmapped, rng):
+def test_second_derivatives_of_long_rows_through_a_loop(loss, dtype, vmapped, rng, on_a_cpu):
     """By the logits twice, and by them and the labels, in rows long enough to be cut into parts, some of whose classes tie."""
     z = np.asarray(np.round(2 * rng.standard_normal((3, 1000))) / 2, jnp.dtype(dtype))
     labels = np.asarray(loss.make_labels(rng, z.shape, -1))

@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 
 from jaxce import sigmoid_binary_cross_entropy, softmax_cross_entropy, softmax_cross_entropy_with_integer_labels
-from tests.support import cases
+from tests.support import cases, platform
 
 mpmath.mp.dps = 50
 EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).tiny)
 VALUE_ULPS, GRADIENT_ULPS = 4, 6
+
+
+@pytest.fixture(scope="module", autouse=True, params=platform.PLATFORMS)
+def on_platform(request):
+    """The forms of each platform, in rows of any length, and the definition."""
+    with platform.forms_of(request.param):
+        yield
 
 
 def _margin_rows(size):
@@ -126,7 +133,7 @@ def ulps_beyond(actual, exact, unavoidable):
     return max(float(o / (EPS * abs(x))) if x else float(o > 0) * np.inf for o, x in zip(off, exact, strict=True))
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("kind", ["integer", "one-hot"])
 @pytest.mark.parametrize("name", SETS)
 def test_softmax_values_and_gradients(name, kind, rng):

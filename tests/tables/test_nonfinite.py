@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from tests.support import nonfinite_cells as cells
+from tests.support import platform
 from tests.support.changed import Changed, among_many_classes, mapped, repeated
 from tests.support.ours import OURS
 from tests.support.ways import eager
 
 GROUPS = list(cells.groups(OURS))
 FIRST_ORDER = ("value", "gradient", "jvp")
+on_a_cpu = platform.on_a_cpu
 
 
 @pytest.mark.usefixtures("made_quickly")
@@ -37,7 +39,7 @@ def test_every_cell_is_what_the_rules_say_under_vmap(quantities):
     [(("sigmoid", "keras_sparse"), 30), pytest.param(tuple(cells.LOSSES), 250, marks=pytest.mark.nightly)],
     ids=["two functions", "every function"],
 )
-def test_every_cell_is_what_the_rules_say_in_a_large_array(functions, least):
+def test_every_cell_is_what_the_rules_say_in_a_large_array(functions, least, on_a_cpu):
     number, failed = cells.failures(Changed(repeated, functions), quantities=FIRST_ORDER)
     assert number >= least * len(FIRST_ORDER)
     assert not failed
@@ -97,7 +99,7 @@ def test_every_hessian_is_the_same_in_every_order(group, nesting):
 
 
 @pytest.mark.usefixtures("made_quickly")
-def test_hessian_through_a_loop():
+def test_hessian_through_a_loop(on_a_cpu):
     """Where jax <= 0.11.2 leaves out the rules of `jax.custom_jvp`."""
     entries = {"-inf", "+inf", "max", "-max", "subnormal"}
     for function, cases in GROUPS[:3]:

@@ -1,0 +1,43 @@
+"""Whole losses by the code of any platform, run on a CPU: programs are lowered as for that platform, and rows of any length take its forms."""
+
+import contextlib
+
+import jax
+import pytest
+
+from jaxce._core import cpu, gpu
+from jaxce._jax import primitives
+
+PLATFORMS = ["cpu", "cuda", "tpu"]
+
+
+@contextlib.contextmanager
+def lowered_for(platform):
+    """Programs take the forms of this platform. A CPU compiles and runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(primitives, "platforms_of", lambda _: (platform,))
+        jax.clear_caches()  # A program that another test has compiled must not run instead.
+        yield platform
+    jax.clear_caches()
+
+
+@contextlib.contextmanager
+def forms_of(platform):
+    """Programs take the forms of this platform, however few and short their rows are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "SMALLEST", 0)
+        patch.setattr(gpu, "SHORTEST", 1)
+        with lowered_for(platform):
+            yield platform
+
+
+@pytest.fixture
+def on_a_gpu():
+    with forms_of("cuda"):
+        yield
+
+
+@pytest.fixture
+def on_a_cpu():
+    with forms_of("cpu"):
+        yield

@@ -1,0 +1,175 @@
+"""The statistics of rows of logits and the derivatives of those, in extended precision, and a form held against them and the definition.
+
+A form is called by itself, on logits of any dtype. The classes are the last axis here; `assert_statistics` moves them.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxce._core import definition
+from jaxce._core.definition import Statistics
+from jaxce._core.merge import without_nan_rows
+from tests.support.closeness import assert_within
+from tests.support.oracle import EXTENDED, Quantity
+
+INF, NAN = np.inf, np.nan
+# What rows of logits may hold that a compiler's loops get wrong: {class: value}, in a row of random numbers.
+SPECIAL_ROWS = {
+    "one infinity": {0: INF},
+    "an infinity at the end": {-1: INF},
+    "two infinities": {0: INF, 9: INF},
+    "a NaN": {5: NAN},
+    "a NaN and an infinity": {5: NAN, 6: INF},
+    "a NaN at the end": {-1: NAN},
+    "NaN alone": dict.fromkeys(range(4096), NAN),
+    "-inf but for one": dict.fromkeys(range(1, 4096), -INF),
+    "-inf alone": dict.fromkeys(range(4096), -INF),
+    "half of them -inf": dict.fromkeys(range(0, 4096, 2), -INF),
+    "infinity and -inf": {0: INF, 1: -INF},
+    "the largest number": {0: "max", 8: "max"},
+    "the largest number and an infinity": {0: "max", 8: INF},
+    "the least number": dict.fromkeys(range(4096), "min"),
+    "the largest and the least number": {0: "max", 1: "min"},
+    "ties": {1: 90, 2: 90, 11: 90},
+    "all equal": dict.fromkeys(range(4096), 1),
+    "a tiny rest": {3: 60},
+}
+
+
+def working_dtype(dtype):
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def special_rows(rng, num_classes, dtype):
+    """One row for each of `SPECIAL_ROWS`; a dtype without infinities has NaN or the largest number in their place."""
+    rows = np.asarray(rng.standard_normal((len(SPECIAL_ROWS), num_classes)), dtype)
+    info = jnp.finfo(dtype)
+    for row, places in zip(rows, SPECIAL_ROWS.values(), strict=True):
+        for k, value in places.items():
+            if k < num_classes and -k <= num_classes:
+                row[k] = getattr(info, value) if isinstance(value, str) else value
+    return rows
+
+
+@np.errstate(invalid="ignore", over="ignore", under="ignore")
+def exact(logits, labels, *, where=None, class_weights=None):
+    """The statistics, as `Quantity`s by name. Labels are integers `[...]`, or probabilities `[..., num_classes]`."""
+    z = np.asarray(logits).astype(EXTENDED)
+    z = z if where is None else np.where(where, z, -INF)
+    is_integer = np.ndim(labels) < z.ndim
+    q = np.asarray(labels)
+    q = (np.arange(z.shape[-1]) == q[..., None]) if is_integer else q
+    q, part = q.astype(EXTENDED), z > -INF
+    u = part * (np.ones(z.shape[-1]) if class_weights is None else np.asarray(class_weights)).astype(EXTENDED)
+    m, gap, rest, rest_scale, spread = _row_sums(z)
+    size = abs(np.where(np.isfinite(gap), gap, 0))
+    nll = np.log1p(rest)[..., None] - gap
+    nll_scale = nll + spread[..., None] + size
+    is_nan = np.isnan(z).any(-1)
+
+    def weighted(weights):
+        value, scale = ((weights * np.where(weights == 0, 0, x)).sum(-1) for x in (nll, nll_scale))
+        return Quantity(*(np.where(is_nan, NAN, x) for x in (value, scale)))
+
+    def count(values):
+        return Quantity(np.where(is_nan, NAN, values), abs(values))
+
+    mass, top = q.sum(-1), np.where((z == m[..., None]) & part, q, 0).sum(-1)
+    return {
+        "max_logit": Quantity(m, abs(m)),
+        "sum_exp_rest": Quantity(rest, rest_scale),
+        "label_nll": weighted(q),
+        "label_mass": Quantity(mass, mass),
+        "uniform_nll": weighted(u),
+        "weight_sum": count(u.sum(-1)),
+        "num_classes": count(part.sum(-1).astype(EXTENDED)),
+        "top_label_mass": Quantity(np.where(is_nan, 0, top), mass),
+    }
+
+
+def _row_sums(z):
+    """The maximum, `z - max`, the rest with its scale, and by how much rounding of the logits moves `log_z`."""
+    m = z.max(-1)
+    gap = np.where(z == INF, 0, np.where(z == -INF, -INF, z - m[..., None]))
+    gap = np.where((m == INF)[..., None] & (z < INF), -INF, gap)
+    others = np.exp(gap)
+    np.put_along_axis(others, z.argmax(-1)[..., None], 0, -1)
+    size = abs(np.where(np.isfinite(gap), gap, 0))
+    order = np.sort(others, -1)
+    rest = order.sum(-1)
+    scale = (np.sort(others * (1 + size), -1)).sum(-1)
+    is_nan = np.isnan(z).any(-1)
+    rest, scale = (np.where(is_nan, NAN, np.where(m == -INF, 0, x)) for x in (rest, scale))
+    return m, gap, rest, scale, (others * size).sum(-1) / (1 + rest)
+
+
+@np.errstate(invalid="ignore", over="ignore", under="ignore")
+def exact_gradient(cotangents, logits, labels, *, where=None, class_weights=None):
+    """The gradient with respect to the logits of `sum(cotangent * statistic)` over the rest, the label's and the uniform nll."""
+    z = np.asarray(logits).astype(EXTENDED)
+    z = z if where is None else np.where(where, z, -INF)
+    is_integer, (rest_ct, label_ct, uniform_ct) = np.ndim(labels) < z.ndim, cotangents
+    q = (np.arange(z.shape[-1]) == np.asarray(labels)[..., None]) if is_integer else np.asarray(labels)
+    q = q.astype(EXTENDED)
+    u = (z > -INF) * (np.ones(z.shape[-1]) if class_weights is None else np.asarray(class_weights)).astype(EXTENDED)
+    _, gap, rest, rest_scale, spread = _row_sums(z)
+    size = abs(np.where(np.isfinite(gap), gap, 0))
+    e, norm = np.exp(gap), 1 + rest[..., None]
+    p, wide = e / norm, 1 + size + spread[..., None]
+    value, scale = np.zeros_like(z), np.zeros_like(z)
+    if rest_ct is not None:
+        value += rest_ct[..., None] * np.where(z == INF, 0, e)
+        scale += abs(rest_ct[..., None]) * e * (1 + size)
+    if label_ct is not None and is_integer:
+        not_p = -np.expm1(-(np.log1p(rest)[..., None] - gap))
+        value += label_ct[..., None] * np.where(q == 1, -not_p, q.sum(-1, keepdims=True) * p)
+        # At the label `1 - p` is accurate itself, however small.
+        of_label = not_p + p * (rest_scale + spread)[..., None] + np.where(gap == 0, 0, p * size)
+        scale += abs(label_ct[..., None]) * np.where(q == 1, of_label, p * wide)
+    elif label_ct is not None:
+        mass = q.sum(-1, keepdims=True)
+        value += label_ct[..., None] * (mass * p - q)
+        scale += abs(label_ct[..., None]) * (mass * p * wide + q)
+    if uniform_ct is not None:
+        mass = u.sum(-1, keepdims=True)
+        value += uniform_ct[..., None] * (mass * p - u)
+        scale += abs(uniform_ct[..., None]) * (mass * p * wide + u)
+    is_nan = np.isnan(z).any(-1, keepdims=True)
+    return Quantity(np.where(is_nan, NAN, value), scale)
+
+
+def by_definition(logits, labels, *, where=None, class_weights=None, axis=-1):
+    """The statistics by the definition, of logits in their working dtype."""
+    z = jnp.asarray(logits).astype(working_dtype(logits.dtype))
+    z = z if where is None else jnp.where(where, z, -INF)
+    labels = jnp.asarray(labels)
+    return jax.jit(
+        lambda z, y, w: without_nan_rows(definition.statistics(z, y, w, axis=axis % z.ndim)),
+    )(z, labels, class_weights)
+
+
+def assert_statistics(found: Statistics, logits, labels, *, ulps, axis=-1, where=None, class_weights=None):
+    """The statistics of a form and of the definition are those of the oracle.
+
+    In a row with a logit of +inf, the rest and each nll need only say whether they are 0: the row has no loss otherwise.
+    """
+    found, working = without_nan_rows(found), working_dtype(logits.dtype)
+    labels = np.asarray(labels)
+    defined = by_definition(logits, labels, where=where, class_weights=class_weights, axis=axis)
+    z, *others = (np.moveaxis(x, axis, -1) if np.ndim(x) == np.ndim(logits) else x for x in (logits, labels, where))
+    want = exact(z, others[0], where=others[1], class_weights=class_weights)
+    is_infinite = want["max_logit"].value == INF
+    for name, quantity in want.items():
+        value, by_other = (np.asarray(getattr(stats, name)) for stats in (found, defined))
+        assert value.dtype == working, name
+        if name in ("sum_exp_rest", "label_nll", "uniform_nll"):
+            for x in (value, by_other):
+                np.testing.assert_array_equal(x[is_infinite] > 0, quantity.value[is_infinite] > 0, err_msg=name)
+            value, by_other = (np.where(is_infinite, 0, x) for x in (value, by_other))
+            quantity = Quantity(*(np.where(is_infinite, 0, x) for x in quantity))
+        try:
+            assert_within(value, quantity, ulps)
+            assert_within(by_other, quantity, ulps)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from error
