@@ -1,5 +1,6 @@
 """The setting of every test: eight CPU devices, no implicit promotion of dtypes or ranks, float64 on request."""
 
+import functools
 import gc
 import os
 
@@ -9,6 +10,7 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 import jax
 import numpy as np
 import pytest
+from jax._src import compiler
 from jax.experimental.compilation_cache import compilation_cache
 
 from tests.support import covering
@@ -72,9 +74,29 @@ def no_programs_of_other_modules():
     jax.clear_caches()
 
 
+@functools.cache
+def options_in_haste():
+    """XLA for CPU without its emitters of fused loops. Where it has nothing else to use, as in jax 0.12, it has no such option."""
+    options = {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
+
+
 @pytest.fixture
-def made_quickly():
-    """Programs are not optimised by LLVM, which takes a fourth off: for tests of rules, not of what a compiler makes of them."""
+def made_quickly(monkeypatch):
+    """Programs are compiled in haste, which takes a third off: for tests of rules, not of what a compiler makes of them.
+
+    LLVM does not optimise them. JAX has no setting for options of XLA that holds for every program, so they are added here.
+    """
+    make, options = compiler.get_compile_options, options_in_haste()
+
+    def made(*arguments, env_options_overrides=None, **others):
+        return make(*arguments, env_options_overrides={**options, **(env_options_overrides or {})}, **others)
+
+    monkeypatch.setattr(compiler, "get_compile_options", made)
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxce import Chunked, LogitStats, linear_logit_stats, logit_stats
-from tests.support import cases, oracle
+from tests.support import cases, covering, oracle
 from tests.support.cases import INTEGER, SOFT
 from tests.support.closeness import assert_within
 
@@ -83,7 +83,13 @@ def test_properties_are_losses(kind, logits, request):
     assert_within(stats.log_norm, log_z - logits.max(1), ULPS)
 
 
-@pytest.mark.parametrize(("shape", "axis"), [s for s in cases.SHAPES_AND_AXES if len(s[0]) > 1])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    covering.quick(
+        [s for s in cases.SHAPES_AND_AXES if len(s[0]) > 1],
+        [((5, 3), 0), ((3, 1), 1), ((0, 4), -1), ((2, 3, 4), 1), ((2, 3, 5, 4), -3)],
+    ),
+)
 def test_any_class_axis(shape, axis, rng):
     logits, labels = cases.make_logits(rng, shape), INTEGER.make_labels(rng, shape, axis)
     stats = logit_stats(logits, labels, axis=axis)

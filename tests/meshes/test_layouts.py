@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxce
-from tests.support import linear_cases, sharded
+from tests.support import covering, linear_cases, sharded
 from tests.support.closeness import assert_within
 from tests.support.oracle import Quantity
 from tests.support.paths import ROOT
@@ -18,10 +18,10 @@ from tests.support.paths import ROOT
 TOKENS, FEATURES, CLASSES = 16, 4, 24
 
 
-@pytest.mark.nightly
-def test_every_layout_and_dtype_of_an_explicit_mesh():
+@pytest.mark.parametrize("only", [("5", "13"), *covering.at_night(())], ids=["two", "all"])
+def test_every_layout_and_dtype_of_an_explicit_mesh(only):
     """In a process of its own, which a fault of the compiler may end."""
-    command = [sys.executable, "-W", "error", "-m", "tests.support.layouts"]
+    command = [sys.executable, "-W", "error", "-m", "tests.support.layouts", *only]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and lines[-1] == "done", f"it ended in {lines[-1:]}: {done.stderr[-3000:]}"

@@ -165,7 +165,7 @@ def sent(mesh, mode, name, option, gradients):
     return communication.sent(jax.jit(run).lower(x, chosen).compile().as_text())
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("mode", sharded.MODES)
 @pytest.mark.parametrize("name", sharded.LOSSES)
 @pytest.mark.parametrize("option", NUMBERS)
@@ -200,10 +200,19 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.covering(1)
+LAYOUTS_AND_MODES = [
+    *((layout, "explicit") for layout in LAYOUTS),
+    ("features of both", "auto"),
+    ("classes alone", "auto"),
+]
+SOME_OF_THEM = ["tokens over both axes, classes over one of them", "sequences alone", "features of the classifier too"]
+
+
 @pytest.mark.parametrize(
     ("layout", "mode"),
-    [*((layout, "explicit") for layout in LAYOUTS), ("features of both", "auto"), ("classes alone", "auto")],
+    covering.quick(
+        LAYOUTS_AND_MODES, [*((layout, "explicit") for layout in SOME_OF_THEM), ("features of both", "auto")]
+    ),
 )
 def test_linear_losses_wherever_the_arrays_lie(layout, mode):
     """Sequences of tokens; labels, mask and bias on one device of the mesh or on all."""

@@ -12,7 +12,7 @@ import pytest
 
 from jaxce import LossSum, logit_stats
 from jaxce.keras import losses as keras_losses
-from tests.support import cases
+from tests.support import cases, covering
 from tests.support.cases import INTEGER, SIGMOID, SOFT
 from tests.support.closeness import assert_within
 from tests.support.ours import OURS
@@ -37,7 +37,11 @@ CONFIGURATIONS = {
 }
 
 
-@pytest.fixture(params=CONFIGURATIONS)
+# The tests' own settings, in which all others are run too.
+USUAL = ("no x64", "strict dtypes", "no rank promotion")
+
+
+@pytest.fixture(params=[*(name for name in CONFIGURATIONS if name not in USUAL), *covering.at_night(*USUAL)])
 def configured(request):
     with contextlib.ExitStack() as stack:
         for setting in CONFIGURATIONS[request.param]:

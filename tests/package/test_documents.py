@@ -7,6 +7,7 @@ import jax
 import pytest
 
 import jaxce
+from tests.support import covering
 from tests.support.documents import DOCUMENTS, README, as_module, is_session, python_blocks
 from tests.support.paths import ROOT
 
@@ -24,7 +25,11 @@ def run_block(line, block, namespace, path=README):
 
 
 @pytest.mark.usefixtures("made_quickly")
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "path",
+    [README, *covering.at_night(*(path for path in DOCUMENTS if path != README))],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
 def test_python_blocks(path):
     namespace = {"__name__": path.stem}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as a reader's JAX is set

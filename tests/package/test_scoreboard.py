@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.peers import libraries
 from benchmarks.scoreboard import accuracy, in_use
+from tests.support import covering
 
 OURS = next(libraries.installed())
 BY_KIND = collections.defaultdict(list)
@@ -16,7 +17,11 @@ for _case in accuracy.cases(np.float32, quick=True):
     BY_KIND[_case.kind].append(_case)
 
 
-@pytest.mark.parametrize("kind", BY_KIND)
+# tests/losses/test_accuracy.py asks for those without options.
+AT_NIGHT = ("integer", "soft", "sigmoid")
+
+
+@pytest.mark.parametrize("kind", [*(kind for kind in BY_KIND if kind not in AT_NIGHT), *covering.at_night(*AT_NIGHT)])
 def test_float32_meets_the_target(kind):
     for case in BY_KIND[kind]:
         answer = OURS.with_gradient(OURS.losses[kind], *case.arguments)

@@ -6,6 +6,7 @@ layout, so that the last line says where the program ended.
 
 import itertools
 import os
+import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -134,15 +135,16 @@ def check_gradients(mesh, tokens, classifier_spec, function):
         assert_within(gradient, Quantity(*(x.reshape(gradient.shape) for x in of_loss[argument])), 2)
 
 
-def main():
+def main(*only):
+    """Check the layouts with these numbers; without any, all of them and the transforms around them."""
     jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     mesh = sharded.mesh_of((2, 4), "explicit")
-    for layout in LAYOUTS:
+    for layout in [LAYOUTS[int(i)] for i in only] or LAYOUTS:
         print(*layout, flush=True)
         check(mesh, *layout)
-    for kind, way in itertools.product(("explicit", "auto"), (in_vmap, in_part_of_the_mesh)):
+    for kind, way in () if only else itertools.product(("explicit", "auto"), (in_vmap, in_part_of_the_mesh)):
         print(kind, way.__name__, flush=True)
         mesh = sharded.mesh_of((2, 4), kind)
         check_gradients(mesh, *way(mesh))
@@ -150,4 +152,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
