@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxce
@@ -32,16 +33,20 @@ def test_equations_of_functions_inside_are_counted():
     assert number_of_equations(looped, 1.0) == 3
 
 
-def cost_per_logit(function):
+def cost_per_logit(function, few=10, many=20, labels="integer"):
     """The floating-point operations of the compiled program for each logit: by how much they grow with the number of classes."""
 
     def cost(num_classes):
-        args = jax.ShapeDtypeStruct((ROWS, num_classes), "float32"), jax.ShapeDtypeStruct((ROWS,), "int32")
+        logits = jax.ShapeDtypeStruct((ROWS, num_classes), "float32")
+        args = logits, logits if labels == "soft" else jax.ShapeDtypeStruct((ROWS,), "int32")
         analysis = jax.jit(function).lower(*args).compile().cost_analysis()
-        return analysis["flops"], analysis["transcendentals"]
+        return np.array([analysis["flops"], analysis["transcendentals"]])
 
-    few, many = cost(10), cost(20)
-    return tuple((b - a) / (10 * ROWS) for a, b in zip(few, many, strict=True))
+    return (cost(many) - cost(few)) / ((many - few) * ROWS)
+
+
+def statistics(*names):
+    return lambda z, y: [getattr(jaxce.logit_stats(z, y), name) for name in names]
 
 
 def plain_nll(z, y):
@@ -74,11 +79,19 @@ def test_statistics_that_nobody_reads_cost_nothing(loss):
 
 def test_statistics_that_are_read_cost_something():
     """So the costs above are those of the program, not of nothing."""
-    nll, both = (
-        cost_per_logit(lambda z, y, names=names: [getattr(jaxce.logit_stats(z, y), name) for name in names])[0]
-        for names in (["nll"], ["nll", "uniform_nll"])
+    assert cost_per_logit(statistics("nll"))[0] < cost_per_logit(statistics("nll", "uniform_nll"))[0]
+
+
+@pytest.mark.parametrize("labels", ["integer", "soft"])
+@pytest.mark.parametrize("sizes", [(900, 990), (1024, 2048)], ids=["whole rows", "parts of rows"])
+def test_unread_statistics_cost_nothing_in_the_form_for_a_cpu(sizes, labels):
+    """Both of two statistics cost what one of them costs and what the other adds to the sum that they share."""
+    shared, label, uniform, both = (
+        cost_per_logit(statistics(*names), *sizes, labels)
+        for names in (["sum_exp_rest"], ["label_nll"], ["uniform_nll"], ["label_nll", "uniform_nll"])
     )
-    assert nll < both
+    assert uniform[0] > shared[0]
+    np.testing.assert_allclose(both, label + uniform - shared, rtol=1e-2)
 
 
 def test_unread_statistics_are_not_in_the_traced_program():
