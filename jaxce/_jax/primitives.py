@@ -6,10 +6,10 @@ function for that:
 - `jax.custom_jvp` has no transpose of its own. Up to jax 0.11.2 its rule is also lost: reverse mode through `lax.scan` or `lax.map`
   differentiates the code of a `custom_jvp` function that its own rule calls, as every rule for derivatives of any order does.
 - `jax.custom_vjp` has no forward mode. `jax.custom_derivatives.linear_call` has a transpose, but no batching rule, and it cannot be
-  differentiated with respect to what its linear function depends on: https://github.com/jax-ml/jax/issues/15985.
+  differentiated with respect to what its linear function depends on. https://github.com/jax-ml/jax/issues/9129 follows custom transposes.
 - `jax.lax.platform_dependent` traces the code of all platforms, and differentiates that of each.
 
-The reproducers are in `tests/derivatives/test_primitives.py`. They fail once JAX needs this module no more.
+The reproducers are in `tests/derivatives/test_primitives.py`. Each fails, or is skipped, once JAX has what it shows to be missing.
 """
 
 import functools

@@ -1,0 +1,109 @@
+"""Programs are small to trace and to compile, and a statistic that nobody reads costs nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxce
+from tests.support.programs import number_of_equations
+
+ROWS = 64
+
+
+def integer(z, y, **options):
+    return jaxce.softmax_cross_entropy_with_integer_labels(z, y, **options).sum()
+
+
+@pytest.mark.parametrize(("rows", "num_classes", "most"), [(256, 10, 120), (4096, 32000, 350)])
+def test_value_and_gradient_have_few_equations(rows, num_classes, most):
+    args = jax.ShapeDtypeStruct((rows, num_classes), "float32"), jax.ShapeDtypeStruct((rows,), "int32")
+    assert number_of_equations(jax.value_and_grad(integer), *args) <= most
+
+
+def test_equations_of_functions_inside_are_counted():
+    def inner(x):
+        return jnp.sin(x) + 1
+
+    def looped(x):
+        return jax.lax.scan(lambda c, _: (inner(c), None), x, None, length=3)[0]
+
+    assert number_of_equations(inner, 1.0) == 2
+    assert number_of_equations(jax.jit(inner), 1.0) == 3
+    assert number_of_equations(looped, 1.0) == 3
+
+
+def cost_per_logit(function, few=10, many=20, labels="integer"):
+    """The floating-point operations of the compiled program for each logit: by how much they grow with the number of classes."""
+
+    def cost(num_classes):
+        logits = jax.ShapeDtypeStruct((ROWS, num_classes), "float32")
+        args = logits, logits if labels == "soft" else jax.ShapeDtypeStruct((ROWS,), "int32")
+        analysis = jax.jit(function).lower(*args).compile().cost_analysis()
+        return np.array([analysis["flops"], analysis["transcendentals"]])
+
+    return (cost(many) - cost(few)) / ((many - few) * ROWS)
+
+
+def statistics(*names):
+    return lambda z, y: [getattr(jaxce.logit_stats(z, y), name) for name in names]
+
+
+def plain_nll(z, y):
+    """The nll from a maximum, a sum of exponentials without the maximal classes, and sums over the label's class; NaN if that is no class."""
+    m = jnp.max(z, 1, keepdims=True)
+    below = jnp.where(z == jnp.inf, 0, z - jnp.maximum(m, jnp.finfo(z.dtype).min))
+    others = jnp.sum(jnp.where(z == m, 0, jnp.exp(below)), 1)
+    ties = jnp.sum((z == m).astype(z.dtype), 1)
+    one_hot = (jnp.arange(z.shape[1])[None] == y[:, None]).astype(z.dtype)
+    mass, at_label = jnp.sum(one_hot, 1), jnp.sum(jnp.where(one_hot == 0, 0, one_hot * below), 1)
+    return jnp.where(mass == 0, jnp.nan, mass * jnp.log1p(others + ties - 1) - at_label)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        jaxce.softmax_cross_entropy_with_integer_labels,
+        lambda z, y: jaxce.logit_stats(z, y).nll,
+        lambda z, y: jaxce.softmax_cross_entropy_with_integer_labels(z, y, z_loss=1e-4),
+    ],
+    ids=["loss", "nll", "z_loss"],
+)
+def test_statistics_that_nobody_reads_cost_nothing(loss):
+    """The loss takes no more operations per logit than a formula that makes none of the other statistics."""
+    flops, transcendentals = cost_per_logit(loss)
+    least_flops, least_transcendentals = cost_per_logit(plain_nll)
+    assert flops <= least_flops
+    assert transcendentals == least_transcendentals == 1
+
+
+def test_statistics_that_are_read_cost_something():
+    """So the costs above are those of the program, not of nothing."""
+    assert cost_per_logit(statistics("nll"))[0] < cost_per_logit(statistics("nll", "uniform_nll"))[0]
+
+
+@pytest.mark.parametrize("labels", ["integer", "soft"])
+@pytest.mark.parametrize("sizes", [(900, 990), (1024, 2048)], ids=["whole rows", "parts of rows"])
+def test_unread_statistics_cost_nothing_in_the_form_for_a_cpu(sizes, labels):
+    """Both of two statistics cost what one of them costs and what the other adds to the sum that they share."""
+    shared, label, uniform, both = (
+        cost_per_logit(statistics(*names), *sizes, labels)
+        for names in (["sum_exp_rest"], ["label_nll"], ["uniform_nll"], ["label_nll", "uniform_nll"])
+    )
+    assert uniform[0] > shared[0]
+    np.testing.assert_allclose(both, label + uniform - shared, rtol=1e-2)
+
+
+def test_unread_statistics_are_not_in_the_traced_program():
+    args = jax.ShapeDtypeStruct((ROWS, 10), "float32"), jax.ShapeDtypeStruct((ROWS,), "int32")
+
+    def gradient(*names):
+        def total(z, y):
+            stats = jaxce.logit_stats(z, y)
+            return sum(jnp.sum(getattr(stats, name)) for name in names)
+
+        return jax.grad(total)
+
+    alone = number_of_equations(gradient("label_nll"), *args)
+    both = number_of_equations(gradient("label_nll", "uniform_nll"), *args)
+    assert alone < both
