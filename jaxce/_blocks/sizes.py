@@ -68,14 +68,15 @@ _ROOM_OF_CLASSES_ON_GPU = 2**24
 _TOKENS = 2**13
 
 
-def whole_rows(tokens: int, num_classes: int, spare: int = 0, share: int = _SHARE) -> Blocks | None:
+def whole_rows(tokens: int, num_classes: int, free_bytes: int = 0, share: int = _SHARE) -> Blocks | None:
     """Return blocks of tokens with all their classes; None if the blocks would be too many and too small.
 
-    `spare` is the number of bytes per class that are free until the end. They will hold the classifier's gradient, if it is narrower than float32.
+    `free_bytes` is the number of bytes per class that are free until the end. They will hold the classifier's gradient if it is narrower than
+    float32.
     """
-    share, spare = tokens // share, spare // 4
-    room = max(_ROOM // num_classes, share, spare) // 128 * 128
-    most = max(1, min(room, max(_LARGE, min(_LARGEST, share), spare)))
+    share, free_rows = tokens // share, free_bytes // 4
+    room = max(_ROOM // num_classes, share, free_rows) // 128 * 128
+    most = max(1, min(room, max(_LARGE, min(_LARGEST, share), free_rows)))
     if tokens <= most:
         return Blocks(tokens, num_classes)
     if most < _LARGE and most * _FEW < tokens:
@@ -83,9 +84,9 @@ def whole_rows(tokens: int, num_classes: int, spare: int = 0, share: int = _SHAR
     return Blocks(_even(tokens, most), num_classes)
 
 
-def gathered_rows(tokens: int, num_classes: int, spare: int) -> Blocks | None:
+def gathered_rows(tokens: int, num_classes: int, free_bytes: int) -> Blocks | None:
     """Return small blocks of tokens, with many of them buffered in the free memory; None if there is no gain."""
-    share, most = tokens // _SHARE_OF_GATHERED, min(tokens, spare // 2)
+    share, most = tokens // _SHARE_OF_GATHERED, min(tokens, free_bytes // 2)
     block = max(_LEAST_GATHERED, min(_LARGE, share // 128 * 128))
     if block > max(share, _ROOM_OF_GATHERED // num_classes) or most < 2 * block:
         return None
@@ -120,16 +121,19 @@ def for_value(tokens: int, num_classes: int, _: int = 0) -> Blocks:
     return for_total(tokens, num_classes, 0)
 
 
-def for_total(tokens: int, num_classes: int, spare: int) -> Blocks:
+def for_total(tokens: int, num_classes: int, free_bytes: int) -> Blocks:
     """Return the blocks for a sum of losses with its gradients."""
-    return whole_rows(tokens, num_classes, spare) or blocks_of_classes(tokens, num_classes)
+    return whole_rows(tokens, num_classes, free_bytes) or blocks_of_classes(tokens, num_classes)
 
 
-def for_total_on_gpu(tokens: int, num_classes: int, spare: int) -> Blocks:
+def for_total_on_gpu(tokens: int, num_classes: int, free_bytes: int) -> Blocks:
     """Return the blocks for a sum with its gradients on a GPU: blocks of classes if whole rows of logits would not be aligned."""
     if num_classes % _ALIGNED:
         return for_statistics_on_gpu(tokens, num_classes)
-    whole, gathered = whole_rows(tokens, num_classes, share=_SHARE_ON_GPU), gathered_rows(tokens, num_classes, spare)
+    whole, gathered = (
+        whole_rows(tokens, num_classes, share=_SHARE_ON_GPU),
+        gathered_rows(tokens, num_classes, free_bytes),
+    )
     if gathered and (whole is None or _tokens_at_once(gathered) >= _tokens_at_once(whole)):
         return gathered
     return whole or blocks_of_classes(tokens, num_classes, _ROOM_OF_CLASSES_ON_GPU)
