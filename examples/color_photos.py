@@ -1,13 +1,13 @@
-"""Tells the colour of every pixel of scikit-learn's two photos (no download) from their grey values: segmentation, classes on axis 1.
+"""Predicts the colour of every pixel of scikit-learn's two photos (no download) from the grey values: segmentation, classes on axis 1.
 
 python examples/color_photos.py
 
-Each photo has a palette of its own, found by k-means, of which the classes are the colours. Three options of
-`jaxce.softmax_cross_entropy_with_integer_labels` at work:
+Each photo has its own palette, which k-means finds. The classes are the colours of the palettes. The example uses three options of
+`jaxce.softmax_cross_entropy_with_integer_labels`:
 
-    axis=1   logits are [photos, classes, height, width], labels [photos, height, width]
-    where    [photos, classes, 1, 1]: a photo's pixels choose among the colours of its own palette
-    mask     [photos, height, width]: the pixels that count: none of a strip that is held out, none on a border between two colours
+    axis=1   logits are [photos, classes, height, width], labels are [photos, height, width]
+    where    [photos, classes, 1, 1]: the classes of a photo's pixels are the colours of its own palette
+    mask     [photos, height, width]: the pixels that count. A held-out strip and the borders between two colours do not count
 """
 
 import argparse
@@ -28,11 +28,11 @@ import jaxce
 
 PALETTES = (6, 4)  # colours of each photo
 SCALE, STRIP, VOID, SEED, LEARNING_RATE, STEPS, SHORT_STEPS = 4, (0.6, 0.75), 255, 0, 1e-2, 200, 20
-WIDTH, DILATIONS = 24, (1, 2, 4, 8)  # channels, and how far apart the pixels are that a convolution looks at
+WIDTH, DILATIONS = 24, (1, 2, 4, 8)  # the channels and the dilations of the convolutions
 
 
 def photos() -> np.ndarray:
-    """`[photos, height, width, 3]` from 0 to 1, made smaller by averaging."""
+    """Return the photos, `[photos, height, width, 3]` from 0 to 1, downsampled by averaging."""
     images = np.stack(load_sample_images().images)
     n, height, width, _ = images.shape
     images = images[:, : height // SCALE * SCALE, : width // SCALE * SCALE]
@@ -41,7 +41,7 @@ def photos() -> np.ndarray:
 
 
 def segmented(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The palette `[classes, 3]` of all photos, which of it belongs to which `[photos, classes]`, and the labels `[photos, height, width]`."""
+    """Return the colours `[classes, 3]`, which photo has which colours `[photos, classes]`, and the labels `[photos, height, width]`."""
     palettes, labels = [], []
     for image, colors, first in zip(images, PALETTES, np.cumsum([0, *PALETTES]), strict=False):
         centers = KMeans(colors, random_state=SEED).fit(image.reshape(-1, 3)).cluster_centers_
@@ -52,13 +52,13 @@ def segmented(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def on_border(labels: np.ndarray) -> np.ndarray:
-    """The pixels whose neighbours below or to the right are of another class."""
+    """Return the pixels whose neighbour below or to the right has another class."""
     padded = np.pad(labels, ((0, 0), (0, 1), (0, 1)), mode="edge")
     return (padded[:, 1:, :-1] != labels) | (padded[:, :-1, 1:] != labels)
 
 
 def initial_params(classes: int):
-    """Kernels `[out, in, 3, 3]` and biases of the convolutions."""
+    """Return the kernels `[out, in, 3, 3]` and the biases of the convolutions."""
     channels = [3, *[WIDTH] * len(DILATIONS), classes]
     keys = jax.random.split(jax.random.key(SEED), len(channels))
     initialize = jax.nn.initializers.he_normal(in_axis=1, out_axis=0)
@@ -67,7 +67,7 @@ def initial_params(classes: int):
 
 
 def logits_of(params, grey):
-    """`[photos, classes, height, width]` from grey values `[photos, height, width]` and where in the photo they are."""
+    """Return logits `[photos, classes, height, width]` of grey values `[photos, height, width]` and their positions."""
     _, height, width = grey.shape
     places = jnp.meshgrid(jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width), indexing="ij")
     x = jnp.stack([4 * grey - 2, *(jnp.broadcast_to(place, grey.shape) for place in places)], 1)
@@ -78,7 +78,7 @@ def logits_of(params, grey):
 
 
 def train(grey, labels, where, steps):
-    """The parameters, and the loss of each step."""
+    """Return the parameters, and the loss of each step."""
     mask = labels != VOID
     params = initial_params(where.shape[1])
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))

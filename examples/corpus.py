@@ -1,4 +1,4 @@
-"""The standard library's own sources as rows of word ids: real text that is on every machine with Python, for `language_model.py`."""
+"""The sources of the standard library as rows of word ids. Every machine with Python has this real text."""
 
 import re
 import sys
@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 OUTPUT = Path(__file__).parent / "output"
 UNKNOWN, IGNORED = 0, -100
-WORD = re.compile(r"\n *|\w+|[^\w\s]")  # the end of a line with the indentation of the next, a name or number, a sign
+WORD = re.compile(r"\n *|\w+|[^\w\s]")  # a line end with the next indentation, a name or number, or a sign
 
 
 def index(texts: list[str], least_count: int) -> tuple[list[str], list[np.ndarray]]:
-    """The vocabulary, by falling frequency after the word `UNKNOWN`, which stands for all words of a lower count; the ids of each text."""
+    """Return the vocabulary and the ids of each text. The word `UNKNOWN`, for all rare words, comes first; the others by falling frequency."""
     counts = Counter(word for text in texts for word in WORD.findall(text))
     vocabulary = ["<unknown>", *(word for word, count in counts.most_common() if count >= least_count)]
     ids = {word: place for place, word in enumerate(vocabulary)}
@@ -24,7 +24,7 @@ def index(texts: list[str], least_count: int) -> tuple[list[str], list[np.ndarra
 
 
 def rows_of(texts: list[np.ndarray], sequence: int) -> np.ndarray:
-    """`[rows, sequence + 1]`: the texts in pieces, each with the first id of the next one; after the end of a text, `IGNORED`."""
+    """Return `[rows, sequence + 1]`: pieces of the texts. A row ends with the first id of the next piece; `IGNORED` fills up the last row."""
     rows = []
     for ids in texts:
         padded = np.pad(ids, (0, -(len(ids) - 1) % sequence), constant_values=IGNORED)
@@ -33,7 +33,7 @@ def rows_of(texts: list[np.ndarray], sequence: int) -> np.ndarray:
 
 
 def standard_library(least_count: int, sequence: int, files: int | None) -> np.ndarray:
-    """The rows of its first `files` files, or of all; kept for the next time."""
+    """Return the rows of the first `files` files of the standard library, or of all files. The rows are stored for the next call."""
     version = ".".join(map(str, sys.version_info[:3]))
     path = OUTPUT / f"standard-library-{version}-{files or 'all'}-files-{least_count}-{sequence}.npy"
     if not path.exists():
@@ -41,7 +41,7 @@ def standard_library(least_count: int, sequence: int, files: int | None) -> np.n
         sources = [source for source in sources if not {"site-packages", "dist-packages"}.intersection(source.parts)]
         _, texts = index([source.read_text("utf-8", "replace") for source in sources[:files]], least_count)
         OUTPUT.mkdir(parents=True, exist_ok=True)
-        # Under another name until it is whole: a run that is stopped leaves nothing that the next one would take for it.
+        # Write to another name first: if this run is stopped, the next run must not read an incomplete file.
         unfinished = path.with_suffix(".unfinished.npy")
         np.save(unfinished, rows_of(texts, sequence))
         unfinished.replace(path)
@@ -49,12 +49,12 @@ def standard_library(least_count: int, sequence: int, files: int | None) -> np.n
 
 
 def count_words(rows: np.ndarray, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
-    """The labels that count."""
+    """Count the labels that are not `IGNORED`."""
     return np.count_nonzero(rows[..., 1:] != IGNORED, axis=axis)
 
 
 def unequal_batches(rows: np.ndarray, batches: int, size: int, seed: int) -> np.ndarray:
-    """`[batches, size, sequence + 1]`: ends of texts, sorted by length, as loaders do to pad less."""
+    """Return `[batches, size, sequence + 1]`: the last rows of texts, sorted by length, as data loaders sort them to reduce padding."""
     words = count_words(rows, -1)
     some = np.random.default_rng(seed).choice(np.flatnonzero(words < words.max()), batches * size)
     return rows[some[np.argsort(words[some])]].reshape(batches, size, -1)

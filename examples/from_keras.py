@@ -1,9 +1,9 @@
-"""The examples in the documents of `tf.keras`, run with `jaxce.keras` in its place, beside the numbers printed there.
+"""Runs the examples in the documentation of `tf.keras` with `jaxce.keras`, and compares the results with the numbers printed there.
 
     python examples/from_keras.py
 
-Exits with a status other than 0 if a number differs. The documents are those of TensorFlow 1.15 for `backend.categorical_crossentropy`, and
-of TensorFlow 2.2 for the two `losses`.
+The exit status is not 0 if a number differs. The documentation is that of TensorFlow 1.15 for `backend.categorical_crossentropy`, and that of
+TensorFlow 2.2 for the two `losses`.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ A = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
 B = [[0.9, 0.05, 0.05], [0.5, 0.89, 0.6], [0.05, 0.01, 0.94]]
 PROBABILITIES = [[0.05, 0.95, 0], [0.1, 0.8, 0.1]]
 
-# The call, its result here, and what the documents print.
+# The call, its result here, and the result in the documentation.
 EXAMPLES = [
     (
         "backend.categorical_crossentropy(a, b)",
@@ -40,7 +40,7 @@ EXAMPLES = [
 
 
 def agrees(result: np.floating, documented: str) -> bool:
-    """Whether a result is the printed number, up to half a unit of its last digit and two roundings of float32."""
+    """Return whether a result equals the printed number, up to half a unit of its last digit and two roundings of float32."""
     digits, _, exponent = documented.partition("e")
     last_digit = 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
     return abs(float(result) - float(documented)) <= last_digit / 2 + 2 * np.spacing(result)

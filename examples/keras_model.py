@@ -1,9 +1,10 @@
-"""Trains a Keras 3 model, on Keras's JAX backend, with `jaxce.keras` in the place of `keras.losses`: handwritten digits, no download.
+"""Trains a Keras 3 model on Keras's JAX backend, with `jaxce.keras` instead of `keras.losses`: handwritten digits, no download.
 
 python examples/keras_model.py
 
-A tenth of the labels is -1, for "nobody has looked". The model is compiled twice from one seed, with Keras's loss and with jaxce's: the two
-curves are one. Then one label is wrong, 10 among ten classes from 0: Keras's loss of it is 0 and training goes on; jaxce's is NaN.
+A tenth of the labels is -1, which means unlabelled. The model is compiled and trained twice from one seed, with Keras's loss and with jaxce's loss.
+The two curves coincide. Then one label is wrong: 10, with ten classes from 0. Keras's loss of this label is 0, so training would continue; jaxce's
+loss is NaN.
 """
 
 import argparse
@@ -26,14 +27,14 @@ NUM_CLASSES, UNLABELLED, EPOCHS, SHORT_EPOCHS, BATCH_SIZE, SEED = 10, -1, 12, 2,
 REQUIRED_ACCURACY, CURVES_RTOL = 0.95, 1e-4
 
 OPTIONS = {"from_logits": True, "ignore_class": UNLABELLED}
-LOSSES = {  # objects as Keras makes them: the constructors are the same
+LOSSES = {  # the constructors are the same
     "keras": keras.losses.SparseCategoricalCrossentropy(**OPTIONS),
     "jaxce.keras": jaxce.keras.losses.SparseCategoricalCrossentropy(**OPTIONS),
 }
 
 
 def compiled_model(loss) -> keras.Model:
-    """The same model each time, but for its loss."""
+    """Return a model that depends only on its loss."""
     keras.utils.set_random_seed(SEED)
     model = keras.Sequential(
         [
@@ -53,7 +54,7 @@ def accuracy(model: keras.Model, images, labels) -> float:
 
 
 def losses_of_wrong_label() -> dict[str, float]:
-    """Of one image whose label is no class."""
+    """Return the losses of one image whose label is not a class."""
     logits, label = np.zeros((1, NUM_CLASSES), np.float32), np.array([NUM_CLASSES])
     return {name: float(loss(label, logits)) for name, loss in LOSSES.items()}
 
@@ -84,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help=f"{SHORT_EPOCHS} epochs")
     options = parser.parse_args()
-    # The bfloat16 products of some devices would set the two curves apart.
+    # Some devices multiply float32 matrices in bfloat16 by default, and the two curves would then differ.
     jax.config.update("jax_default_matmul_precision", "highest")
     started = time.perf_counter()
     images, labels = load_digits(return_X_y=True)

@@ -1,7 +1,7 @@
-"""Trains a small causal language model on the standard library's own sources (no download): a softmax over some 50,000 words.
+"""Trains a small causal language model on the sources of the standard library (no download): a softmax over some 50,000 words.
 
-python examples/language_model.py                   # with each loss in turn (or with one: --loss), whose curves must agree
-python examples/language_model.py --preset gpu      # 12 layers of 768 features in bfloat16: a load for one accelerator
+python examples/language_model.py                   # trains with both losses (or with one: --loss); the curves must agree
+python examples/language_model.py --preset gpu      # 12 layers of 768 features in bfloat16, enough work for one accelerator
 """
 
 import argparse
@@ -28,12 +28,15 @@ PRESETS = {
     "cpu": (4, 64, 4, 128, 8, 20, 1e-2, 3, None, "float32"),
     "gpu": (12, 768, 12, 1024, 16, 500, 6e-4, 2, None, "bfloat16"),
 }
-LOSSES = ("linear", "dense")  # the smaller first, as a process's peak of memory never falls
+LOSSES = (
+    "linear",
+    "dense",
+)  # the one that needs less memory first, because the peak memory of a process never decreases
 SEED, MICRO_BATCHES, MICRO_ROWS, GRADIENT_RTOL, CURVES_RTOL = 0, 3, 4, 1e-6, {"float32": 1e-4, "bfloat16": 5e-2}
 
 
 def loss_of_rows(name: str, graph, params, rows) -> jaxce.LossSum:
-    """The sum of the losses of the words that count, and their number: without ever holding all logits, or from all of them."""
+    """Return the sum of the losses of the words that count, and their number. "linear" never stores all logits; "dense" does."""
     hidden, classifier = nnx.merge(graph, params)(jnp.maximum(rows[:, :-1], UNKNOWN))
     labels, mask = rows[:, 1:], rows[:, 1:] != IGNORED
     if name == "linear":
@@ -43,7 +46,7 @@ def loss_of_rows(name: str, graph, params, rows) -> jaxce.LossSum:
 
 
 def mean_and_gradient(loss, params, micro_batches):
-    """The mean loss over all words of `[micro_batches, rows, sequence + 1]`, and its gradient, a micro-batch at a time."""
+    """Return the mean loss over all words of `[micro_batches, rows, sequence + 1]` and its gradient, one micro-batch at a time."""
 
     def total(params, rows):
         loss_sum = loss(params, rows)
@@ -56,13 +59,13 @@ def mean_and_gradient(loss, params, micro_batches):
 
     start = jaxce.LossSum.zero(), jax.tree.map(jnp.zeros_like, params)
     (loss_sum, gradient), _ = jax.lax.scan(add, start, micro_batches)
-    # Totals and weights add up, means do not: so the one division comes after the last micro-batch.
+    # Totals and weights can be added, means cannot. So the division comes after the last micro-batch.
     return loss_sum.mean(), jax.tree.map(lambda g: jnp.where(loss_sum.weight == 0, 0, g / loss_sum.weight), gradient)
 
 
 @partial(jax.jit, static_argnums=0)
 def gradient_errors(loss, params, micro_batches):
-    """Of `LossSum`, and of `optax.MultiSteps` over means: relative to the gradient of all micro-batches as one batch."""
+    """Return the errors of the gradients by `LossSum` and by `optax.MultiSteps`, relative to the gradient of all micro-batches as one batch."""
     gradient_of_mean = jax.grad(lambda params, rows: loss(params, rows).mean())
     whole = gradient_of_mean(params, jnp.concatenate(micro_batches))
     _, of_sums = mean_and_gradient(loss, params, micro_batches)
@@ -86,7 +89,7 @@ def show_gradient_errors(rows: np.ndarray, sizes: argparse.Namespace) -> None:
 
 
 def train(name: str, rows: np.ndarray, sizes: argparse.Namespace) -> np.ndarray:
-    """The loss of each step."""
+    """Return the loss of each step."""
     graph, params = nnx.split(LanguageModel(int(rows.max()) + 1, sizes, nnx.Rngs(SEED)))
     schedule = optax.warmup_cosine_decay_schedule(0.0, sizes.learning_rate, 1 + sizes.steps // 20, sizes.steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
@@ -106,7 +109,7 @@ def train(name: str, rows: np.ndarray, sizes: argparse.Namespace) -> np.ndarray:
         times.append(time.perf_counter())
         progress.set_postfix(loss=f"{losses[-1]:.4f}")
     speed = count_words(rows[batches[1:]]) / (times[-1] - times[0])
-    use = compiled.memory_analysis()  # what is donated is argument and output in one place, the alias
+    use = compiled.memory_analysis()  # a donated array is both argument and output, and is counted once as an alias
     assert use is not None
     held = use.argument_size_in_bytes + use.output_size_in_bytes - use.alias_size_in_bytes + use.temp_size_in_bytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -128,11 +131,11 @@ def draw(curves: dict[str, np.ndarray]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--loss", choices=[*LOSSES, "both"], default="both", help="what to train with")
-    parser.add_argument("--preset", choices=["cpu", "gpu"], default="cpu", help="the size of everything")
-    parser.add_argument("--short", action="store_true", help="a few steps, of a smaller model on fewer words")
+    parser.add_argument("--loss", choices=[*LOSSES, "both"], default="both", help="the loss to train with")
+    parser.add_argument("--preset", choices=["cpu", "gpu"], default="cpu", help="the sizes of model and training")
+    parser.add_argument("--short", action="store_true", help="a few steps of a smaller model on fewer words")
     options = parser.parse_args()
-    # The bfloat16 products of some devices would set the two curves apart.
+    # Some devices multiply float32 matrices in bfloat16 by default, and the two curves would then differ.
     jax.config.update("jax_default_matmul_precision", "highest")
     started = time.perf_counter()
     print(f"device: {jax.devices()[0].device_kind} ({jax.default_backend()})")

@@ -1,9 +1,9 @@
-"""Tags the standard library's own modules (no download) with what they import, which is many labels at once, most of them rare.
+"""Tags the modules of the standard library (no download) with the modules that they import: many labels at once, most of them rare.
 
 python examples/tag_modules.py
 
-A linear model reads how often each word stands in a file, its import lines and the names of the tags taken out. It is trained twice with
-`jaxce.sigmoid_binary_cross_entropy`: plainly, and with `pos_weight`, without which a rare tag is hardly ever given.
+The input of a linear model is the frequency of each word in a file. Import lines and the names of the tags are removed. The model is trained twice
+with `jaxce.sigmoid_binary_cross_entropy`: without and with `pos_weight`. Without `pos_weight` the model hardly ever predicts a rare tag.
 """
 
 import argparse
@@ -31,7 +31,7 @@ TAGS, WORDS, STEPS, SHORT_STEPS, SHORT_FILES, LEARNING_RATE, SEED = 16, 4000, 30
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """The top-level modules that a source imports, wherever it does so."""
+    """Return the top-level modules that a source imports anywhere."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -42,17 +42,17 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 def standard_library(files: int | None) -> tuple[list[str], list[set[str]]]:
-    """The text of each file without its import lines, and what it imports."""
+    """Return the text of each file without its import lines, and the modules that it imports."""
     paths = sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"))
     paths = [path for path in paths if not {"site-packages", "dist-packages"}.intersection(path.parts)]
-    # Every n-th of them, so that a few files are of all kinds.
+    # Every n-th file, so that a few files are of all kinds.
     paths = paths[:: max(1, len(paths) // files)] if files else paths
     texts, imports = [], []
     for path in paths:
         text = path.read_text("utf-8", "replace")
         try:
             names = imported(ast.parse(text))
-        except (SyntaxError, ValueError):  # the library has files with errors on purpose, to test itself
+        except (SyntaxError, ValueError):  # the library has test files with deliberate errors
             continue
         texts.append(re.sub(r"^\s*(from\s+\S+\s+)?import\b.*$", "", text, flags=re.MULTILINE))
         imports.append(names)
@@ -60,7 +60,7 @@ def standard_library(files: int | None) -> tuple[list[str], list[set[str]]]:
 
 
 def data(files: int | None):
-    """Training and held-out words `[files, words]` and labels `[files, tags]`, and the tags."""
+    """Return training and held-out words `[files, words]`, training and held-out labels `[files, tags]`, and the tags."""
     texts, imports = standard_library(files)
     counts = Counter(name for names in imports for name in names)
     tags = [name for name, _ in counts.most_common(TAGS)]  # by falling frequency
@@ -74,7 +74,7 @@ def data(files: int | None):
 
 
 def train(words: np.ndarray, labels: np.ndarray, pos_weight, steps: int, name: str):
-    """The model's logits as a function of words."""
+    """Return the logits of the trained model as a function of words."""
     params = {"weights": jnp.zeros((words.shape[1], labels.shape[1])), "bias": jnp.zeros(labels.shape[1])}
     optimizer = optax.adamw(optax.cosine_decay_schedule(LEARNING_RATE, steps), weight_decay=1e-3)
 
@@ -121,7 +121,7 @@ def main() -> None:
     started = time.perf_counter()
     words, held_out, labels, held_out_labels, tags = data(SHORT_FILES if options.short else None)
     rates = labels.mean(axis=0)
-    # A file with the tag counts as much as all files without it.
+    # For each tag, the files with the tag together have the same weight as the files without it.
     losses = {"plain": None, "pos_weight": (1 - rates) / rates}
     recalls, precisions = {}, {}
     for name, pos_weight in losses.items():

@@ -1,7 +1,7 @@
 """Trains a small convolutional network on scikit-learn's handwritten digits (1,797 images, no download) and draws its loss curve.
 
-python examples/train_classifier.py                 # JAX's face: integer labels
-python examples/train_classifier.py --loss keras    # Keras's face: one-hot labels; the same curve, up to rounding
+python examples/train_classifier.py                 # `jaxce`: integer labels
+python examples/train_classifier.py --loss keras    # `jaxce.keras`: one-hot labels; the same curve, up to rounding
 """
 
 import argparse
@@ -24,19 +24,19 @@ import jaxce.keras
 
 NUM_CLASSES, LABEL_SMOOTHING, BATCH_SIZE, LEARNING_RATE, SEED = 10, 0.1, 128, 3e-3, 0
 REQUIRED_ACCURACY = 0.97
-LOOK_EVERY = 20  # steps between two looks at the held-out images
+LOOK_EVERY = 20  # steps between two evaluations on the held-out images
 SHORT_STEPS, FACES_RTOL = 20, 1e-5
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def jax_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The loss of each image, by JAX's face."""
+    """Return the loss of each image by `jaxce`."""
     return jaxce.softmax_cross_entropy_with_integer_labels(logits, labels, label_smoothing=LABEL_SMOOTHING)
 
 
 def keras_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The loss of each image, by Keras's face."""
+    """Return the loss of each image by `jaxce.keras`."""
     onehot = jax.nn.one_hot(labels, NUM_CLASSES)
     options = {"from_logits": True, "label_smoothing": LABEL_SMOOTHING}
     return jaxce.keras.losses.categorical_crossentropy(onehot, logits, **options)
@@ -46,7 +46,7 @@ LOSSES: dict[str, Loss] = {"jax": jax_loss, "keras": keras_loss}
 
 
 class Network(nnx.Module):
-    """Two convolutions and a linear layer: `[batch, 8, 8, 1]` images to `[batch, NUM_CLASSES]` logits."""
+    """Two convolutions and a linear layer. Maps images `[batch, 8, 8, 1]` to logits `[batch, NUM_CLASSES]`."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.conv1 = nnx.Conv(1, 32, (3, 3), rngs=rngs)
@@ -59,7 +59,7 @@ class Network(nnx.Module):
 
 
 def train(loss: Loss, data, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The loss of each step `[steps]`, and rows of (steps done, held-out loss, held-out accuracy)."""
+    """Return the loss of each step `[steps]`, and rows of (steps done, held-out loss, held-out accuracy)."""
     images, held_out_images, labels, held_out_labels = data
     network = Network(nnx.Rngs(SEED))
     schedule = optax.cosine_decay_schedule(LEARNING_RATE, steps)
@@ -89,7 +89,7 @@ def train(loss: Loss, data, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(losses: np.ndarray, looks: np.ndarray, path: Path) -> None:
-    """Both losses, above the least that smoothed labels allow, and the accuracy on the held-out images."""
+    """Draw the training and held-out losses, the least loss that smoothed labels allow, and the accuracy on the held-out images."""
     smoothed = (1 - LABEL_SMOOTHING) * np.eye(NUM_CLASSES)[0] + LABEL_SMOOTHING / NUM_CLASSES
     least = -np.sum(smoothed * np.log(smoothed))
     steps, held_out_losses, accuracies = looks.T
@@ -115,13 +115,15 @@ def draw(losses: np.ndarray, looks: np.ndarray, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--loss", choices=LOSSES, default="jax", help="the face to use")
+    parser.add_argument("--loss", choices=LOSSES, default="jax", help="the interface to use")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--short", action="store_true", help=f"{SHORT_STEPS} steps with each face, which must agree")
+    parser.add_argument(
+        "--short", action="store_true", help=f"{SHORT_STEPS} steps with each interface; the two must agree"
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "output" / "train_classifier.png")
     options = parser.parse_args()
 
-    # The bfloat16 products of some devices would set the two faces' curves apart.
+    # Some devices multiply float32 matrices in bfloat16 by default, and the two curves would then differ.
     jax.config.update("jax_default_matmul_precision", "highest")
     started = time.perf_counter()
     print(f"device: {jax.devices()[0].device_kind} ({jax.default_backend()})")
@@ -139,9 +141,9 @@ def main() -> None:
     if options.short:
         (other,) = set(LOSSES) - {options.loss}
         apart = np.max(np.abs(train(LOSSES[other], data, steps)[0] / losses - 1))
-        print(f"the two faces' curves are {apart:.1e} apart; allowed {FACES_RTOL:.0e}")
+        print(f"the curves of the two interfaces are {apart:.1e} apart; allowed {FACES_RTOL:.0e}")
         if apart > FACES_RTOL:
-            raise SystemExit("the two faces disagree")
+            raise SystemExit("the two interfaces disagree")
     elif accuracy < REQUIRED_ACCURACY:
         raise SystemExit(f"held-out accuracy is below {REQUIRED_ACCURACY:.0%}")
 

@@ -1,4 +1,4 @@
-"""A small causal transformer whose classifier is its embedding: the model of `language_model.py`."""
+"""A small causal transformer whose classifier is tied to its embedding: the model of `language_model.py`."""
 
 import argparse
 from functools import partial
@@ -11,7 +11,7 @@ EMBEDDING_SCALE = 0.02
 
 
 class LanguageModel(nnx.Module):
-    """Ids `[rows, sequence]` to hidden states `[rows, sequence, features]`, and the classifier `[features, vocabulary]`."""
+    """Maps ids `[rows, sequence]` to hidden states `[rows, sequence, features]` and the classifier `[features, vocabulary]`."""
 
     def __init__(self, vocabulary: int, sizes: argparse.Namespace, rngs: nnx.Rngs):
         features, options = sizes.features, {"dtype": sizes.dtype, "rngs": rngs}
@@ -26,7 +26,7 @@ class LanguageModel(nnx.Module):
 
     def __call__(self, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = self.embedding(ids) + self.positions(jnp.arange(ids.shape[1])[None])
-        x = x / EMBEDDING_SCALE  # to the size of what the blocks add
+        x = x / EMBEDDING_SCALE  # to the scale of the blocks' outputs
         for norm, attention, mlp in self.blocks:
             x = x + attention(norm(x), is_causal=True)
             x = x + mlp(x)

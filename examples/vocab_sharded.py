@@ -1,7 +1,7 @@
 """Trains a language-model head whose vocabulary is split over devices, and compares it with the same training on one device.
 
-python examples/vocab_sharded.py                  # on a mesh of 2 x 4 devices: those there are, or 8 virtual ones of the CPU
-python examples/vocab_sharded.py --processes 2    # as two processes with 4 devices each, which find each other on this machine
+python examples/vocab_sharded.py                  # on a mesh of 2 x 4 devices: the devices of the machine, or 8 virtual CPU devices
+python examples/vocab_sharded.py --processes 2    # as two processes on this machine, with 4 devices each
 """
 
 import argparse
@@ -24,13 +24,13 @@ from jax.sharding import PartitionSpec as P
 import jaxce
 
 DEVICES, FEATURES, BATCH, SEQUENCE, SEED, ALLOWED = 8, 64, 16, 64, 0, 1e-5
-# The vocabulary is split over "model", the examples over "data"; what is neither is the same on every device.
+# The vocabulary is split over "model", the examples over "data". All other arrays are replicated.
 SPECS = {"embedding": P("model"), "mix": P(), "classifier": P(None, "model")}
 BY_CLASS, BY_EXAMPLE = P("model"), P("data")
 
 
 def hidden_states(params, words, axis_name):
-    """Each word's row of the embedding, mixed; a device looks up the words that it has."""
+    """Return the embedding of each word, multiplied by a matrix. A device looks up only its own words."""
     table = params["embedding"]
     if axis_name is None:
         rows = table[words]
@@ -42,7 +42,7 @@ def hidden_states(params, words, axis_name):
 
 
 def loss(params, bias, words, axis_name=None) -> jaxce.LossSum:
-    """The sum of the losses of the words that count. With an `axis_name` on one device's part of everything but the labels."""
+    """Return the sum of the losses of the words that count. With an `axis_name`, embedding, classifier and bias are one device's classes."""
     hidden = hidden_states(params, jnp.maximum(words[:, :-1], UNKNOWN), axis_name)
     labels = words[:, 1:]
     options = {"bias": bias, "mask": labels != IGNORED, "axis_name": axis_name}
@@ -50,7 +50,7 @@ def loss(params, bias, words, axis_name=None) -> jaxce.LossSum:
 
 
 def start(vocabulary: int, parts: int):
-    """Parameters, and a bias of -inf for the classes that only make the vocabulary a multiple of the devices."""
+    """Return the parameters, padded so that `parts` divides the vocabulary, and a bias that is -inf for the padding classes."""
     rng, padded = np.random.default_rng(SEED), -(-vocabulary // parts) * parts
     shapes = {"embedding": (padded, FEATURES), "mix": (FEATURES, FEATURES), "classifier": (FEATURES, padded)}
     params = {name: (rng.standard_normal(shape) / 8).astype(np.float32) for name, shape in shapes.items()}
@@ -58,7 +58,7 @@ def start(vocabulary: int, parts: int):
 
 
 def train(mean, optimizer, params, bias, batches, put, report=None) -> np.ndarray:
-    """The loss of each step. `put` takes an array to where a batch of examples belongs."""
+    """Return the loss of each step. `put` puts a batch of examples on its devices."""
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, opt_state, bias, words):
@@ -78,7 +78,7 @@ def train(mean, optimizer, params, bias, batches, put, report=None) -> np.ndarra
 
 
 def show(mesh, step, params) -> None:
-    """How the classifier lies on the mesh, what a step sends between devices (in a loop once), and what it holds on each."""
+    """Print the sharding of the classifier, the bytes that a step sends (a loop is counted once), and the memory of a step on each device."""
     print(f"mesh: {dict(mesh.shape)} of {mesh.devices.flat[0].device_kind}; on it the classifier:")
     jax.debug.visualize_array_sharding(params["classifier"])
     sent = collections.Counter()
@@ -95,7 +95,7 @@ def show(mesh, step, params) -> None:
 
 
 def launch(processes: int, arguments: list[str]) -> int:
-    """This file once for each process; the first to fail says how it ends."""
+    """Run this file once for each process. Return 0 if all succeed, otherwise the largest exit status."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -107,7 +107,7 @@ def launch(processes: int, arguments: list[str]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--short", action="store_true", help="a few steps on a part of the words")
+    parser.add_argument("--short", action="store_true", help="a few steps on some of the words")
     parser.add_argument("--coordinator", help=argparse.SUPPRESS)
     parser.add_argument("--process", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()

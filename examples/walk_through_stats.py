@@ -1,13 +1,13 @@
 # %% [markdown]
-"""A walk through `LogitStats`: what one pass over the logits tells of each row. In cells, for an editor or notebook; also a plain script.
+"""Shows what `LogitStats` computes for each row in one pass over the logits. The file is a script with cells for an editor or notebook.
 
 python examples/walk_through_stats.py
 
-The logits are those of a logistic regression on scikit-learn's handwritten digits (no download). Every number is checked against scipy's
-`log_softmax` in float64 on the way.
+The logits are those of a logistic regression on scikit-learn's handwritten digits (no download). Every number is compared with scipy's
+`log_softmax` in float64.
 """
 
-# %% The model, and logits of the images it has not seen.
+# %% Train the model, and compute the logits of the held-out images.
 import argparse
 
 import jax
@@ -24,7 +24,7 @@ import jaxce
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--short", action="store_true", help="a model that is trained less")
-options, _ = parser.parse_known_args()  # a notebook has arguments of its own
+options, _ = parser.parse_known_args()  # a notebook has its own arguments
 
 images, digits = load_digits(return_X_y=True)
 seen, held_out, seen_digits, held_out_digits = train_test_split(images / 16, digits, test_size=0.5, random_state=0)
@@ -32,17 +32,17 @@ model = LogisticRegression(max_iter=10 if options.short else 1000, tol=1e-2 if o
 model.fit(seen, seen_digits)
 logits = jnp.asarray(model.decision_function(held_out), jnp.float32)
 labels = jnp.asarray(held_out_digits, jnp.int32)
-exact = log_softmax(np.asarray(logits, np.float64), axis=-1)  # what everything below is compared with
+exact = log_softmax(np.asarray(logits, np.float64), axis=-1)  # the reference for every number below
 of_label = exact[np.arange(len(exact)), held_out_digits]
 
 
 def show(name: str, found, expected, atol: float = 1e-6) -> None:
-    """A line of the table; stops if the numbers differ by more than rounding."""
+    """Print a line of the table. Raise if the numbers differ by more than rounding."""
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=atol, err_msg=name)
     print(f"{name:46} {np.mean(found):10.4f}")
 
 
-# %% One pass over the logits. What is kept: a few numbers per image, whatever the number of classes.
+# %% One pass over the logits. The result is a few numbers per image, whatever the number of classes.
 stats = jax.jit(jaxce.logit_stats)(logits, labels)
 print(
     f"logits {logits.shape}; kept:",
@@ -55,22 +55,22 @@ log_probability = -stats.nll
 show("log-probability of the label", log_probability, of_label)
 show("perplexity, exp of the mean loss", jnp.exp(stats.nll.mean()), np.exp(-of_label.mean()))
 
-# %% The largest probability is exp(max_logit - log_z): how sure the model is, without a softmax.
+# %% The largest probability, exp(max_logit - log_z), is the confidence of the model. It needs no softmax.
 confidence = 1 / (1 + stats.sum_exp_rest)
 show("probability of the likeliest class", confidence, np.exp(exact).max(-1))
 
-# %% Whether the label is a class with the largest logit. The logits are compared, so rounding cannot change the answer.
+# %% Whether the label is a class with the largest logit. The logits are only compared, so rounding cannot change the result.
 show("accuracy", stats.correct, exact.argmax(-1) == held_out_digits)
 
-# %% The uniform part of label smoothing, and the logarithm of the partition function, which a z-loss keeps near 0. (They are equal here, as
+# %% The uniform part of label smoothing, and the logarithm of the partition function, which a z-loss keeps near 0. (They are equal here, because
 # the ten logits of this model sum to 0.)
 show("loss against the uniform distribution", stats.smooth_nll, -exact.mean(-1))
 show("log of the partition function", stats.log_z, np.asarray(logits, np.float64)[:, 0] - exact[:, 0])
 
 
-# %% The entropy. The derivative of log_z in a direction is that direction's mean under the softmax: so the mean logit is one forward-mode
-# derivative, in the same pass as the value. Taken from the largest logit on, both terms are non-negative and nothing cancels. A logit of -inf
-# must not move: 0 * -inf is NaN.
+# %% The entropy. The derivative of log_z in a direction is the mean of the direction under the softmax. So the mean logit is one forward-mode
+# derivative, in the same pass as the value. The largest logit is subtracted first, so both terms are non-negative and nothing cancels. The
+# direction at a logit of -inf must be 0, because 0 * -inf is NaN.
 @jax.jit
 def entropy_of(logits):
     below = logits - logits.max(-1, keepdims=True)
@@ -82,9 +82,9 @@ def entropy_of(logits):
 entropy = entropy_of(logits)
 show("entropy of the predicted distribution", entropy, -(np.exp(exact) * exact).sum(-1))
 
-# %% The entropy of a linear layer, whose logits are never held. For a language model this is the entropy of each token. Classifier, bias and soft
-# cap times t give the capped logits times t, so all of them move in their own direction, except a bias of -inf. The entropy is a difference of two
-# numbers of the size of log_z: its error is about 1e-6 times that size, and entropies far below this error have no digits left.
+# %% The entropy of a linear layer, without storing all logits. For a language model this is the entropy of each token. Multiplying classifier, bias
+# and soft cap by t multiplies the capped logits by t. So the direction is classifier, bias and cap, except for a bias of -inf. The entropy is a
+# difference of two numbers of the size of log_z. Its error is about 1e-6 times that size, so much smaller entropies lose every digit.
 hidden, classifier, bias = (jnp.asarray(x, jnp.float32) for x in (held_out, model.coef_.T, model.intercept_))
 
 
@@ -114,16 +114,16 @@ show(
     atol=1e-5,
 )
 
-# %% Statistics of disjoint classes merge: here of the digits 0 to 4 and 5 to 9, as on two devices with half of the classes each.
+# %% Merge statistics of disjoint classes: the digits 0 to 4 and 5 to 9, as on two devices with half of the classes each.
 halves = [jaxce.logit_stats(logits[:, 5 * i : 5 * i + 5], labels - 5 * i) for i in (0, 1)]
 merged = jaxce.LogitStats.merge(*halves)
 show("loss, from two halves of the classes", merged.nll, -of_label)
 
 
-# %% A loss of one's own is a line over the statistics, and JAX differentiates it: the focal loss, (1 - p)^2 nll.
+# %% A new loss is one line over the statistics, and JAX differentiates it. This one is the focal loss, (1 - p)^2 nll.
 def focal_losses(logits):
     nll = jaxce.logit_stats(logits, labels).nll
-    return jnp.expm1(-nll) ** 2 * nll  # 1 - p without a difference from 1
+    return jnp.expm1(-nll) ** 2 * nll  # (1 - p)^2 without subtracting p from 1
 
 
 nll, onehot = -of_label[:, None], np.eye(10)[held_out_digits]
@@ -137,7 +137,7 @@ show(
     abs(slope * (np.exp(exact) - onehot)).max(-1),
 )
 
-# %% The picture: where the model is unsure, and where it is sure and wrong.
+# %% Draw the images for which the model is unsure, and the images for which it is sure and wrong.
 pictures.set_style()
 wrong = ~np.asarray(stats.correct)
 figure, axes = plt.subplot_mosaic([["s", "s", 0, 1, 2], ["s", "s", 3, 4, 5]], figsize=(12, 4.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""The losses of a linear layer, from the caller's arguments to blocks and formulas: what `_linear` shows to the user."""
+"""The losses of a linear layer, from the caller's arguments to blocks and formulas. `_linear` has the public functions."""
 
 import functools
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from jaxce._types import Array
 
 
 class Options(NamedTuple):
-    """The scalars of a loss; None is not used."""
+    """The scalar options of a loss. An option that is None is not used."""
 
     label_smoothing: Array | None
     z_loss: Array | None
@@ -70,7 +70,7 @@ def loss_sum(layer, options, *, axis_name, implementation):
 
 
 def _checked(layer: Layer, axis_name: AxisName) -> Layer:
-    """Return the arguments, converted; tokens of any shape."""
+    """Check and convert the arguments. The tokens may have any shape."""
     hidden = linear_checks.hidden(layer.hidden)
     classifier = linear_checks.classifier(layer.classifier, hidden)
     bias = linear_checks.bias(layer.bias, classifier)
@@ -85,11 +85,11 @@ def _checked(layer: Layer, axis_name: AxisName) -> Layer:
 
 
 def _flat(layer: Layer, axis_name: AxisName):
-    """Return the layer with its tokens in one axis and labels that count local classes, and the shape of its tokens."""
+    """Return the layer with its tokens on one axis and its labels counted from the first local class, and the shape of the tokens."""
     shape, mask = layer.hidden.shape[:-1], layer.mask
     labels = local_indices(layer.labels.reshape(-1), layer.classifier.shape[1], axis_name)
     flat = layer._replace(hidden=layer.hidden.reshape(-1, layer.hidden.shape[-1]), labels=None, mask=None)
-    # Gradients of what is the same on several devices are summed over them once, not in every block.
+    # The gradient with respect to a replicated array is summed over the devices once, not in every block.
     flat = varying_like(flat, (layer, labels))
     mask = None if mask is None else varying_like(mask.reshape(-1), layer, but=axis_name or ())
     return flat._replace(labels=labels, mask=mask), shape
@@ -119,7 +119,7 @@ def _sum_of_losses(statistics, axis_name, layer: Layer, options: Options):
 
 @functools.cache
 def _sum_with_rule(of_value: Plans, of_gradients: Plans, axis_name: AxisName):
-    """Return the function of a layer and options that gives the sum, with the rule that computes the gradients along with the value."""
+    """Return the function of a layer and options that computes the sum. Its rule computes the gradients together with the value."""
     plain = functools.partial(_sum_of_losses, chunked.statistics(of_value, axis_name), axis_name)
     function = jax.custom_jvp(plain)
 
@@ -141,7 +141,7 @@ def _sum_with_rule(of_value: Plans, of_gradients: Plans, axis_name: AxisName):
 
 
 def _pairs(gradients, dots):
-    """Return the gradients and the tangents of those arrays whose tangent is not 0."""
+    """Return the gradients and the tangents of the arrays whose tangent is not a symbolic zero."""
     pairs = [(g, t) for g, t in zip(gradients, dots, strict=True) if g is not None and t is not None]
     return zip(*pairs, strict=True) if pairs else ((), ())
 
@@ -152,9 +152,9 @@ def _inner(gradient, dot):
 
 @functools.cache
 def _with_gradients(plain, plans: Plans, of_hidden: bool, of_classifier: bool, axis_name: AxisName):
-    """Return the function of a layer and options that gives the sum and its gradients; `plain` is how it is differentiated.
+    """Return the function of a layer and options that computes the sum and its gradients. Its derivatives are those of `plain`.
 
-    The gradients with respect to the layer are what the classes of this device contribute.
+    The gradients with respect to the layer are the contributions of this device's classes.
     """
 
     def in_one_pass(layer, options):

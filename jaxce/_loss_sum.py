@@ -1,4 +1,4 @@
-"""`LossSum`: a sum of losses with its weight, which is what adds up exactly over micro-batches and devices; a mean does not."""
+"""`LossSum`: a sum of losses and a sum of weights. Unlike means, these sums add up exactly over micro-batches and devices."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from jaxce._types import Array, ArrayLike, exportable, working_dtype
 class LossSum:
     """The sum of some losses and the sum of their weights; a pytree.
 
-    The mean over several batches is the sum of their totals over the sum of their weights. The mean of their means is something else wherever
-    they hold different numbers of valid examples.
+    The mean over several batches is the sum of their totals divided by the sum of their weights. The mean of their means differs from this mean
+    if the batches have different numbers of valid examples.
 
-    Each sum is two numbers: `total` and the part that rounding took from it. So a sum of any number of batches stays exact to 1e-6: plain
-    float32 numbers stop counting at 16,777,216 tokens.
+    Each sum is stored as two numbers, for example `total` and the rounding error of `total`. So a sum of any number of batches stays exact to
+    1e-6. A plain float32 number stops counting at 16,777,216 tokens.
 
     Attributes:
       total: The sum of the weighted losses.
       weight: The sum of the weights.
-      total_remainder: The exact sum less `total`, rounded; a constant of differentiation.
-      weight_remainder: The exact sum of the weights less `weight`, rounded; a constant of differentiation.
+      total_remainder: The exact sum of the weighted losses minus `total`, rounded; differentiation treats it as a constant.
+      weight_remainder: The exact sum of the weights minus `weight`, rounded; differentiation treats it as a constant.
 
     Example:
       >>> losses = jnp.array([1.0, 2.0, 30.0, 5.0])
@@ -50,13 +50,13 @@ class LossSum:
 
     @staticmethod
     def zero(dtype: DTypeLike = jnp.float32) -> LossSum:
-        """The sum of no losses: what `sum`, `jax.lax.scan` and `jax.lax.fori_loop` start from.
+        """Return the sum of no losses: the start of a `sum`, a `jax.lax.scan` or a `jax.lax.fori_loop`.
 
         Args:
-          dtype: float32, or float64 to add up losses of float64.
+          dtype: float32, or float64 to add up float64 losses.
 
         Returns:
-          `LossSum` of two scalars that are 0.
+          A `LossSum` whose fields are all 0.
 
         Raises:
           TypeError: `dtype` is not a floating dtype.
@@ -71,20 +71,20 @@ class LossSum:
 
     @staticmethod
     def of(losses: ArrayLike, weights: ArrayLike | None = None, mask: ArrayLike | None = None) -> LossSum:
-        """The sum over all losses that count.
+        """Return the sum over all losses that count.
 
         Args:
           losses: Any shape, floating.
-          weights: The shape of `losses`, real: the weight of each, ones by default.
-          mask: The shape of `losses`, boolean: those that count. Give it to the loss function too: here a NaN loss left out is not
-            added, but its gradient would still be NaN.
+          weights: The shape of `losses`, real: the weight of each loss, ones by default.
+          mask: The shape of `losses`, boolean. True for the losses that count. Pass the mask to the loss function too: this function does not
+            add a masked NaN loss, but the gradient of that loss would still be NaN.
 
         Returns:
-          `LossSum` of two scalars, float32 for losses of 32 bits or fewer.
+          A `LossSum` of two scalars, float32 for losses of 32 bits or fewer.
 
         Raises:
-          TypeError: a dtype that does not fit.
-          ValueError: a shape that does not fit.
+          TypeError: An argument has the wrong dtype.
+          ValueError: An argument has the wrong shape.
         """
         return _sum(losses, weights, mask)
 
@@ -96,21 +96,21 @@ class LossSum:
         return LossSum(total, weight, total_remainder, weight_remainder)
 
     def __radd__(self, other: int) -> LossSum:
-        if isinstance(other, int) and other == 0:  # what `sum` starts from
+        if isinstance(other, int) and other == 0:  # the start of the builtin `sum`
             return self
         return result_checks.no_sum_with(other)
 
     def mean(self) -> Array:
-        """`total / weight`; 0, with gradient 0, where the weight is 0."""
+        """Return `total / weight`. If the weight is 0, the mean is 0 and its gradient is 0."""
         none = self.weight == 0
-        return jnp.where(none, 0, self.total) / jnp.where(none, 1, self.weight)  # a remainder is less than an ulp
+        return jnp.where(none, 0, self.total) / jnp.where(none, 1, self.weight)  # the remainders are less than an ulp
 
     def psum(self, axis_name: str | tuple[str, ...]) -> LossSum:
-        """The sum over a mapped axis, inside `jax.shard_map` or `jax.vmap`."""
+        """Return the sum over a mapped axis, inside `jax.shard_map` or `jax.vmap`."""
         return jax.tree.map(lambda x: lax.psum(x, axis_name), self)
 
     def __str__(self) -> str:
-        # `jax.grad` shows this where a function gives a LossSum instead of a number.
+        # `jax.grad` shows this string if a function returns a LossSum instead of a number.
         return f"{self!r}, of which `.mean()` or `.total` is a number"
 
     def __float__(self) -> float:
@@ -122,22 +122,22 @@ class LossSum:
 
 @jax.jit
 def _add(a, a_remainder, b, b_remainder):
-    """The sum of two numbers that are `x + x_remainder` each, as such a pair.
+    """Add `a + a_remainder` and `b + b_remainder`, and return the result as such a pair.
 
-    The derivative is that of `a + b`. Everything else is constant: exact arithmetic would leave no remainder.
+    The derivative is the derivative of `a + b`. The remainders are constants, because they are 0 in exact arithmetic.
     """
     plain = a + b
     a, a_remainder, b, b_remainder = map(lax.stop_gradient, (a, a_remainder, b, b_remainder))
     rounded, error = _two_sum(a, b)
     rounded, remainder = _two_sum(rounded, error + (a_remainder + b_remainder))
-    # `rounded` and `plain` differ by a few units in the last place. So their difference is exact, and the sum below is `rounded`.
+    # `rounded` and `plain` differ by a few units in the last place. So their difference is exact, and adding it to `plain` gives `rounded`.
     is_finite = jnp.isfinite(rounded)
     total = plain + jnp.where(is_finite, rounded - lax.stop_gradient(plain), 0)
     return total, jnp.where(is_finite, remainder, 0)
 
 
 def _two_sum(a, b):
-    """`a + b` rounded, and the rounding error. Barriers keep XLA from working out by algebra that there is no error."""
+    """Return `a + b` rounded, and the rounding error. The barriers keep XLA from simplifying the rounding error to 0."""
     total = lax.optimization_barrier(a + b)
     b_part = lax.optimization_barrier(total - a)
     return total, (a - lax.optimization_barrier(total - b_part)) + (b - b_part)

@@ -1,4 +1,4 @@
-"""`sigmoid_binary_cross_entropy`: the loss of independent yes-or-no labels, and its rule."""
+"""`sigmoid_binary_cross_entropy`: the loss of independent binary labels."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def sigmoid_binary_cross_entropy(
     Args:
       logits: `[...]`, floating: :math:`x`. The log-odds of the label being 1.
       labels: `[...]`, real: :math:`y`, from 0 to 1.
-      mask: `[...]`, boolean: the entries that count. One left out has loss 0 and gradient 0, whatever its logit and label hold.
+      mask: `[...]`, boolean. True for the entries that count. A masked entry has loss 0 and gradient 0, whatever its logit and label hold.
       label_smoothing: Scalar in [0, 1]: :math:`s`, how far labels move towards 1/2.
-      pos_weight: :math:`w`, a scalar or an array that fits the last axes of `logits`, 1 by default. Above 1 it favours recall.
+      pos_weight: :math:`w`, a scalar, or an array that broadcasts to the last axes of `logits`; 1 by default. A value above 1 favours recall.
 
     Returns:
-      `[...]`: the loss of each logit, float32 for logits of 32 bits or fewer. Its gradient has the dtype of what it is taken of.
+      `[...]`: the loss of each logit, float32 for logits of 32 bits or fewer. Each gradient has the dtype of its argument.
 
     Raises:
-      TypeError: a dtype or type that does not fit.
-      ValueError: a shape or range that does not fit.
+      TypeError: An argument has the wrong type or dtype.
+      ValueError: An argument has the wrong shape or is out of range.
 
     Numerics:
-      A sum of terms that are not negative, so a tiny loss keeps its digits; the gradient of a hard label is one sigmoid, never a difference.
-      At infinite logits the limits: 0 where the label agrees, +inf where it does not.
+      The loss is a sum of non-negative terms, so a tiny loss keeps its relative precision. The gradient for a label of 0 or 1 is one sigmoid,
+      never a difference. At an infinite logit the loss is its limit: 0 where the logit agrees with the label, +inf where it does not.
 
     Example:
       >>> print(sigmoid_binary_cross_entropy(jnp.array([2.0, 0.0]), jnp.array([1.0, 0.0])).round(4))

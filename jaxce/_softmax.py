@@ -1,4 +1,4 @@
-"""The softmax cross-entropies: formulas over `LogitStats`, every option once, for logits from wherever they come."""
+"""The softmax cross-entropies as formulas over `LogitStats`. Dense logits and linear layers share one implementation of each option."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ def softmax_cross_entropy(
     Args:
       logits: `[..., num_classes]`, floating: :math:`z`. Unnormalised log-probabilities.
       labels: `[..., num_classes]`, real: :math:`q`. The probability of each class; they need not sum to 1.
-      axis: The class axis of `logits` and `labels`, or several that hold the classes together: `(-2, -1)` for a softmax over an image.
-        `class_weights` then has the shape of these axes.
-      where: Boolean, broadcasts to `logits`: the classes that take part. A class left out counts like a logit of -inf.
-      mask: `[...]`, boolean: the examples that count. One left out has loss 0 and gradient 0, whatever its logits and labels hold.
+      axis: The class axis of `logits` and `labels`, or a tuple of class axes: `(-2, -1)` for a softmax over an image. With a tuple,
+        `class_weights` has the shape of these axes.
+      where: Boolean, broadcasts to `logits`. True for the classes that take part. An excluded class is treated as if its logit were -inf.
+      mask: `[...]`, boolean. True for the examples that count. A masked example has loss 0 and gradient 0, whatever its logits and labels hold.
       label_smoothing: Scalar in [0, 1]: :math:`s`, the share of the label spread evenly over the :math:`K` classes that take part.
       class_weights: `[num_classes]`, real: :math:`w`, ones by default.
       z_loss: Scalar, not negative: :math:`\zeta`. Keeps :math:`\log Z` near 0.
-      axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device then gives its own classes of
-        `logits`, `labels`, `where` and `class_weights`, and gets the loss over all of them.
+      axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device passes its own classes of
+        `logits`, `labels`, `where` and `class_weights`, and gets the loss over all classes.
 
     Returns:
-      `[...]`: the loss of each example, float32 for logits of 32 bits or fewer. Its gradient has the dtype of what it is taken of.
+      `[...]`: the loss of each example, float32 for logits of 32 bits or fewer. Each gradient has the dtype of its argument.
 
     Raises:
-      TypeError: a dtype or type that does not fit.
-      ValueError: a shape, axis or range that does not fit.
+      TypeError: An argument has the wrong type or dtype.
+      ValueError: An argument has the wrong shape, is out of range, or `axis` is not a class axis.
 
     Numerics:
-      A sum of terms that are not negative, so a tiny loss keeps its digits, and so does :math:`p - q` where a class is nearly certain.
-      A label probability of 0 takes no part, even where the logit is -inf; one above 0 there makes the loss +inf. A NaN logit, or a row in
-      which no class takes part, makes the loss NaN.
+      The loss is a sum of non-negative terms, so a tiny loss keeps its relative precision. The gradient :math:`p - q` keeps its relative
+      precision where a class is nearly certain. A label probability of 0 contributes nothing, even where the logit is -inf. A positive label
+      probability at a logit of -inf makes the loss +inf. A NaN logit makes the loss NaN, and so does a row in which no class takes part.
 
     Example:
       >>> logits = jnp.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
@@ -68,8 +68,8 @@ def softmax_cross_entropy(
       [0.6576 1.0986]
 
     References:
-      Label smoothing: Szegedy et al., Rethinking the Inception architecture, 2016. z-loss: Chowdhery et al., PaLM, 2022. Weights with
-      smoothing as in `torch.nn.functional.cross_entropy`.
+      Label smoothing: Szegedy et al., Rethinking the Inception architecture, 2016. z-loss: Chowdhery et al., PaLM, 2022. Class weights combine
+      with label smoothing as in `torch.nn.functional.cross_entropy`.
     """
     smoothing, z_weight = scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss)
     static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
@@ -97,28 +97,29 @@ def softmax_cross_entropy_with_integer_labels(
     Args:
       logits: `[..., num_classes]`, floating: :math:`z`. Unnormalised log-probabilities.
       labels: `[...]`, integer: :math:`y`. The index of the true class.
-      axis: The class axis of `logits`, or several that hold the classes together: `(-2, -1)` for a softmax over an image. A label then is
-        the index into these axes in row-major order, and `class_weights` has their shape.
-      where: Boolean, broadcasts to `logits`: the classes that take part. A class left out counts like a logit of -inf.
-      mask: `[...]`, boolean: the examples that count. One left out has loss 0 and gradient 0, whatever its logits and label hold.
-        For an `ignore_index` of other libraries: `mask=labels != ignore_index`.
+      axis: The class axis of `logits`, or a tuple of class axes: `(-2, -1)` for a softmax over an image. With a tuple, a label is the row-major
+        index into these axes, and `class_weights` has the shape of these axes.
+      where: Boolean, broadcasts to `logits`. True for the classes that take part. An excluded class is treated as if its logit were -inf.
+      mask: `[...]`, boolean. True for the examples that count. A masked example has loss 0 and gradient 0, whatever its logits and label hold.
+        The `ignore_index` of other libraries is `mask=labels != ignore_index`.
       label_smoothing: Scalar in [0, 1]: :math:`s`, the share of the label spread evenly over the :math:`K` classes that take part.
       class_weights: `[num_classes]`, real: :math:`w`, ones by default.
       z_loss: Scalar, not negative: :math:`\zeta`. Keeps :math:`\log Z` near 0.
-      axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device then gives its own classes of
-        `logits`, `where` and `class_weights`, the same `labels`, which count the classes of all devices, and gets the loss over all of them.
+      axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device passes its own classes of
+        `logits`, `where` and `class_weights`, and the same `labels`, which count the classes of all devices. Each device gets the loss over
+        all classes.
 
     Returns:
-      `[...]`: the loss of each example, float32 for logits of 32 bits or fewer. Its gradient has the dtype of what it is taken of.
+      `[...]`: the loss of each example, float32 for logits of 32 bits or fewer. Each gradient has the dtype of its argument.
 
     Raises:
-      TypeError: a dtype or type that does not fit.
-      ValueError: a shape, axis or range that does not fit.
+      TypeError: An argument has the wrong type or dtype.
+      ValueError: An argument has the wrong shape, is out of range, or `axis` is not a class axis.
 
     Numerics:
-      A sum of terms that are not negative, so a tiny loss keeps its digits, and so does its gradient at the true class. A label outside
-      `[0, num_classes)` gives NaN, in its loss and its row of the gradient; mask it to leave it out. A NaN logit, or a row in which no
-      class takes part, gives NaN; a true class that takes no part +inf.
+      The loss is a sum of non-negative terms, so a tiny loss keeps its relative precision. The gradient at the true class keeps its relative
+      precision too. A label outside `[0, num_classes)` gives NaN in its loss and in its row of the gradient; mask it to leave it out. A NaN
+      logit gives NaN, and so does a row in which no class takes part. If the true class takes no part, the loss is +inf.
 
     Example:
       >>> logits = jnp.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
@@ -160,9 +161,8 @@ def _dense_loss(
         elif class_weights is not None:
             dtype = working_dtype(logits)
             if mask is not None:
-                labels = jnp.where(
-                    per_row(mask, axis), labels, 0
-                )  # a NaN there must not reach the gradient of the weights
+                # A NaN label of a masked example must not reach the gradient with respect to the class weights.
+                labels = jnp.where(per_row(mask, axis), labels, 0)
             labels = labels.astype(dtype) * per_class(class_weights.astype(dtype), axis, logits.ndim)
         stats = dense_stats(logits, labels, where, mask, class_weights, axis=axis, axis_name=axis_name)
         return cross_entropy(stats, mask, label_smoothing, label_weight, z_loss)
@@ -177,9 +177,9 @@ def cross_entropy(
     label_weight: Array | None,
     z_loss: Array | None,
 ) -> Array:
-    """The loss of each row from its statistics; an option that is None is not used.
+    """Return the loss of each row from its statistics. An option that is None is not used.
 
-    `label_weight` is the class weight of each integer label. Class probabilities carry their weights already.
+    `label_weight` is the class weight of each integer label. Class probabilities are already multiplied by their class weights.
     """
     dtype = stats.sum_exp_rest.dtype
     loss = stats.nll
@@ -194,5 +194,5 @@ def cross_entropy(
 
 
 def _weighted(weight, loss):
-    """The product, in which a weight of 0 takes away even an infinite loss."""
+    """Return the product, which is 0 for a weight of 0 even if the loss is infinite."""
     return weight * jnp.where((weight == 0) & (loss == jnp.inf), 0, loss)

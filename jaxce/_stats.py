@@ -1,18 +1,18 @@
-"""`LogitStats`: the few numbers per row that every softmax cross-entropy is made of.
+"""`LogitStats`: the few numbers per row from which every softmax cross-entropy is computed.
 
 With logits `z` over the classes `k` of a row, `q` the label distribution (one-hot for an integer label) and `u` the class weights (or ones):
 
-    max_logit       max_k z_k                               a constant of differentiation
-    sum_exp_rest    sum_k exp(z_k - max_logit) - 1  >= 0    summed over all but one maximal class, so that a tiny sum keeps every digit
+    max_logit       max_k z_k                               treated as a constant by differentiation
+    sum_exp_rest    sum_k exp(z_k - max_logit) - 1  >= 0    the sum skips one maximal class, so a tiny sum keeps its relative precision
     label_nll       sum_k q_k (log_z - z_k)         >= 0    where log_z = log sum_k exp(z_k) = max_logit + log1p(sum_exp_rest)
-    label_mass      sum_k q_k                               of an integer label: 1 if it is one of these classes, else 0
+    label_mass      sum_k q_k                               for an integer label: 1 if the label is one of these classes, else 0
     uniform_nll     sum_k u_k (log_z - z_k)         >= 0
     weight_sum      sum_k u_k
-    num_classes     sum_k 1                                 a class excluded by `where`, or whose logit is -inf, takes no part in any sum
-    top_label_mass  sum of q_k over the maximal classes     compared, not computed: an integer label is correct where this is 1
+    num_classes     sum_k 1                                 every sum skips the classes that `where` excludes or whose logit is -inf
+    top_label_mass  sum of q_k over the maximal classes     found by comparing logits, so rounding cannot change it; 1 if an integer label is correct
 
-Statistics of disjoint sets of classes merge into those of all the classes, associatively. The negative log-likelihoods are kept as such,
-instead of as parts to be added later: so each has a cotangent of its own, and `p - q` at the true class never drowns in a larger one.
+Statistics of disjoint sets of classes merge into the statistics of all the classes. The merge is associative. A negative log-likelihood is
+stored whole, not as terms to be added later. So it has its own cotangent, and `p - q` at the true class is not rounded away in a larger term.
 """
 
 from __future__ import annotations
@@ -41,24 +41,25 @@ from jaxce._types import Array, ArrayLike, exportable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LogitStats:
-    r"""What a softmax cross-entropy needs to know of each row of logits; made by `logit_stats`.
+    r"""The statistics of each row of logits that a softmax cross-entropy needs; `logit_stats` returns them.
 
-    Every field but the last is an array with one number per row: of logits :math:`z`, of the label distribution :math:`q` (one-hot for an
-    integer label) and of the class weights :math:`u` (or ones).
+    Every field but `integer_labels` is an array with one number per row. The logits are :math:`z`, the label distribution is :math:`q` (one-hot
+    for an integer label), and the class weights are :math:`u` (ones by default).
 
     Attributes:
-      max_logit: :math:`\max_k z_k`, a constant of differentiation.
-      sum_exp_rest: :math:`\sum_k e^{z_k - \max_j z_j} - 1`, not negative, with every digit when tiny.
-      label_nll: :math:`\sum_k q_k (\log Z - z_k)`; 0 for an integer label that is none of these classes. Ask `nll`, which is NaN then, unless
-        more classes are still to be merged in.
-      label_mass: :math:`\sum_k q_k`; of an integer label 1 if it is one of these classes, else 0.
+      max_logit: :math:`\max_k z_k`; differentiation treats it as a constant.
+      sum_exp_rest: :math:`\sum_k e^{z_k - \max_j z_j} - 1`, not negative. A tiny sum keeps its relative precision.
+      label_nll: :math:`\sum_k q_k (\log Z - z_k)`; 0 for an integer label that is not one of these classes. Use `nll`, which is NaN for such a
+        label, unless more classes are still to be merged.
+      label_mass: :math:`\sum_k q_k`; for an integer label, 1 if the label is one of these classes, else 0.
       uniform_nll: :math:`\sum_k u_k (\log Z - z_k)`.
       weight_sum: :math:`\sum_k u_k`.
-      num_classes: How many classes take part: those that `where` allows and whose logit is not -inf; an integer, 0 for a row with a NaN.
-      top_label_mass: :math:`\sum_k q_k` over the maximal classes, those with :math:`z_k = \max_j z_j`. Ask `correct`.
-      integer_labels: Whether labels were class indices.
+      num_classes: The number of classes that take part: `where` allows them and their logit is not -inf. An integer; 0 for a row with a NaN.
+      top_label_mass: :math:`\sum_k q_k` over the maximal classes, those with :math:`z_k = \max_j z_j`. Use `correct`.
+      integer_labels: Whether the labels were class indices.
 
-    The tangents that `jax.jvp` gives for a function that returns a LogitStats are the tangents of the fields. Their properties raise.
+    If a function returns a LogitStats, `jax.jvp` returns its tangents as a LogitStats too. The fields of the tangents are the tangents of the
+    fields. The properties of the tangents raise an error.
 
     Example:
       >>> left = jax.numpy.array([[1.0, 2.0]])
@@ -93,7 +94,7 @@ class LogitStats:
 
     @property
     def nll(self) -> Array:
-        """`sum_k q_k (log_z - z_k)`: the cross-entropy of each row against its label; NaN where that label is not a class."""
+        """`sum_k q_k (log_z - z_k)`: the cross-entropy of each row against its label; NaN where the label is not a class."""
         result_checks.not_tangents(self, "nll")
         defined = _is_defined(self.max_logit, self.label_nll)
         if self.integer_labels:
@@ -109,14 +110,14 @@ class LogitStats:
 
     @property
     def correct(self) -> Array:
-        """Whether the integer label is a class with the largest logit. False for a label that is no class and for a row with a NaN."""
+        """Whether the integer label is a class with the largest logit. False for a label that is not a class and for a row with a NaN."""
         result_checks.not_tangents(self, "correct")
         result_checks.of_integer_labels(self)
         return self.top_label_mass > 0
 
     @staticmethod
     def merge(a: LogitStats, b: LogitStats) -> LogitStats:
-        """The statistics over the classes of both, which must be disjoint."""
+        """Return the statistics over the classes of `a` and `b`, which must be disjoint."""
         result_checks.mergeable(a, b)
         merged = merge(_floating(a), _floating(b))
         return of_statistics(merged, integer_labels=a.integer_labels)
@@ -131,29 +132,29 @@ def logit_stats(
     class_weights: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> LogitStats:
-    r"""The statistics of each row of logits, from which every softmax cross-entropy follows in a line.
+    r"""The statistics of each row of logits, from which every softmax cross-entropy is one line of code.
 
     .. math:: \mathrm{nll} = \sum_k q_k (\log \textstyle\sum_j e^{z_j} - z_k), \qquad \log Z = \log \textstyle\sum_j e^{z_j}
 
     Args:
       logits: `[..., num_classes]`, floating. Unnormalised log-probabilities.
       labels: `[...]`, integer: the index of the true class. Or `[..., num_classes]`, real: the probability of each class.
-      axis: The class axis of `logits`, or several that hold the classes together: `(-2, -1)` for a softmax over an image. An integer label
-        then is the index into these axes in row-major order, and `class_weights` has their shape.
-      where: Boolean, broadcasts to `logits`: the classes that take part.
+      axis: The class axis of `logits`, or a tuple of class axes: `(-2, -1)` for a softmax over an image. With a tuple, an integer label is the
+        row-major index into these axes, and `class_weights` has the shape of these axes.
+      where: Boolean, broadcasts to `logits`. True for the classes that take part.
       class_weights: `[num_classes]`, real. The weight of each class in `smooth_nll`; `nll` is not weighted.
-      axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device then gives its own classes of
-        `logits`, `where` and `class_weights`, and labels that count the classes of all devices, and gets the statistics of all of them.
+      axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device passes its own classes of
+        `logits`, `where` and `class_weights`, and labels that count the classes of all devices. Each device gets the statistics over all classes.
 
     Returns:
       `LogitStats` of arrays `[...]`, float32 for logits of 32 bits or fewer.
 
     Raises:
-      TypeError: a dtype or type that does not fit.
-      ValueError: a shape or axis that does not fit.
+      TypeError: An argument has the wrong type or dtype.
+      ValueError: An argument has the wrong shape, or `axis` is not a class axis.
 
     Numerics:
-      `nll` is a sum of terms that are not negative, so a tiny loss keeps its digits. A label outside `[0, num_classes)` gives a NaN `nll`.
+      `nll` is a sum of non-negative terms, so a tiny loss keeps its relative precision. A label outside `[0, num_classes)` gives a NaN `nll`.
 
     Example:
       >>> stats = logit_stats(jax.numpy.array([[1.0, 2.0, 3.0]]), jax.numpy.array([2]))
@@ -185,7 +186,7 @@ def _logit_stats(logits, labels, where, class_weights, *, axis, axis_name):
 
 
 def with_one_class_axis(logits, labels, where, class_weights, axis: ClassAxis):
-    """Checked arguments, several class axes of which become one, the last."""
+    """Return the checked arguments with several class axes merged into one, the last."""
     if not isinstance(axis, tuple):
         return logits, labels, where, class_weights, axis
     if labels.ndim == logits.ndim:
@@ -200,14 +201,14 @@ def with_one_class_axis(logits, labels, where, class_weights, axis: ClassAxis):
 
 
 def dense_stats(logits, labels, where, mask, class_weights, *, axis: int, axis_name: AxisName = None) -> LogitStats:
-    """Return `logit_stats` of checked arguments, the labels being local. A row whose `mask` is false has finite statistics."""
+    """Return `logit_stats` of checked arguments with local labels. A row whose `mask` is false has finite statistics."""
     integer_labels = labels.ndim < logits.ndim
     stats = statistics(logits, labels, where, mask, class_weights, axis=axis, axis_name=axis_name)
     return of_statistics(stats, integer_labels=integer_labels)
 
 
 def of_statistics(stats: Statistics, *, integer_labels: bool) -> LogitStats:
-    """Return the `LogitStats` of what a rule gives, all of which is floating."""
+    """Return the `LogitStats` of `Statistics`, whose fields are all floating."""
     is_counted = jnp.isfinite(stats.num_classes)  # NaN for a row with a NaN
     num_classes = jnp.where(is_counted, lax.stop_gradient(stats.num_classes), 0).astype(jnp.int32)
     return LogitStats(*stats._replace(num_classes=num_classes), integer_labels=integer_labels)
@@ -219,10 +220,10 @@ def _floating(stats: LogitStats) -> Statistics:
 
 
 def _is_defined(max_logit, nll):
-    """False for a row with a NaN, with no class, or with a +inf logit, unless that is the only class the label asks for."""
+    """Return False for a row with a NaN, a row without classes, and a row with a +inf logit unless all of the label is on that class."""
     return (max_logit > -jnp.inf) & ((max_logit < jnp.inf) | (nll == 0))
 
 
 def _nan_unless(defined, values):
-    """NaN by multiplication, which makes the gradient NaN too: a row without a loss must not train anything."""
+    """Multiply undefined values by NaN. The gradient is then NaN too, because a row without a defined loss must not train a model."""
     return values * jnp.where(defined, 1.0, jnp.nan)

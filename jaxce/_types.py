@@ -1,4 +1,4 @@
-"""Aliases, closed sets of strings, the dtype to work in, and results that can be saved: shared by every floor."""
+"""Type aliases, closed sets of strings, the working dtype, and exportable results. Every module may import from here."""
 
 import json
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ __all__ = ["Array", "ArrayLike", "NestedArrayLike", "Reduction", "exportable", "
 
 
 def working_dtype(values: Array) -> jnp.dtype:
-    """float64 for float64, float32 for every smaller floating dtype: what statistics and losses are worked out and returned in."""
-    # Not `promote_types`, which strict promotion forbids.
+    """Return the dtype in which statistics and losses are computed and returned: float64 for float64, float32 for smaller floating dtypes."""
+    # `promote_types` would raise under strict dtype promotion.
     return jnp.dtype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
 
 
 def exportable(result: _Result) -> _Result:
-    """A class that is a registered pytree; `jax.export` can save a program that returns one."""
+    """Register a pytree class with `jax.export`, so that a program that returns it can be exported."""
     export.register_pytree_node_serialization(
         result,
         serialized_name=f"jaxce.{result.__name__}",

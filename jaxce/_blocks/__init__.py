@@ -1,14 +1,14 @@
-"""Statistics of the logits of a linear layer, `hidden @ classifier + bias`, without holding those logits.
+"""Statistics of the logits of a linear layer, `hidden @ classifier + bias`, without storing all of the logits at once.
 
-The contract. A kernel sees `hidden` `[tokens, features]`, `classifier` `[features, num_classes]`, `bias` `[num_classes]` or None, integer
-`labels` `[tokens]`, `mask` `[tokens]` or None, `class_weights` `[num_classes]` or None and `soft_cap`, a scalar or None; all checked. It
-knows no option but `soft_cap`, the only one that changes the logits themselves. It gives
+The input is a checked `reference.Layer`: `hidden` `[tokens, features]`, `classifier` `[features, num_classes]`, `bias` `[num_classes]` or
+None, integer `labels` `[tokens]`, `mask` `[tokens]` or None, `class_weights` `[num_classes]` or None, and `soft_cap`, a scalar or None.
+`soft_cap` is the only option of a loss that this package knows, because only `soft_cap` changes the logits.
 
-- the fields of `LogitStats`, with a derivative rule for every mode: `chunked.statistics`; `reference.statistics` is what they mean;
-- the sum of any losses made of those statistics, with its gradients in the same pass: `total.total_with_gradients`.
+- `chunked.statistics` returns the fields of `LogitStats`, with a derivative rule for every mode. `reference.statistics` defines these fields.
+- `value_and_gradients.value_and_gradients` returns the sum of any losses over these statistics, and its gradients in the same pass.
 
-With an `axis_name`, the mesh axes over which the classes are split, both take and differentiate by some of the classes, the labels being
-counted from the first of them, and give the statistics and the sum over all.
+`axis_name` is the mesh axes over which the classes are split. With `axis_name`, both functions take the classes of this device, labels that
+count from the first of these classes, and tangents or cotangents of these classes. They return the statistics and the sum over all classes.
 
-A token whose `mask` is false is read as zeros with label 0, whatever it holds; its derivatives are 0.
+A token whose `mask` is false is replaced by zeros with label 0, whatever the token holds. The derivatives with respect to this token are 0.
 """

@@ -1,4 +1,4 @@
-"""Which blocks a linear layer is cut into: a pure function of the shapes and of what the caller asked for."""
+"""The choice of blocks for a linear layer: a pure function of the shapes, the dtypes and the caller's `implementation`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from jaxce._types import Array
 
 @dataclasses.dataclass(frozen=True)
 class Chunked:
-    """Plain XLA over blocks of logits, of sizes of one's own choice: a value for `implementation=`.
+    """Plain XLA over blocks of logits of the given sizes: a value for `implementation=`.
 
-    A size that is None is as large as the array. Smaller blocks hold less at a time. A sum whose blocks have all classes takes one matmul
-    less for its gradients.
+    A size of None means all tokens or all classes. Smaller blocks need less memory. If a block has all classes, the gradients of a sum take
+    one matmul less.
 
     Example:
       >>> Chunked(block_tokens=512)
@@ -47,7 +47,7 @@ Implementation = Chunked | Literal["chunked", "reference"] | None
 
 
 def checked(implementation: Implementation) -> Implementation:
-    """What `implementation=` may be."""
+    """Check the argument `implementation`."""
     if implementation is None or isinstance(implementation, Chunked):
         return implementation
     if not isinstance(implementation, str):
@@ -62,19 +62,19 @@ def checked(implementation: Implementation) -> Implementation:
 
 
 def plans_of_statistics(implementation: Implementation, hidden: Array, classifier: Array) -> Plans | None:
-    """Return the blocks for statistics of each token; None for the reference, which has none."""
+    """Return the blocks for the statistics of each token; None for the reference, which uses no blocks."""
     return _plans(implementation, hidden, classifier, default=sizes.for_statistics, gpu=sizes.for_statistics_on_gpu)
 
 
 def plans_of_sum(implementation: Implementation, hidden: Array, classifier: Array) -> tuple[Plans, Plans] | None:
-    """Return the blocks for the value of a sum alone, and for its value and gradients; None is the reference."""
+    """Return the blocks for the value of a sum alone, and for its value and gradients; None for the reference."""
     value = _plans(implementation, hidden, classifier, default=sizes.for_value)
     if value is None:
         return None
     on_cpu, on_gpu, elsewhere = sizes.for_total, sizes.for_total_on_gpu, sizes.for_total
     narrows = narrows_gradients(hidden, classifier, on_cpu=False)
     if _is_narrow(hidden, classifier):
-        # A matmul of a float32 gradient needs a float32 copy of a narrow classifier: blocks of classes copy a block at a time.
+        # A matmul with a float32 gradient needs a float32 copy of a narrow classifier. Blocks of classes copy one block at a time.
         on_cpu = sizes.for_statistics
         if not narrows:
             on_gpu, elsewhere = sizes.for_statistics_on_gpu, sizes.for_statistics
@@ -90,10 +90,10 @@ def _plans(implementation, hidden, classifier, **rules) -> Plans | None:
     if isinstance(implementation, Chunked):
         return Plans(**dict.fromkeys(rules, _of_own_choice(implementation, tokens, num_classes)))
     if implementation is None and (is_on_auto_mesh(hidden) or is_on_auto_mesh(classifier)):
-        # XLA decides later which device has which tokens and classes. Blocks of them would have to be sent around.
+        # XLA decides later which device has which tokens and classes. Blocks would have to be sent between devices.
         return None
     if not is_known(tokens, num_classes):
-        # An unknown number of classes cannot be cut into blocks. The reference holds all logits; "chunked" takes blocks of tokens.
+        # An unknown number of classes cannot be cut into blocks. The reference stores all logits; "chunked" uses blocks of tokens.
         is_reference = implementation is None and not is_known(num_classes)
         return None if is_reference else Plans(**dict.fromkeys(rules, sizes.for_unknown_sizes(tokens, num_classes)))
     free_bytes = features * classifier.dtype.itemsize if _is_narrow(hidden, classifier) and is_known(features) else 0

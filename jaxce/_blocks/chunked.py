@@ -1,8 +1,8 @@
-"""Blocks of logits in plain XLA, on any device: what `reference` computes, with never more than a block of logits at a time.
+"""The statistics of `reference` in plain XLA on any device, with at most one block of logits stored at a time.
 
-Tokens are taken in blocks, and the classes of each in blocks. The statistics of blocks of classes merge. The derivative with respect to a logit
-needs the statistics of its whole row and nothing else of that row. So derivatives take a second pass over the blocks of classes, which
-computes their logits again, unless one block has all the classes and its logits are still there.
+The tokens are cut into blocks, and so are the classes. The statistics of blocks of classes are merged. The derivative with respect to a logit
+needs only the statistics of its row. So the derivatives take a second pass over the blocks of classes. This pass recomputes the logits, unless
+one block has all classes and its logits are still stored.
 """
 
 import functools
@@ -22,7 +22,7 @@ from jaxce._jax.rules import choose, linear, with_rule
 
 
 class Block(NamedTuple):
-    """The logits of some tokens for some classes, before their cap, with labels that count from the first of these classes."""
+    """The logits of some tokens for some classes, before the soft cap, with labels that count from the first of these classes."""
 
     raw: jax.Array
     labels: jax.Array
@@ -32,7 +32,7 @@ class Block(NamedTuple):
 
 @functools.cache
 def statistics(plans: Plans, axis_name: AxisName = None):
-    """Return the function of a `Layer` that gives the statistics of each token, with its rule."""
+    """Return the function of a `Layer` that computes the statistics of each token, with its derivative rule."""
 
     def value(layer):
         own = plans.choose(_value, layer)
@@ -53,7 +53,7 @@ def _value(blocks: Blocks, layer: Layer) -> Statistics:
 
 def _tangent(blocks: Blocks, layer: Layer, stats: Statistics, dots: Layer) -> Statistics:
     dtype = stats.label_nll.dtype
-    # In the dtype of the statistics: reverse mode sums over blocks in the dtype of what it sums.
+    # Cast the tangents to the dtype of the statistics, because reverse mode sums their cotangents over blocks in the dtype of the tangents.
     dots = jax.tree.map(lambda dot: dot.astype(dtype), dots)
     of_hidden, of_classifier = _products_with_tangents(operand_dtype(layer.hidden, layer.classifier))
 
@@ -72,7 +72,7 @@ def _tangent(blocks: Blocks, layer: Layer, stats: Statistics, dots: Layer) -> St
             )
             return block_jvp(block, stats, Block(raw_dot, None, part_dot.class_weights, dots.soft_cap))
 
-        # What reverse mode would keep of every block is computed again instead.
+        # The checkpoint makes reverse mode recompute each block instead of storing residuals of every block.
         return loops.sum_over_classes(
             jax.checkpoint(of_classes, prevent_cse=False, static_argnums=1),
             layer.classifier.shape[1],
@@ -84,13 +84,13 @@ def _tangent(blocks: Blocks, layer: Layer, stats: Statistics, dots: Layer) -> St
 
 
 def token_rows(layer: Layer) -> dict:
-    """Return what is one row per token: a masked one holds nothing that could spread."""
+    """Return the arrays with one row per token. A masked token becomes zeros with label 0, so that its NaNs cannot spread."""
     labels = layer.labels if layer.mask is None else jnp.where(layer.mask, layer.labels, 0)
     return {"hidden": masked(layer.hidden, layer.mask), "labels": labels}
 
 
 def statistics_of_tokens(layer: Layer, block: int | None):
-    """Return the statistics of a block of tokens, merged over blocks of classes, and the raw logits if one block has all the classes."""
+    """Return the statistics of a block of tokens, merged over blocks of classes. Also return the raw logits if one block has all classes."""
     num_classes = layer.classifier.shape[1]
 
     def of_classes(start, size):
@@ -113,7 +113,7 @@ _merge = jax.jit(merge, inline=True)  # traced once for all blocks of the same s
 
 
 def block_jvp(block: Block, stats: Statistics, dots: Block) -> Statistics:
-    """Return what a block of classes contributes to the tangents of the statistics of its rows."""
+    """Return the contribution of a block of classes to the tangents of the statistics of its rows."""
     logits, logits_dot = block.raw, dots.raw
     if block.soft_cap is not None:
         raw_dot = jnp.zeros_like(block.raw) if dots.raw is None else dots.raw
@@ -128,7 +128,7 @@ def block_jvp(block: Block, stats: Statistics, dots: Block) -> Statistics:
 def _products_with_tangents(operands):
     """Return `hidden_dot @ classifier` and `hidden @ classifier_dot` as functions that are linear in the tangent, their first argument.
 
-    With operands in bfloat16, a GPU multiplies the cotangent in bfloat16 too, as it does for any matmul of the layer. float16 has not the range.
+    If the operands are bfloat16, a GPU multiplies the cotangent in bfloat16 too, as for any matmul of the layer. The range of float16 is too small.
     """
 
     def of_hidden(hidden_dot, classifier):

@@ -1,4 +1,4 @@
-"""Loops over blocks of tokens and of classes, and what they cut and sum."""
+"""Loops over blocks of tokens and blocks of classes."""
 
 import functools
 
@@ -12,20 +12,20 @@ from jaxce._jax.axes import is_known
 from jaxce._jax.mesh import varying_like
 from jaxce._jax.rules import choose
 
-# On a CPU the product that a block adds to the gradient of the classifier is held until it is added: as many classes of it at a time as make
-# this number of elements.
+# On a CPU, a product is stored before it is added to the gradient with respect to the classifier. This is the largest number of its elements
+# that are stored at a time.
 _PRODUCT = 2**22
 
 
 def has_all(block: int | None, size: int) -> bool:
-    """Return whether one block has everything. Where the size is not known, only a block of None has."""
+    """Return whether one block has everything. If the size is unknown, only the block None has everything."""
     return block is None or (is_known(size) and block >= size)
 
 
 def map_tokens(function, rows, block: int | None):
-    """Return `function(rows)`, computed block by block; the last block may be smaller.
+    """Return `function(rows)`, computed block by block. The last block may be smaller.
 
-    If the number of tokens is not known, copies of the last token fill up the last block. Their results are dropped.
+    If the number of tokens is unknown, the last block is padded with copies of the last token, and the results of the copies are dropped.
     """
     tokens = _length(rows)
     if has_all(block, tokens):
@@ -49,7 +49,7 @@ def map_tokens(function, rows, block: int | None):
 
 
 def over_classes(body, carry, num_classes: int, block: int | None):
-    """Fold `body(carry, start, size) -> carry` over blocks of classes. The last block may be smaller; none is padded, none overlap."""
+    """Fold `body(carry, start, size) -> carry` over blocks of classes. The last block may be smaller. Blocks are not padded and do not overlap."""
     if has_all(block, num_classes):
         return body(carry, 0, num_classes)
     whole = num_classes - num_classes % block
@@ -59,7 +59,7 @@ def over_classes(body, carry, num_classes: int, block: int | None):
 
 
 def sum_over_classes(function, num_classes: int, block: int | None, vary_like):
-    """Return the sum of `function(start, size)` over blocks of classes; the results vary over devices as `vary_like` does."""
+    """Return the sum of `function(start, size)` over blocks of classes. The result varies over the same mesh axes as `vary_like`."""
     if has_all(block, num_classes):
         return function(0, num_classes)
     shapes = jax.eval_shape(functools.partial(function, 0, min(block, num_classes)))
@@ -68,7 +68,7 @@ def sum_over_classes(function, num_classes: int, block: int | None, vary_like):
 
 
 def some_classes(layer, start, size: int):
-    """Return the layer with some of its classes alone. Its labels count from the first of them."""
+    """Return the layer with only `size` classes from `start` on. Its labels count from the first of these classes."""
 
     def cut(x):
         return x if x is None or x.shape[-1] == size else lax.dynamic_slice_in_dim(x, start, size, x.ndim - 1)
@@ -82,21 +82,21 @@ def some_classes(layer, start, size: int):
 
 
 def over_valid_tokens(of_block, of_group, carry, rows: dict, blocks: Blocks, *, skips: bool):
-    """Fold over blocks of tokens, valid ones first.
+    """Fold over blocks of tokens. The valid tokens come first.
 
     Args:
       of_block: `of_block(carry, rows) -> (carry, results)`, with one row of results per token of the block.
       of_group: `of_group(carry, rows, results) -> (carry, results)`, for all tokens of `blocks.gathered` blocks at once.
-      carry: What both fold.
-      rows: Arrays of one row per token, among them `mask`: the valid tokens, or None.
+      carry: The initial carry of both functions.
+      rows: Arrays with one row per token. `mask`, one of them, is True for the valid tokens, or None.
       blocks: The sizes of blocks and groups.
-      skips: Whether blocks without a valid token are skipped, and their results are 0. Then JAX cannot transpose the loop, because the mask
-        decides its length.
+      skips: Whether blocks without a valid token are skipped. Their results are then 0. JAX cannot transpose such a loop, because its length
+        depends on the mask.
     """
     tokens, group = _length(rows), blocks.tokens * blocks.gathered
     rows, order, count = _valid_first(rows, blocks, skips)
 
-    # The checkpoint keeps JAX from storing anything of a block: no residuals, and no loop invariants as large as the logits.
+    # The checkpoint keeps JAX from storing residuals of a block, and loop invariants as large as the logits.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def step(i, state):
         carry, all_results = state
@@ -135,7 +135,7 @@ def _over_group(of_block, carry, rows, blocks, left):
 
 
 def _valid_first(rows, blocks, skips):
-    """Sort the tokens, pad them to whole groups, and count the blocks to visit. Without a mask, whole groups stay as they are."""
+    """Sort the tokens, pad them to whole groups, and count the blocks to visit. Without a mask, tokens that fill whole groups are not sorted."""
     tokens, mask, group = _length(rows), rows["mask"], blocks.tokens * blocks.gathered
     padded = -(-tokens // group) * group
     if mask is None and is_known(tokens) and padded == tokens:

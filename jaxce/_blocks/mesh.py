@@ -1,4 +1,4 @@
-"""A linear layer on a mesh of explicit axes, whose arrays say by their types how they lie on it: inside `jax.shard_map` of our own."""
+"""A linear layer on a mesh with explicit axes. The types of the arrays give their shardings, and this module adds the `jax.shard_map`."""
 
 import jax
 from jax.sharding import AxisType, NamedSharding
@@ -9,23 +9,23 @@ from jaxce._jax.mesh import AxisName, is_explicit, psum_over
 
 
 def by_type(function, layer: Layer, options, axis_name: AxisName, *, is_sum: bool = False):
-    """Return `function(layer, options, axis_name)`, each device with its own tokens and classes where the types of the arrays say which.
+    """Return `function(layer, options, axis_name)`. If the arrays are on an explicit mesh, each device computes its own tokens and classes.
 
     Args:
-      function: It returns a pytree of arrays per token, or of sums over the tokens.
-      layer: Its tokens may have any shape.
+      function: Returns a pytree of arrays with one row per token, or a pytree of sums over the tokens.
+      layer: The layer. Its tokens may have any shape.
       options: A pytree of scalars.
-      axis_name: That of the caller, who then is inside `jax.shard_map` already.
+      axis_name: The caller's `axis_name`. If it is not None, the caller is already inside `jax.shard_map`.
       is_sum: Whether the results are sums over the tokens.
 
     Returns:
-      The result of `function`. If it is per token, it is split as the labels are.
+      The result of `function`. A result per token is sharded like the labels.
     """
     mesh, of_labels = _explicit_mesh(layer), jax.typeof(layer.labels).sharding.spec
     if axis_name is not None or mesh is None:
         return function(layer, options, axis_name)
     of_classes = _axes(jax.typeof(layer.classifier).sharding.spec[1])
-    # A device needs the tokens whole whose classes it has: over the mesh axes of the classes, tokens are not split.
+    # The devices that split the classes between them need the same tokens, so tokens are not split over the mesh axes of the classes.
     split = jax.typeof(layer.hidden).sharding.spec[:-1]
     tokens = [tuple(a for a in _axes(part) if a not in of_classes) for part in split]
     over = tuple(axis for part in tokens for axis in part)
@@ -50,7 +50,7 @@ def by_type(function, layer: Layer, options, axis_name: AxisName, *, is_sum: boo
             for x, spec in zip(layer, specs, strict=True)
         )
     )
-    # Over these axes alone: another may belong to a `jax.vmap` around this. If there are no names, JAX takes all axes that no `jax.vmap` has.
+    # Name only these axes: a `jax.vmap` around this call may use another axis. If `names` is empty, JAX takes all axes that no `jax.vmap` uses.
     names, out_specs = {*over, *of_classes}, P() if is_sum else by_token
     local = on_device
     if names or _is_explicit(mesh):
@@ -64,8 +64,8 @@ def by_type(function, layer: Layer, options, axis_name: AxisName, *, is_sum: boo
 def _explicit_mesh(layer):
     """Return the explicit mesh of the arguments, or None.
 
-    An argument that is split decides. If no argument is split, one that is on a mesh of explicit axes decides: outside `jax.set_mesh`, jax 0.12
-    cannot transpose slices of arrays on such a mesh, but inside `jax.shard_map` it can.
+    The mesh is that of an argument that is split, otherwise that of any argument on a mesh with explicit axes. Unsplit arguments need the
+    mesh too: outside `jax.set_mesh`, jax 0.12 cannot transpose slices of arrays on such a mesh, but inside `jax.shard_map` it can.
     """
     arrays = [x for x in layer if x is not None]
     meshes = [jax.typeof(x).sharding.mesh for x in arrays]
@@ -78,5 +78,5 @@ def _is_explicit(mesh):
 
 
 def _axes(part):
-    """The mesh axes over which a part of a `PartitionSpec` splits an axis of an array."""
+    """Return the mesh axes over which an entry of a `PartitionSpec` splits an array axis."""
     return () if part is None else (part,) if isinstance(part, str) else tuple(part)

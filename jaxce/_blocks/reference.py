@@ -1,4 +1,4 @@
-"""What the other modules compute: the statistics of all the logits at once. It holds them, and JAX differentiates the matmul."""
+"""The definition that the other modules must reproduce: the statistics of all logits at once. JAX differentiates the matmul."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from jaxce._types import Array, working_dtype
 
 
 class Layer(NamedTuple):
-    """A linear layer and the labels of its logits; all are checked."""
+    """A linear layer and its labels, all checked."""
 
     hidden: Array  # [tokens, features]
     classifier: Array  # [features, num_classes]
@@ -20,7 +20,7 @@ class Layer(NamedTuple):
     bias: Array | None = None  # [num_classes]
     mask: Array | None = None  # [tokens]
     class_weights: Array | None = None  # [num_classes]
-    soft_cap: Array | None = None  # a scalar: the only option that changes the logits themselves
+    soft_cap: Array | None = None  # a scalar; the only option that changes the logits
 
 
 def statistics(layer: Layer, axis_name: AxisName = None) -> Statistics:
@@ -31,18 +31,18 @@ def statistics(layer: Layer, axis_name: AxisName = None) -> Statistics:
 
 
 def masked(hidden, mask):
-    """Return `hidden` with zeros for a masked token. So what that holds cannot reach the classifier's gradient."""
+    """Return `hidden` with zeros for masked tokens, so that their values cannot reach the gradient with respect to the classifier."""
     return hidden if mask is None else jnp.where(mask[:, None], hidden, 0)
 
 
 def raw_logits(hidden, classifier, bias):
-    """Return `hidden @ classifier + bias` in the working dtype: the logits before their cap."""
+    """Return `hidden @ classifier + bias` in the working dtype: the logits before the soft cap."""
     raw = dot(hidden, classifier, (1, 0))
     return raw if bias is None else raw + bias.astype(raw.dtype)[None]
 
 
 def apply_soft_cap(raw, soft_cap):
-    """Return `soft_cap * tanh(raw / soft_cap)`: the logits. A class whose bias is -inf takes no part, with a cap as without."""
+    """Return the logits, `soft_cap * tanh(raw / soft_cap)`. A class whose bias is -inf takes no part, with or without a cap."""
     if soft_cap is None:
         return raw
     cap, left_out = soft_cap.astype(raw.dtype), raw == -jnp.inf
@@ -50,9 +50,9 @@ def apply_soft_cap(raw, soft_cap):
 
 
 def dot(a, b, contracting):
-    """Return the product of two matrices over one axis of each, summed and returned in float32 (float64 if either is).
+    """Contract two matrices over one axis of each. Sum and return the products in float32 (float64 if either operand is float64).
 
-    Operands of one dtype are multiplied as they are, others in the dtype of the result.
+    Operands with the same dtype are multiplied in that dtype, other operands in the dtype of the result.
     """
     dtype = operand_dtype(a, b)
     a, b = a.astype(dtype), b.astype(dtype)
@@ -61,20 +61,20 @@ def dot(a, b, contracting):
 
 
 def logits_dtype(hidden, classifier):
-    """Return the working dtype of the logits: float64 if either is, otherwise float32."""
+    """Return the working dtype of the logits: float64 if either operand is float64, otherwise float32."""
     return max(working_dtype(hidden), working_dtype(classifier), key=lambda dtype: dtype.itemsize)
 
 
 def operand_dtype(a, b):
-    """Return the dtype in which `dot` multiplies the two."""
+    """Return the dtype in which `dot` multiplies `a` and `b`."""
     return a.dtype if a.dtype == b.dtype else logits_dtype(a, b)
 
 
 def narrows_gradients(hidden, classifier, *, on_cpu):
     """Return whether the gradients with respect to the logits are rounded to the dtype of the operands before they are multiplied.
 
-    In bfloat16 a GPU and a TPU do so: a GPU multiplies any matmul of a bfloat16 layer like this, and a TPU rounds the operands of a float32
-    matmul by default. A CPU does not: the rounding errors are large where the columns of the classifier share a large mean. No platform
-    rounds to float16, because float16 cannot represent small gradients.
+    In bfloat16, GPU and TPU round them: a GPU does so in every matmul of a bfloat16 layer, and a TPU rounds the operands of a float32 matmul by
+    default. A CPU does not round them, because the rounding errors are large if the columns of the classifier share a large mean. No platform
+    rounds them to float16, because float16 cannot represent small gradients.
     """
     return not on_cpu and operand_dtype(hidden, classifier) == jnp.bfloat16

@@ -1,8 +1,8 @@
 """Block sizes, from the shapes alone.
 
-Whole rows of logits cost three matmuls for a value with its gradients, but every block of tokens then reads and writes the whole gradient
-of the classifier. Blocks of classes cost a fourth matmul, which makes the logits again, and write each part of that gradient once. So rows
-are whole where the blocks of tokens that fit are few or large; otherwise all tokens are taken at once, some classes at a time.
+With whole rows of logits, value and gradients cost three matmuls, but every block of tokens reads and writes the whole gradient with respect
+to the classifier. Blocks of classes cost a fourth matmul, which recomputes the logits, but they write each part of that gradient once. So rows
+are whole if the blocks of tokens that fit are few or large. Otherwise a block has all tokens and some of the classes.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from jaxce._jax.rules import choose
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """How many tokens, and how many of their classes, are worked on at a time; None is all of them, also where their number is not known.
+    """The number of tokens and of classes in a block; None means all, even if their number is unknown.
 
-    If the blocks of a sum have all classes, the gradients with respect to the logits of `gathered` blocks of tokens are held until one matmul
-    adds them to the gradient of the classifier. `narrow` says whether those are rounded to the dtype of the operands.
+    If the blocks of a sum have all classes, the gradients with respect to the logits of `gathered` blocks of tokens are stored until one matmul
+    adds them to the gradient with respect to the classifier. `narrow` says whether they are rounded to the dtype of the operands.
     """
 
     tokens: int | None
@@ -28,7 +28,7 @@ class Blocks:
 
 
 class Plans(NamedTuple):
-    """The blocks of each platform; `default` where it has none of its own."""
+    """The blocks of each platform; `default` for a platform without its own blocks."""
 
     default: Blocks
     cpu: Blocks | None = None
@@ -43,38 +43,40 @@ class Plans(NamedTuple):
         return choose(functools.partial(function, self.default), *args, cpu=form(self.cpu), gpu=form(self.gpu))
 
 
-# Logits held at a time, of whole rows: 256 MiB of float32, or a sixteenth of all if that is more. Blocks of classes share their room with the
-# gradient by `hidden`.
+# The number of logits stored at a time in whole rows: 256 MiB of float32, or a sixteenth of all logits if that is more. Blocks of classes get
+# less, because the gradient with respect to `hidden` is stored at the same time.
 _ROOM = 2**26
 _SHARE = 16
 _ROOM_OF_CLASSES = 2**23
-# Blocks of so many tokens keep a matmul of a CPU busy for longer than it takes to read and write the gradient that it adds to. More are taken
-# where there are tokens enough.
+# In a block of _LARGE tokens, a CPU's matmul takes longer than reading and writing the gradient to which the product is added. If there are many
+# tokens, blocks grow up to _LARGEST.
 _LARGE, _LARGEST = 512, 1024
-# So few blocks are better than a fourth matmul, however small they are.
+# Up to this many blocks are cheaper than a fourth matmul, however small the blocks are.
 _FEW = 4
-# On a GPU a matmul is two to three times slower if the rows of a matrix do not start at multiples of 16 bytes.
+# A GPU's matmul is two to three times slower if the rows of a matrix do not start at multiples of 16 bytes.
 _ALIGNED = 8
-# An H200 takes 1.12 times three bare matmuls in blocks of 1,024 tokens, 1.35 in blocks of 512 (8192, 4096, 128256, float32), so there an eighth
-# of the logits is held. The slopes of a narrow classifier wait where its gradient will be, and what is left to hold is a 32nd, or 128 MiB: that
-# takes 1.18 times, not 1.49 as in blocks of 512, and holds no more.
+# At (8192, 4096, 128256) in float32, an H200 takes 1.12 times as long as three bare matmuls in blocks of 1,024 tokens and 1.35 times in blocks of
+# 512. So a GPU stores an eighth of the logits. With a narrow classifier, the gradients with respect to the logits are buffered in the memory of
+# the classifier's gradient, and a block has a 32nd of the logits, or 128 MiB. This takes 1.18 times, not 1.49 as in blocks of 512, in the same
+# memory.
 _SHARE_ON_GPU, _ROOM_OF_GATHERED, _SHARE_OF_GATHERED = 8, 2**25, 32
 _LEAST_GATHERED = 256
-# And 1.7 times, after 1.9, in blocks of twice as many classes.
+# Blocks of twice as many classes reduce the time of an H200 from 1.9 to 1.7 times the three bare matmuls.
 _ROOM_OF_CLASSES_ON_GPU = 2**24
 
-# The number of tokens that blocks of classes assume where it is not known. A block then has 1,024 classes, or a few less.
+# The number of tokens that blocks of classes assume if it is unknown. A block then has 1,024 classes, or a few less.
 _TOKENS = 2**13
 
 
-def whole_rows(tokens: int, num_classes: int, spare: int = 0, share: int = _SHARE) -> Blocks | None:
-    """Blocks of tokens with all their classes; None where they would be too many and too small.
+def whole_rows(tokens: int, num_classes: int, free_bytes: int = 0, share: int = _SHARE) -> Blocks | None:
+    """Return blocks of tokens with all their classes; None if the blocks would be too many and too small.
 
-    `spare` is how many bytes per class lie idle until the end: where the gradient of a classifier will be that is narrower than its sum.
+    `free_bytes` is the number of bytes per class that are free until the end. They will hold the classifier's gradient if it is narrower than
+    float32.
     """
-    share, spare = tokens // share, spare // 4
-    room = max(_ROOM // num_classes, share, spare) // 128 * 128
-    most = max(1, min(room, max(_LARGE, min(_LARGEST, share), spare)))
+    share, free_rows = tokens // share, free_bytes // 4
+    room = max(_ROOM // num_classes, share, free_rows) // 128 * 128
+    most = max(1, min(room, max(_LARGE, min(_LARGEST, share), free_rows)))
     if tokens <= most:
         return Blocks(tokens, num_classes)
     if most < _LARGE and most * _FEW < tokens:
@@ -82,9 +84,9 @@ def whole_rows(tokens: int, num_classes: int, spare: int = 0, share: int = _SHAR
     return Blocks(_even(tokens, most), num_classes)
 
 
-def gathered_rows(tokens: int, num_classes: int, spare: int) -> Blocks | None:
-    """Small blocks of tokens, of which many are gathered in the spare room; None where that is no gain."""
-    share, most = tokens // _SHARE_OF_GATHERED, min(tokens, spare // 2)
+def gathered_rows(tokens: int, num_classes: int, free_bytes: int) -> Blocks | None:
+    """Return small blocks of tokens, with many of them buffered in the free memory; None if there is no gain."""
+    share, most = tokens // _SHARE_OF_GATHERED, min(tokens, free_bytes // 2)
     block = max(_LEAST_GATHERED, min(_LARGE, share // 128 * 128))
     if block > max(share, _ROOM_OF_GATHERED // num_classes) or most < 2 * block:
         return None
@@ -94,51 +96,54 @@ def gathered_rows(tokens: int, num_classes: int, spare: int) -> Blocks | None:
 
 
 def blocks_of_classes(tokens: int, num_classes: int, room: int = _ROOM_OF_CLASSES) -> Blocks:
-    """All tokens, but no more than 16,384, with as many classes at a time as there is room for."""
+    """Return blocks of all tokens, but at most 16,384, with as many classes as there is room for."""
     tokens = min(tokens, 2**14)
     room = max(256, room // max(tokens, 1) // 256 * 256)
-    # Whole tiles, and none left over where that can be had: of a smaller last block XLA for TPU lays the gradient out anew.
+    # Take whole tiles, and if possible a size that divides the classes: XLA for TPU copies the gradient to another layout for a smaller last block.
     whole = (block for block in range(room, room // 2, -128) if num_classes % block == 0)
     return Blocks(tokens, min(num_classes, next(whole, room)))
 
 
 def for_statistics(tokens: int, num_classes: int, _: int = 0, room: int = _ROOM_OF_CLASSES) -> Blocks:
-    """For statistics of each token, whose derivatives make the logits again in any case."""
+    """Return the blocks for the statistics of each token, whose derivatives always recompute the logits."""
     if tokens * num_classes <= room:
         return Blocks(tokens, num_classes)
     return blocks_of_classes(tokens, num_classes, room)
 
 
 def for_statistics_on_gpu(tokens: int, num_classes: int, _: int = 0) -> Blocks:
-    """The same with more classes at a time."""
+    """Return the blocks of `for_statistics` with more classes at a time."""
     return for_statistics(tokens, num_classes, room=_ROOM_OF_CLASSES_ON_GPU)
 
 
 def for_value(tokens: int, num_classes: int, _: int = 0) -> Blocks:
-    """For a sum of losses alone, beside which no room is spare."""
+    """Return the blocks for a sum of losses without gradients, where no memory is free."""
     return for_total(tokens, num_classes, 0)
 
 
-def for_total(tokens: int, num_classes: int, spare: int) -> Blocks:
-    """For a sum of losses with its gradients."""
-    return whole_rows(tokens, num_classes, spare) or blocks_of_classes(tokens, num_classes)
+def for_total(tokens: int, num_classes: int, free_bytes: int) -> Blocks:
+    """Return the blocks for a sum of losses with its gradients."""
+    return whole_rows(tokens, num_classes, free_bytes) or blocks_of_classes(tokens, num_classes)
 
 
-def for_total_on_gpu(tokens: int, num_classes: int, spare: int) -> Blocks:
-    """The same; where rows of logits would be laid out badly, in blocks of classes, whose own rows are not."""
+def for_total_on_gpu(tokens: int, num_classes: int, free_bytes: int) -> Blocks:
+    """Return the blocks for a sum with its gradients on a GPU: blocks of classes if whole rows of logits would not be aligned."""
     if num_classes % _ALIGNED:
         return for_statistics_on_gpu(tokens, num_classes)
-    whole, gathered = whole_rows(tokens, num_classes, share=_SHARE_ON_GPU), gathered_rows(tokens, num_classes, spare)
+    whole, gathered = (
+        whole_rows(tokens, num_classes, share=_SHARE_ON_GPU),
+        gathered_rows(tokens, num_classes, free_bytes),
+    )
     if gathered and (whole is None or _tokens_at_once(gathered) >= _tokens_at_once(whole)):
         return gathered
     return whole or blocks_of_classes(tokens, num_classes, _ROOM_OF_CLASSES_ON_GPU)
 
 
 def for_unknown_sizes(tokens: int, num_classes: int) -> Blocks:
-    """For a number of tokens or of classes that is a symbol of `jax.export`.
+    """Return the blocks if the number of tokens or of classes is a symbol of `jax.export`.
 
-    With known classes a block has all tokens and up to 1,024 classes: `tokens * 1024` logits are held, and a sum takes a fourth matmul for its
-    gradients. Blocks of tokens would save that matmul. They need a loop of unknown length and copies that fill up the last block.
+    If the number of classes is known, a block has all tokens and up to 1,024 classes: `tokens * 1024` logits are stored at a time, and the
+    gradients of a sum take a fourth matmul. Blocks of tokens would save this matmul, but they need a loop of unknown length and a padded last block.
     """
     if is_known(num_classes):
         return Blocks(None, blocks_of_classes(_TOKENS, num_classes).classes)
@@ -150,7 +155,7 @@ def _tokens_at_once(blocks):
 
 
 def _even(tokens, most):
-    """The largest block that divides the tokens evenly, if it is not much smaller than `most`; else blocks of nearly one size."""
+    """Return the largest block that divides the tokens, if it is more than half of `most`; otherwise the size for nearly equal blocks."""
     for block in range(most, most // 2, -1):
         if tokens % block == 0:
             return block

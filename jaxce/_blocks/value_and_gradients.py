@@ -1,4 +1,4 @@
-"""The sum of losses of a linear layer with its gradients, made in one pass over blocks of tokens; `chunked` says what a block of logits is."""
+"""The sum of the losses of a linear layer and its gradients, computed in one pass over blocks of tokens. `chunked` defines a block of logits."""
 
 import functools
 from collections.abc import Callable
@@ -19,17 +19,17 @@ from jaxce._jax.mesh import AxisName, psum_over, varying_like
 
 
 class Loss(NamedTuple):
-    """A loss over the statistics of a token, and what is wanted of the sum."""
+    """A loss over the statistics of a token, and the gradients that are wanted."""
 
     function: Callable[..., Any]  # function(stats, label_weight, mask, options) -> losses of some tokens
-    used: tuple[str, ...]  # the statistics that it is differentiated with respect to
-    of_hidden: bool  # whether the gradient with respect to `hidden` is wanted: it takes one of the matmuls
+    used: tuple[str, ...]  # the statistics that the loss depends on
+    of_hidden: bool  # whether the gradient with respect to `hidden` is wanted, which takes one of the matmuls
     of_classifier: bool
     axis_name: AxisName = None
 
 
 class Sums(NamedTuple):
-    """What the loop sums up: the loss, and gradients of whatever is not one row per token. None is not wanted."""
+    """The sums over tokens: the loss, and the gradients with respect to arrays without a token axis. None is not wanted."""
 
     loss: Any
     classifier: Any
@@ -40,7 +40,7 @@ class Sums(NamedTuple):
 
 
 class _Tokens(NamedTuple):
-    """A block of tokens: its layer, the statistics of its rows, their cotangents, and the raw logits if they are still there."""
+    """A block of tokens: its layer, the statistics of its rows, their cotangents, and the raw logits if they are still stored."""
 
     layer: Layer
     stats: Statistics
@@ -52,9 +52,9 @@ class _Tokens(NamedTuple):
 def value_and_gradients(loss: Loss, blocks: Blocks, layer: Layer, options) -> tuple[Any, Layer, Any]:
     """Return the sum of the losses of all tokens, and its gradients with respect to the layer and to the options, a pytree of scalars.
 
-    Masked tokens come last, and blocks of nothing else are not visited: with a mask the number of blocks is dynamic. Where a block has all
-    classes, the gradients take three matmuls in all, otherwise four. Merging the statistics of a block of tokens is all that is communicated:
-    the gradients with respect to the layer are what the classes given contribute. They have the dtype of the statistics.
+    Masked tokens come last, and blocks with only masked tokens are skipped, so with a mask the number of blocks is dynamic. If a block has all
+    classes, value and gradients take three matmuls, otherwise four. Devices communicate only to merge the statistics of a block of tokens. So the
+    gradients with respect to the layer are the contributions of the given classes. They have the dtype of the statistics.
     """
     dtype = logits_dtype(layer.hidden, layer.classifier)
     zeros = functools.partial(_zeros, dtype, (layer, options))
@@ -74,7 +74,7 @@ def value_and_gradients(loss: Loss, blocks: Blocks, layer: Layer, options) -> tu
         sums, results = of_block(sums, rows)
         sums, hidden_ct = of_group(sums, rows, results)
     else:
-        # Where blocks communicate, every device visits all of them: each takes part in as many merges as any other.
+        # If devices communicate, each must visit all blocks, because all devices must take part in the same number of merges.
         skips = loss.axis_name is None and layer.mask is not None
         sums, hidden_ct = loops.over_valid_tokens(of_block, of_group, sums, rows, blocks, skips=skips)
     gradients = Layer(hidden_ct, sums.classifier, None, sums.bias, None, sums.class_weights, sums.soft_cap)
@@ -84,7 +84,7 @@ def value_and_gradients(loss: Loss, blocks: Blocks, layer: Layer, options) -> tu
 def _of_block(loss: Loss, blocks: Blocks, layer: Layer, options, sums: Sums, rows):
     """Add the losses and gradients of a block of tokens.
 
-    Its rows of results are gradients with respect to `hidden`, or with respect to whole rows of logits, which `_of_group` multiplies.
+    The results are gradients with respect to `hidden`, or gradients with respect to whole rows of logits, which `_of_group` multiplies.
     """
     layer = layer._replace(**rows)
     own_stats, raw = statistics_of_tokens(layer, blocks.classes)
@@ -138,7 +138,7 @@ def _of_classes(loss: Loss, blocks: Blocks, tokens: _Tokens, carry, start, size)
 
 
 def _of_group(loss: Loss, blocks: Blocks, layer: Layer, sums: Sums, rows, results):
-    """Multiply gradients with respect to whole rows of logits into both gradients, for all tokens of a group at once."""
+    """Multiply gradients with respect to whole rows of logits into the gradients of hidden and classifier, for all tokens of a group at once."""
     if results is None or not loops.has_all(blocks.classes, layer.classifier.shape[1]):
         return sums, results
     hidden = rows["hidden"]

@@ -1,7 +1,7 @@
-"""Every check of a caller's arguments, with its message; each check gives the argument back, converted.
+"""Every check of a caller's arguments, with its error message. Each check returns the converted argument.
 
-They run while tracing and look at shapes, dtypes and Python values only. A message says the rule, what came and the way out. `TypeError` is
-for a type or dtype, `ValueError` for the rest.
+The checks run while tracing and read only shapes, dtypes and Python values. A message states the rule, the value received and the fix.
+A wrong type or dtype raises `TypeError`; every other mistake raises `ValueError`.
 """
 
 import math
@@ -16,7 +16,7 @@ from jaxce._types import Array, ArrayLike
 
 
 def array(name: str, value: ArrayLike) -> Array:
-    """Any array or number, as an array."""
+    """Return an array or a number as an array."""
     if not isinstance(value, (jax.Array, np.ndarray, np.generic, numbers.Number)) and not hasattr(
         value, "__jax_array__"
     ):
@@ -25,12 +25,12 @@ def array(name: str, value: ArrayLike) -> Array:
         )
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind not in "biufcV":
         raise TypeError(f"`{name}` must hold numbers; got an array of dtype {value.dtype}.")
-    # Not even a conversion that changes nothing: outside jit it would trip JAX's own checks for NaN on entries that are masked.
+    # A JAX array is not converted. Outside jit even a conversion without effect would make `jax_debug_nans` raise on masked entries.
     return value if isinstance(value, jax.Array) else jnp.asarray(value)
 
 
 def real(name: str, value: ArrayLike) -> Array:
-    """An array of floating-point numbers, integers or booleans."""
+    """Check for an array of floating-point numbers, integers or booleans."""
     value = array(name, value)
     if not (_is(value, jnp.floating) or _is(value, jnp.integer) or _is(value, jnp.bool_)):
         raise TypeError(f"`{name}` must be real numbers; got {value.dtype}.")
@@ -38,7 +38,7 @@ def real(name: str, value: ArrayLike) -> Array:
 
 
 def floating(name: str, value: ArrayLike) -> Array:
-    """An array of floating-point numbers."""
+    """Check for an array of floating-point numbers."""
     value = array(name, value)
     if not _is(value, jnp.floating):
         raise TypeError(
@@ -48,7 +48,7 @@ def floating(name: str, value: ArrayLike) -> Array:
 
 
 def logits(value: ArrayLike) -> Array:
-    """Logits with a class axis."""
+    """Check for logits with a class axis."""
     value = floating("logits", value)
     if value.ndim == 0:
         raise ValueError("`logits` must have a class axis; got a scalar.")
@@ -56,7 +56,7 @@ def logits(value: ArrayLike) -> Array:
 
 
 def axis(value: int, of: Array, name: str, *, may_be_empty: bool = False) -> int:
-    """An axis of the array called `name`, as an index that is not negative, with at least one class along it."""
+    """Return an axis of the array called `name` as a non-negative index. The axis must have at least one class."""
     if not -of.ndim <= value < of.ndim:
         raise ValueError(
             f"`axis` must be an axis of `{name}`, from {-of.ndim} to {of.ndim - 1}; got {value} for shape {of.shape}."
@@ -68,7 +68,7 @@ def axis(value: int, of: Array, name: str, *, may_be_empty: bool = False) -> int
 
 
 def class_axis(value: ClassAxis, of: Array) -> ClassAxis:
-    """The class axis of logits, or several: each a different axis."""
+    """Return the class axis of logits, or the tuple of class axes, all different."""
     if not isinstance(value, tuple):
         return axis(value, of, "logits")
     axes = tuple(axis(part, of, "logits") for part in value)
@@ -84,7 +84,7 @@ def labels(value: ArrayLike, logits: Array, axis: ClassAxis) -> Array:
 
 
 def class_indices(value: ArrayLike, logits: Array, axis: ClassAxis, of: str = "logits") -> Array:
-    """One integer label per row of logits, or of another array that is called `of`."""
+    """Check for one integer label per row of the logits, or of another array, which the messages call `of`."""
     value, rows = array("labels", value), row_shape(logits.shape, axis)
     if not _is(value, jnp.integer):
         use = (
@@ -109,7 +109,7 @@ def class_indices(value: ArrayLike, logits: Array, axis: ClassAxis, of: str = "l
 
 
 def class_probabilities(value: ArrayLike, logits: Array) -> Array:
-    """One probability per logit."""
+    """Check for one probability per logit."""
     value = real("labels", value)
     if value.shape != logits.shape:
         hint = ""
@@ -120,7 +120,7 @@ def class_probabilities(value: ArrayLike, logits: Array) -> Array:
 
 
 def binary_labels(value: ArrayLike, logits: Array) -> Array:
-    """One label in [0, 1] per logit."""
+    """Check for one label per logit."""
     value = real("labels", value)
     if value.shape != logits.shape:
         raise ValueError(
@@ -130,7 +130,7 @@ def binary_labels(value: ArrayLike, logits: Array) -> Array:
 
 
 def where(value: ArrayLike | None, logits: Array, axis: ClassAxis) -> Array | None:
-    """The classes that take part."""
+    """Check the mask of the classes that take part."""
     if value is None:
         return None
     value = _boolean("where", value)
@@ -144,7 +144,7 @@ def where(value: ArrayLike | None, logits: Array, axis: ClassAxis) -> Array | No
 
 
 def mask(value: ArrayLike | None, shape: tuple[int, ...], logits: Array) -> Array | None:
-    """The examples that count."""
+    """Check the mask of the examples that count."""
     if value is None:
         return None
     value = _boolean("mask", value)
@@ -157,7 +157,7 @@ def mask(value: ArrayLike | None, shape: tuple[int, ...], logits: Array) -> Arra
 
 
 def weights(name: str, value: ArrayLike) -> Array:
-    """Real numbers that are no booleans."""
+    """Check for real numbers that are not booleans."""
     value = real(name, value)
     if _is(value, jnp.bool_):
         raise TypeError(f"`{name}` must be numbers; got booleans.")
@@ -165,7 +165,7 @@ def weights(name: str, value: ArrayLike) -> Array:
 
 
 def class_weights(value: ArrayLike | None, logits: Array, axis: ClassAxis) -> Array | None:
-    """One weight per class."""
+    """Check for one weight per class."""
     return (
         None
         if value is None
@@ -174,7 +174,7 @@ def class_weights(value: ArrayLike | None, logits: Array, axis: ClassAxis) -> Ar
 
 
 def per_class(value: Array, classes: tuple[int, ...], name: str) -> Array:
-    """One number per class."""
+    """Check for one number per class."""
     if value.shape != classes:
         raise ValueError(
             f"`{name}` must have one number for each of the {math.prod(classes)} classes, shape {classes}; got {value.shape}."
@@ -183,7 +183,7 @@ def per_class(value: Array, classes: tuple[int, ...], name: str) -> Array:
 
 
 def pos_weight(value: ArrayLike | None, logits: Array) -> Array | None:
-    """The weight of positive labels: one, or one for each index of the last axes of the logits."""
+    """Check the weight of positive labels: a scalar, or an array that broadcasts to the last axes of the logits."""
     if value is None:
         return None
     value = weights("pos_weight", value)

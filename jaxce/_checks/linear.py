@@ -1,11 +1,11 @@
-"""The checks of `_checks` for the arguments of a linear layer."""
+"""The checks of the arguments of a linear layer."""
 
 from jaxce import _checks as checks
 from jaxce._types import Array, ArrayLike
 
 
 def hidden(value: ArrayLike) -> Array:
-    """Rows of features."""
+    """Check for rows of features."""
     value = checks.floating("hidden", value)
     if value.ndim == 0:
         raise ValueError("`hidden` must have a feature axis, its last; got a scalar.")
@@ -15,7 +15,7 @@ def hidden(value: ArrayLike) -> Array:
 
 
 def classifier(value: ArrayLike, hidden: Array) -> Array:
-    """One column of weights per class."""
+    """Check for one column of weights per class."""
     value, features = checks.floating("classifier", value), hidden.shape[-1]
     if value.ndim != 2 or value.shape[0] != features:
         hint = ""
@@ -30,5 +30,5 @@ def classifier(value: ArrayLike, hidden: Array) -> Array:
 
 
 def bias(value: ArrayLike | None, classifier: Array) -> Array | None:
-    """One number per class."""
+    """Check for one number per class."""
     return None if value is None else checks.per_class(checks.floating("bias", value), classifier.shape[1:], "bias")

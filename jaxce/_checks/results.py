@@ -1,4 +1,4 @@
-"""The checks of what is asked of a result, a `LogitStats` or a `LossSum`, with their messages."""
+"""The checks in the methods of the results, `LogitStats` and `LossSum`, with their error messages."""
 
 from typing import NoReturn
 
@@ -10,7 +10,7 @@ from jaxce._types import Array, ArrayLike
 
 
 def mergeable(a, b) -> None:
-    """Two `LogitStats` of the same rows and the same kind of labels."""
+    """Check for two `LogitStats` of the same rows and the same kind of labels."""
     for name, stats in (("a", a), ("b", b)):
         if not hasattr(stats, "integer_labels"):
             raise TypeError(
@@ -25,7 +25,7 @@ def mergeable(a, b) -> None:
 
 
 def not_tangents(stats, name: str) -> None:
-    """A `LogitStats`, not its tangents: those of an integer have a dtype of their own."""
+    """Check for a `LogitStats` that holds values, not tangents. The tangent of an integer has the dtype float0."""
     if stats.num_classes.dtype == jax.dtypes.float0:
         raise TypeError(
             f"`{name}` of the tangents of a LogitStats is not the tangent of `{name}`. Differentiate a function that returns `{name}`: "
@@ -34,7 +34,7 @@ def not_tangents(stats, name: str) -> None:
 
 
 def of_integer_labels(stats) -> None:
-    """A `LogitStats` that knows which class is right."""
+    """Check for a `LogitStats` of integer labels."""
     if not stats.integer_labels:
         raise ValueError(
             "`correct` is about integer labels; these statistics are of class probabilities. Take `top_label_mass`, the probability of "
@@ -43,7 +43,7 @@ def of_integer_labels(stats) -> None:
 
 
 def loss_dtype(value) -> jnp.dtype:
-    """The dtype of a sum of losses."""
+    """Check the dtype of a sum of losses."""
     try:
         value = jnp.dtype(value)
     except TypeError:
@@ -54,7 +54,7 @@ def loss_dtype(value) -> jnp.dtype:
 
 
 def no_sum_with(other) -> NoReturn:
-    """Something else that is added to a `LossSum`."""
+    """Refuse to add anything but a `LossSum` to a `LossSum`."""
     raise TypeError(
         f"a LossSum can be added to a LossSum alone; got {type(other).__name__}. "
         "Start a `scan`, a loop or a `sum` from `LossSum.zero()`."
@@ -62,19 +62,19 @@ def no_sum_with(other) -> NoReturn:
 
 
 def no_float_of_a_sum() -> NoReturn:
-    """A `LossSum` that is taken for a number."""
+    """Refuse to convert a `LossSum` to a number."""
     raise TypeError("a LossSum is not a number. Take its mean, `float(loss_sum.mean())`, or its `.total`.")
 
 
 def no_quotient_with(other) -> NoReturn:
-    """A `LossSum` that is divided."""
+    """Refuse to divide a `LossSum`."""
     raise TypeError(
         f"a LossSum cannot be divided by {type(other).__name__}. `.mean()` divides its total by its weight; for another divisor take `.total`."
     )
 
 
 def loss_weights(value: ArrayLike | None, losses: Array) -> Array | None:
-    """One weight per loss."""
+    """Check for one weight per loss."""
     if value is None:
         return None
     value = checks.array("weights", value)

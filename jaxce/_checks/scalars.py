@@ -1,4 +1,4 @@
-"""The checks of options that are numbers: integers known while tracing, and scalars that may be traced."""
+"""The checks of options that are numbers: integers that are known while tracing, and scalars that may be traced."""
 
 import math
 import numbers
@@ -16,7 +16,7 @@ from jaxce._types import Array, ArrayLike
 
 
 def static_int(name: str, value) -> int:
-    """A Python integer, known while tracing."""
+    """Check for a Python integer that is known while tracing."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"`{name}` must be an integer; got {value!r}.")
     try:
@@ -26,7 +26,7 @@ def static_int(name: str, value) -> int:
 
 
 def static_axis(value) -> ClassAxis:
-    """A class axis, or a tuple of them, known while tracing."""
+    """Check for a class axis, or a tuple of class axes, that is known while tracing."""
     if isinstance(value, tuple):
         return tuple(static_int("axis", part) for part in value)
     if value is None or isinstance(value, (list, range, float)) or np.ndim(value):
@@ -35,19 +35,19 @@ def static_axis(value) -> ClassAxis:
 
 
 def label_smoothing(value: ArrayLike) -> Array | None:
-    """A number in [0, 1], or a scalar array that may be traced; None for a plain 0, which costs nothing."""
+    """Check for a number in [0, 1], or a scalar array that may be traced. Return None for the number 0, so that the option costs nothing."""
     value = _scalar("label_smoothing", value, lambda number: 0 <= number <= 1, "from 0 to 1")
     return None if _is_zero(value) else jnp.asarray(value)
 
 
 def z_loss(value: ArrayLike) -> Array | None:
-    """A number that is not negative, or a scalar array that may be traced; None for a plain 0, which costs nothing."""
+    """Check for a non-negative number, or a scalar array that may be traced. Return None for the number 0, so that the option costs nothing."""
     value = _scalar("z_loss", value, lambda number: number >= 0, "finite and not negative")
     return None if _is_zero(value) else jnp.asarray(value)
 
 
 def soft_cap(value: ArrayLike | None) -> Array | None:
-    """A positive number, or a scalar array that may be traced."""
+    """Check for a positive number, or a scalar array that may be traced."""
     if value is None:
         return None
     return jnp.asarray(
@@ -56,7 +56,7 @@ def soft_cap(value: ArrayLike | None) -> Array | None:
 
 
 def _scalar(name: str, value, allows: Callable[[float], bool], rule: str, hint: str = ""):
-    """A Python number that is allowed, or a floating scalar array."""
+    """Check for a Python number that `allows` accepts, or a floating scalar array."""
     if isinstance(value, (bool, np.bool_)) or not (isinstance(value, numbers.Real) or hasattr(value, "dtype")):
         raise TypeError(f"`{name}` must be a number; got {_show(value)}.")
     if isinstance(value, numbers.Real):

@@ -1,4 +1,4 @@
-"""The checks of `_checks` for classes that are split over an axis of the mesh."""
+"""The checks for classes that are split over a mesh axis."""
 
 import jax
 from jax import lax
@@ -9,7 +9,7 @@ from jaxce._types import Array
 
 
 def axis_name(value):
-    """The mesh axis, or axes, over which the classes are split: one that is in scope."""
+    """Return the mesh axes over which the classes are split. Each must be in scope."""
     if value is None:
         return None
     names = (value,) if isinstance(value, str) else value
@@ -20,19 +20,19 @@ def axis_name(value):
             lax.axis_size(name)
         except NameError:
             raise ValueError(
-                f"`axis_name` must name an axis of the mesh of the `jax.shard_map` around this call; got {name!r}, which is none here. "
+                f"`axis_name` must name an axis of the mesh of the `jax.shard_map` around this call; got {name!r}, which is not such an axis. "
                 "Under plain jit leave `axis_name` out: sharded arrays need nothing."
             ) from None
     return names
 
 
 def split_classes(name: str, value: Array, axis_name, axis: ClassAxis = -1) -> None:
-    """An array of which each device along `axis_name` holds its own classes."""
+    """Check that each device along `axis_name` holds its own classes of the array."""
     if isinstance(axis, tuple):
         raise ValueError(
             f"`axis_name` splits the classes of one axis; got `axis` {axis}. Reshape `{name}` to one class axis, or leave `axis_name` out."
         )
-    # Where shard_map does not keep track of what varies, as with check_vma=False, nothing can be said.
+    # With check_vma=False, shard_map does not track which arrays vary over the devices, so nothing can be checked.
     missing = [n for n in axis_name if lax.axis_size(n) > 1 and n not in jax.typeof(value).manual_axis_type.varying]
     if missing and is_tracked(axis_name):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The face of `tf.keras`: the same names, positions, defaults, shapes, dtypes and numbers. Replace `tf.keras` by `jaxce.keras`."""
+"""The cross-entropies of `tf.keras` with the same names, positions, defaults, shapes, dtypes and numbers. Replace `tf.keras` by `jaxce.keras`."""
 
 from jaxce.keras import _registration
 from jaxce.keras import backend as backend
@@ -7,5 +7,5 @@ from jaxce.keras import metrics as metrics
 
 __all__ = ["backend", "losses", "metrics"]
 
-# `import jaxce` did this if Keras was imported to the end by then.
+# `import jaxce` has already done this if Keras was fully imported before.
 _registration.register_with_keras()

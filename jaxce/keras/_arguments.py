@@ -1,4 +1,4 @@
-"""The checks of the Keras face: Keras's own leniency (lists, labels of any dtype, a class axis of size 1), and no more than that."""
+"""The checks of `jaxce.keras`. Like Keras, they accept lists, labels of any dtype and a class axis of size 1, and nothing beyond that."""
 
 import numbers
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from jaxce._types import Array, NestedArrayLike
 
 
 def array(name: str, value: NestedArrayLike) -> Array:
-    """An array, also of nested lists, as Keras takes them."""
+    """Return an array. Like Keras, accept nested lists."""
     if isinstance(value, Sequence):
         try:
             value = jnp.asarray(value)
@@ -23,7 +23,7 @@ def array(name: str, value: NestedArrayLike) -> Array:
 
 
 def static_bool(name: str, value: object) -> bool:
-    """A Python boolean, known while tracing."""
+    """Check for a Python boolean that is known while tracing."""
     if isinstance(value, (bool, np.bool_)) or (isinstance(value, numbers.Integral) and value in (0, 1)):
         return bool(value)
     shown = "a traced value" if isinstance(value, Tracer) else repr(value)
@@ -31,7 +31,7 @@ def static_bool(name: str, value: object) -> bool:
 
 
 def predictions(name: str, value: Array, axis: int, *, may_be_empty: bool = False) -> tuple[Array, int]:
-    """Predictions and one of their axes, as an index that is not negative."""
+    """Return the checked predictions, and one of their axes as a non-negative index."""
     value = checks.floating(name, value)
     if value.ndim == 0:
         raise ValueError(f"`{name}` must have an axis to sum over; got a scalar.")
@@ -39,14 +39,14 @@ def predictions(name: str, value: Array, axis: int, *, may_be_empty: bool = Fals
 
 
 def same_shape(name: str, value: Array, of: Array, of_name: str) -> Array:
-    """Labels of the shape of the predictions, never broadcast to it."""
+    """Check that the labels have the shape of the predictions. They are never broadcast."""
     if value.shape != of.shape:
         raise ValueError(f"`{name}` must have the shape of `{of_name}`, {of.shape}; got {value.shape}.")
     return value
 
 
 def class_indices(name: str, value: Array, of: Array, of_name: str, axis: int) -> Array:
-    """One class index per row, from labels of any dtype; a class axis of size 1 is dropped."""
+    """Return one class index per row from labels of any dtype. A class axis of size 1 is dropped."""
     rows = row_shape(of.shape, axis)
     if value.ndim == of.ndim and row_shape(value.shape, axis) == rows and value.shape[axis] == 1:
         value = jnp.squeeze(value, axis)
@@ -56,6 +56,6 @@ def class_indices(name: str, value: Array, of: Array, of_name: str, axis: int) -
             f"`{name}` must have the shape of `{of_name}` without axis {axis}, {rows}; got {value.shape}.{hint}"
         )
     if jnp.issubdtype(value.dtype, jnp.floating):
-        # A cast would make class 0 of a NaN. Otherwise it drops the fraction, as Keras does, and saturates.
+        # A cast would turn a NaN into class 0. For other values the cast drops the fraction, as Keras does, and saturates.
         return jnp.where(jnp.isnan(value), -1, value).astype(jnp.int32)
     return value.astype(jnp.uint8) if value.dtype == jnp.bool_ else value

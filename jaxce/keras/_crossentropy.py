@@ -1,9 +1,9 @@
-"""The three cross-entropies as Keras works them out, one loss per row; `losses` and `backend` are two faces of them.
+"""Keras's three cross-entropies, one loss per row. `losses` and `backend` are two public interfaces to them.
 
-From logits they are jaxce's own. From probabilities they follow TensorFlow 1.15 and 2.2 to the letter: clipping to [eps, 1 - eps] with
-eps = 1e-7 in the dtype of the predictions, whose gradient is 0 outside the bounds and 1 on them.
+From logits they compute jaxce's own losses. From probabilities they follow TensorFlow 1.15 and 2.2 exactly: they clip to [eps, 1 - eps] with
+eps = 1e-7 in the dtype of the predictions. The gradient of the clipping is 0 outside the bounds and 1 on the bounds.
 
-`names` are what the face calls its two arrays, for messages.
+`names` are the names of the two arrays in error messages.
 """
 
 import functools
@@ -25,7 +25,7 @@ _EPSILON = 1e-7
 
 @functools.partial(jax.jit, static_argnames=("from_logits", "axis", "names"))
 def categorical(target, output, label_smoothing, *, from_logits: bool, axis: int, names: tuple[str, str]) -> Array:
-    """Cross-entropy against class probabilities."""
+    """Return the cross-entropy against class probabilities."""
     output, axis = arguments.predictions(names[1], output, axis, may_be_empty=True)
     target = arguments.same_shape(names[0], target, output, names[1])
     if output.shape[axis] == 0:
@@ -50,7 +50,7 @@ def categorical(target, output, label_smoothing, *, from_logits: bool, axis: int
 def sparse_categorical(
     target, output, *, from_logits: bool, axis: int, ignore_class: int | None, names: tuple[str, str]
 ) -> tuple[Array, Array | None]:
-    """Cross-entropy against class indices; and which examples count, None if all do."""
+    """Return the cross-entropy against class indices, and the mask of the examples that count, or None if all count."""
     output, axis = arguments.predictions(names[1], output, axis)
     target = arguments.class_indices(names[0], target, output, names[1], axis)
     mask = None if ignore_class is None else is_counted(target, ignore_class)
@@ -61,7 +61,7 @@ def sparse_categorical(
             p = output.astype(working_dtype(output))
             if mask is not None:
                 p = jnp.where(per_row(mask, axis), p, 0)
-            logits = jnp.log(_clip(p, output.dtype))  # not divided by their sum: the softmax of their logarithms is
+            logits = jnp.log(_clip(p, output.dtype))  # no division by the sum: the softmax normalises
         nll = _nll(dense_stats(logits, target, None, mask, None, axis=axis))
         return nll if mask is None else jnp.where(mask, nll, 0)
 
@@ -70,7 +70,7 @@ def sparse_categorical(
 
 @functools.partial(jax.jit, static_argnames=("from_logits", "names"))
 def binary(target, output, label_smoothing, *, from_logits: bool, names: tuple[str, str]) -> Array:
-    """Cross-entropy against binary labels, one loss per entry, in the dtype to work in."""
+    """Return the cross-entropy against binary labels, one loss per entry, in the working dtype."""
     output = checks.floating(names[1], output)
     target = arguments.same_shape(names[0], target, output, names[1])
 
@@ -82,24 +82,24 @@ def binary(target, output, label_smoothing, *, from_logits: bool, names: tuple[s
             y = (1 - s) * y + s / 2
         epsilon, _ = _bounds(output.dtype)
         p = _clip(output.astype(dtype), output.dtype)
-        # Keras adds epsilon once more. The barrier keeps XLA from computing (1 + epsilon) - p, which rounds to something else near 1.
+        # Keras adds epsilon again after clipping. The barrier keeps XLA from computing (1 + epsilon) - p, which rounds differently for p near 1.
         not_p = lax.optimization_barrier(1 - p)
         return -(y * jnp.log(p + epsilon) + (1 - y) * jnp.log(not_p + epsilon))
 
     if from_logits:
         smoothing = 0.0 if label_smoothing is None else label_smoothing
         loss = sigmoid_binary_cross_entropy(output, target, label_smoothing=smoothing)
-        return loss + jnp.where(jnp.isinf(output) & (loss == 0), jnp.nan, 0)  # Keras forms inf - inf or 0 * inf
+        return loss + jnp.where(jnp.isinf(output) & (loss == 0), jnp.nan, 0)  # Keras computes inf - inf or 0 * inf
     return keep_statistics(losses)(target, output, label_smoothing)
 
 
 def _nll(stats):
-    """The loss, but NaN for a row with a +inf logit even where the label is that class: Keras forms inf - inf."""
+    """Return the loss. A row with a +inf logit gives NaN even if the label is that class, because Keras computes inf - inf."""
     return stats.nll * jnp.where(stats.max_logit == jnp.inf, jnp.nan, 1)
 
 
 def is_counted(indices: Array, ignore_class: int) -> Array:
-    """Which rows have another label than the one to ignore."""
+    """Return which rows have a label other than `ignore_class`."""
     limits = jnp.iinfo(indices.dtype)
     if not limits.min <= ignore_class <= limits.max:
         return jnp.ones(indices.shape, bool)
@@ -112,7 +112,7 @@ def _clip(p, dtype):
 
 
 def _bounds(dtype):
-    """The clip bounds as they are in Keras's dtype: in float16, 1 - 1e-7 is 1."""
+    """Return the clip bounds, rounded to the dtype of the predictions as Keras does: in float16, 1 - 1e-7 is 1."""
     epsilon = jnp.asarray(_EPSILON, dtype)
     wide = working_dtype(epsilon)
     return epsilon.astype(wide), (1 - epsilon).astype(wide)

@@ -1,4 +1,4 @@
-"""What the loss objects share: they call their function, weigh, and reduce."""
+"""The base class of the loss objects: it calls the loss function, applies sample weights and reduces."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jaxce.keras import _reduction as reductions
 
 
 class _NoKeras:
-    """The base of the losses until Keras is imported. Python lets a class exchange any base but `object`."""
+    """The base class of `Loss` until Keras is imported. Python can replace any base class but `object`."""
 
 
 class Loss(_NoKeras):
-    """What the loss objects share: they call their function, weigh, and reduce.
+    """The base class of the loss objects: it calls the loss function, applies sample weights and reduces.
 
-    Once Keras is imported `_registration` makes this a subclass of `keras.losses.Loss`: `model.compile` would take any other object for a
-    plain function of two arguments, and weigh the mean instead of the losses.
+    Once Keras is imported, `_registration` makes this class a subclass of `keras.losses.Loss`. `model.compile` would treat an object of another
+    class as a plain function of two arguments, and would apply the sample weights to the mean instead of to each loss.
     """
 
     def __init__(
@@ -35,18 +35,18 @@ class Loss(_NoKeras):
 
     @property
     def dtype(self) -> str:
-        """What predictions are converted to."""
+        """The dtype to which predictions are converted."""
         return self._dtype
 
     def __call__(
         self, y_true: NestedArrayLike, y_pred: NestedArrayLike, sample_weight: NestedArrayLike | None = None
     ) -> Array:
-        """The losses, weighted and reduced.
+        """Return the losses, weighted and reduced.
 
         Args:
-          y_true: As the function of the same name takes it; or with a last axis of size 1 more or less than `y_pred` calls for.
-          y_pred: As the function takes it; converted to `dtype`.
-          sample_weight: A scalar, or the shape of the losses, or of their first axes: each weighs all losses that share its indices.
+          y_true: As for the function of the same name. A last axis of size 1 may be missing or extra.
+          y_pred: As for the function of the same name; converted to `dtype`.
+          sample_weight: A scalar, or an array with the shape of the losses or of their first axes. A weight applies to all losses at its index.
 
         Returns:
           A scalar, or the losses if `reduction` is `none` or None.
@@ -62,26 +62,26 @@ class Loss(_NoKeras):
         return reductions.reduce(self.call(y_true, y_pred), sample_weight, mask, reduction=self.reduction)
 
     def call(self, y_true: Array, y_pred: Array) -> Array:
-        """One loss per example."""
+        """Return one loss per example."""
         return self._function(*reductions.same_rank(y_true, y_pred), **self._options)
 
     def _mask(self, y_true: Array, y_pred: Array) -> Array | None:
-        """The examples that count, where not all do."""
+        """Return the mask of the examples that count, or None if all count."""
         del y_true, y_pred
         return None
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, as Keras stores them. Unlike Keras's own, a `dtype` that was given is among them."""
+        """Return the constructor's arguments, as Keras stores them. Unlike Keras's own losses, include a `dtype` that was given."""
         dtype = {"dtype": self.dtype} if self._dtype_is_given else {}
         return {"name": self.name, "reduction": self.reduction, **self._options, **dtype}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """The loss that `get_config` describes."""
+        """Return the loss that `get_config` describes."""
         return cls(**config)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Python's default, for `copy` and `pickle`: `keras.losses.Loss` would save the object as if it were a model."""
+        """Use Python's default for `copy` and `pickle`, because `keras.losses.Loss` would save the object as if it were a model."""
         return _uninitialised, (type(self),), self.__dict__
 
 

@@ -1,7 +1,7 @@
-"""The masks that Keras attaches to arrays: which entries of an array count. A mean over the array is over these entries.
+"""The masks that Keras attaches to arrays. A mask says which entries of an array count; a mean over the array is over these entries.
 
-Keras stores a mask as the attribute `_keras_mask`. A tracer cannot have attributes, and Keras then uses a table of its own, which only Keras
-may touch: a layer reads the mask of its input and gives a mask to its output, so a layer that returns its input does both.
+Keras stores a mask as the attribute `_keras_mask`. A tracer cannot have attributes, so Keras stores its mask in a private table. A Keras layer
+reads the mask of its input and attaches a mask to its output. So a layer that returns its input can read and attach the mask of a tracer.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ def mask_of(value: Any) -> Array | None:
 
 
 def attach_mask(value: Array, mask: Array | None) -> Array:
-    """Return the array with a mask attached for Keras to find; without one if `mask` is None."""
+    """Attach a mask to the array for Keras, unless `mask` is None, and return the array."""
     if mask is None:
         return value
     if isinstance(value, Tracer):
@@ -39,10 +39,10 @@ def attach_mask(value: Array, mask: Array | None) -> Array:
 
 
 def _call_layer(value, function, compute_mask):
-    """Pass a tracer through a layer of Keras; without Keras on JAX return the tracer."""
+    """Pass a tracer through a Keras layer. Return the tracer itself if Keras is not imported or its backend is not JAX."""
     keras = imported_keras()
     if keras is None or keras.config.backend() != "jax":
         return value
-    # A name keeps Keras from counting the layer, which would change the default names of the user's own layers.
+    # Name the layer. Otherwise Keras would count the layer, and the default names of the user's layers would change.
     options = {"dtype": value.dtype.name, "autocast": False, "name": "jaxce_mask"}
     return keras.layers.Lambda(function, mask=compute_mask, **options)(value)

@@ -1,4 +1,4 @@
-"""The checks of what a loss object is made with. They make no array, so that a loss can be made before JAX chooses its devices."""
+"""The checks of the constructor arguments of a loss object. They create no array, so a loss can be created before JAX chooses its devices."""
 
 import contextlib
 import numbers
@@ -15,19 +15,19 @@ from jaxce.keras import _arguments as arguments
 
 
 def checked(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of the function behind a loss object, as Python values that fit a saved model."""
+    """Return the options of the loss function as Python values that a saved model can store."""
     return {option: _CHECKS[option](option, value) for option, value in options.items()}
 
 
 def name(value: str | None, *, default: str) -> str:
-    """The name of a loss object, which Keras shows in its logs."""
+    """Return the name of a loss object. Keras shows the name in its logs."""
     if not (value is None or isinstance(value, str)):
         raise TypeError(f"`name` must be a string; got {value!r}.")
     return value or default
 
 
 def dtype(value: Any) -> str:
-    """The name of a floating dtype, of a dtype or of whatever else Keras takes for one; by default Keras's `floatx` of this moment."""
+    """Return the name of a floating dtype. `value` is anything that Keras accepts as a dtype; None is Keras's current `floatx`."""
     found = None
     with contextlib.suppress(TypeError, ValueError):
         found = _compute_dtype(value)
@@ -41,7 +41,7 @@ def _compute_dtype(value):
     if keras is not None:
         value = keras.dtype_policies.get(keras.config.floatx() if value is None else value)
     value = getattr(value, "compute_dtype", value)
-    if value is None or value is float:  # to Keras, Python's float is float32
+    if value is None or value is float:  # Keras treats Python's float as float32
         value = "float32"
     return jnp.dtype(value.removeprefix("mixed_") if isinstance(value, str) else value)
 

@@ -1,4 +1,4 @@
-"""Keras 3's reductions of losses with sample weights."""
+"""The reductions of Keras 3, with sample weights."""
 
 import functools
 import typing
@@ -13,14 +13,14 @@ _REDUCTIONS = (*typing.get_args(Reduction), None)
 
 
 def checked(reduction: Reduction | None) -> Reduction | None:
-    """A name that `reduce` knows."""
+    """Check for the name of a reduction."""
     if not (reduction is None or isinstance(reduction, str)) or reduction not in _REDUCTIONS:
         raise ValueError(f"`reduction` must be one of {_REDUCTIONS}; got {reduction!r}.")
     return reduction
 
 
 def same_rank(a: Array, b: Array) -> tuple[Array, Array]:
-    """Two arrays whose ranks differ by a last axis of size 1, brought to one rank: against a vector the axis is added, else dropped."""
+    """Return two arrays with the same rank if their ranks differ by a last axis of size 1. Add the axis to a vector, otherwise drop it."""
     if a.ndim == b.ndim + 1 and a.shape[-1] == 1:
         return (a, b[:, None]) if b.ndim == 1 else (a[..., 0], b)
     if b.ndim == a.ndim + 1 and b.shape[-1] == 1:
@@ -30,14 +30,14 @@ def same_rank(a: Array, b: Array) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, static_argnames="reduction")
 def reduce(losses: Array, sample_weight: Array | None, mask: Array | None, *, reduction: Reduction | None) -> Array:
-    """The losses, weighted and reduced.
+    """Return the losses, weighted and reduced.
 
     Args:
       losses: One loss per example.
-      sample_weight: A scalar, or the shape of `losses`, or its first axes: then each weighs all that shares its indices.
-      mask: The shape of `losses`: the examples that count; a mean is over these.
-      reduction: `sum`; `sum_over_batch_size` or `mean`, by the number of losses; `mean_with_sample_weight`, by the sum of the weights as
-        given; `none` or None. A mean over nothing is 0.
+      sample_weight: A scalar, or an array with the shape of `losses` or of its first axes. A weight applies to all losses at its index.
+      mask: The shape of `losses`. True for the examples that count; a mean is over these examples.
+      reduction: `sum`; `sum_over_batch_size` or `mean`, which divide by the number of losses; `mean_with_sample_weight`, which divides by the sum
+        of the given weights; `none` or None. A mean over nothing is 0.
     """
     weights = sample_weight
     if mask is not None:
@@ -67,7 +67,7 @@ def _size(losses):
 
 
 def _fitted(weights, losses):
-    """`weights` with axes of size 1 behind, so that they broadcast against `losses` from the first axis on."""
+    """Append axes of size 1 to `weights`, so that the weights broadcast against the first axes of `losses`."""
     shape = weights.shape + (1,) * (losses.ndim - weights.ndim)
     if len(shape) > losses.ndim or any(n not in (1, full) for n, full in zip(shape, losses.shape, strict=True)):
         raise ValueError(

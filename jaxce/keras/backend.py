@@ -1,4 +1,4 @@
-"""`tf.keras.backend`'s cross-entropies: `target` first, no reduction, nothing smoothed."""
+"""The cross-entropies of `tf.keras.backend`: `target` first, no reduction, no label smoothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMES = ("target", "output")
 def categorical_crossentropy(
     target: NestedArrayLike, output: NestedArrayLike, from_logits: bool = False, axis: int = -1
 ) -> Array:
-    r"""Categorical cross-entropy of an output against a target, as `tf.keras.backend.categorical_crossentropy`.
+    r"""Categorical cross-entropy, as `tf.keras.backend.categorical_crossentropy`.
 
     .. math:: \ell = -\sum_k t_k \log p_k
 
@@ -24,18 +24,18 @@ def categorical_crossentropy(
       target: `[..., num_classes]`, real: :math:`t`, the probability of each class.
       output: `[..., num_classes]`, floating: :math:`p`, divided by its sum and clipped to `[1e-7, 1 - 1e-7]`; or logits.
       from_logits: Whether `output` is logits.
-      axis: The class axis of both.
+      axis: The class axis of `target` and `output`.
 
     Returns:
       `[...]` in the dtype of `output`.
 
     Raises:
       TypeError: `output` is not floating.
-      ValueError: `axis` is neither -1 nor an axis of `output`, or the shapes differ.
+      ValueError: `axis` is not an axis of `output`, or the shapes differ.
 
     Numerics:
-      From logits, that of `jaxce.softmax_cross_entropy`; the gradient is the true one also where labels do not sum to 1, which TensorFlow's
-      is not.
+      From logits, as for `jaxce.softmax_cross_entropy`. The gradient is correct even if labels do not sum to 1; TensorFlow's gradient is then
+      wrong.
 
     Example:
       >>> target = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -72,17 +72,17 @@ def sparse_categorical_crossentropy(
       output: `[..., num_classes]`, floating: :math:`p`, clipped to `[1e-7, 1 - 1e-7]`; or logits.
       from_logits: Whether `output` is logits.
       axis: The class axis of `output`.
-      ignore_class: A label whose examples have loss 0 and gradient 0. TensorFlow has this argument from 2.10 on.
+      ignore_class: The label to ignore. Examples with this label have loss 0 and gradient 0. TensorFlow has this argument since 2.10.
 
     Returns:
       `[...]` in the dtype of `output`.
 
     Raises:
       TypeError: `output` is not floating.
-      ValueError: `axis` is neither -1 nor an axis of `output`, or the shape of `target` is not that of `output` without it.
+      ValueError: `axis` is not an axis of `output`, or `target` does not have the shape of `output` without `axis`.
 
     Numerics:
-      A label outside `[0, num_classes)` gives NaN in its loss and its row of the gradient, as XLA-compiled TensorFlow does.
+      A label outside `[0, num_classes)` gives NaN in its loss and in its row of the gradient, as in XLA-compiled TensorFlow.
 
     Example:
       >>> output = jnp.array([[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]])
@@ -104,7 +104,7 @@ def sparse_categorical_crossentropy(
 
 
 def binary_crossentropy(target: NestedArrayLike, output: NestedArrayLike, from_logits: bool = False) -> Array:
-    r"""Binary cross-entropy of each entry, as `tf.keras.backend.binary_crossentropy`.
+    r"""Binary cross-entropy, one loss per entry, as `tf.keras.backend.binary_crossentropy`.
 
     .. math:: \ell = -t \log (p + \epsilon) - (1 - t) \log (1 - p + \epsilon), \qquad \epsilon = 10^{-7}
 
@@ -118,7 +118,7 @@ def binary_crossentropy(target: NestedArrayLike, output: NestedArrayLike, from_l
 
     Raises:
       TypeError: `output` is not floating.
-      ValueError: the shapes differ.
+      ValueError: The shapes differ.
 
     Example:
       >>> print(binary_crossentropy(jnp.array([0.0, 1.0]), jnp.array([0.6, 0.4])).round(4))

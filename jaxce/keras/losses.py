@@ -1,4 +1,4 @@
-"""`tf.keras.losses`: `y_true` first, one loss per example; and the loss objects, with Keras 3's constructors and reductions."""
+"""The functions of `tf.keras.losses` (`y_true` first, one loss per example), and loss objects with Keras 3's constructors and reductions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def categorical_crossentropy(
       y_pred: `[..., num_classes]`, floating: :math:`p`, divided by its sum and clipped to `[1e-7, 1 - 1e-7]`; or logits.
       from_logits: Whether `y_pred` is logits.
       label_smoothing: Scalar in [0, 1]: :math:`s`, the share of the label spread evenly over the :math:`K` classes.
-      axis: The class axis of both.
+      axis: The class axis of `y_true` and `y_pred`.
 
     Returns:
       `[...]` in the dtype of `y_pred`.
@@ -84,17 +84,17 @@ def sparse_categorical_crossentropy(
       y_pred: `[..., num_classes]`, floating: :math:`p`, clipped to `[1e-7, 1 - 1e-7]`; or logits.
       from_logits: Whether `y_pred` is logits.
       axis: The class axis of `y_pred`.
-      ignore_class: A label whose examples have loss 0 and gradient 0.
+      ignore_class: The label to ignore. Examples with this label have loss 0 and gradient 0.
 
     Returns:
       `[...]` in the dtype of `y_pred`.
 
     Raises:
       TypeError: `y_pred` is not floating.
-      ValueError: `axis` is not an axis of `y_pred`, or the shape of `y_true` is not that of `y_pred` without it.
+      ValueError: `axis` is not an axis of `y_pred`, or `y_true` does not have the shape of `y_pred` without `axis`.
 
     Numerics:
-      A label outside `[0, num_classes)` gives NaN in its loss and its row of the gradient, as XLA-compiled TensorFlow does.
+      A label outside `[0, num_classes)` gives NaN in its loss and in its row of the gradient, as in XLA-compiled TensorFlow.
 
     Example:
       >>> print(sparse_categorical_crossentropy([1, 2], [[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]]).round(4))
@@ -135,7 +135,7 @@ def binary_crossentropy(
       axis: The axis to average over.
 
     Returns:
-      The shape of `y_pred` without `axis`, in its dtype.
+      An array with the shape of `y_pred` without `axis`, in the dtype of `y_pred`.
 
     Raises:
       TypeError: `y_pred` is not floating.
@@ -162,7 +162,7 @@ def binary_crossentropy(
 
 
 class CategoricalCrossentropy(Loss):
-    """`categorical_crossentropy`, reduced; as `keras.losses.CategoricalCrossentropy`.
+    """`categorical_crossentropy`, reduced, as `keras.losses.CategoricalCrossentropy`.
 
     Example:
       >>> loss = CategoricalCrossentropy()
@@ -184,7 +184,7 @@ class CategoricalCrossentropy(Loss):
 
 
 class SparseCategoricalCrossentropy(Loss):
-    """`sparse_categorical_crossentropy`, reduced; as `keras.losses.SparseCategoricalCrossentropy`.
+    """`sparse_categorical_crossentropy`, reduced, as `keras.losses.SparseCategoricalCrossentropy`.
 
     With `ignore_class`, a mean is over the examples that are not ignored.
 
@@ -216,7 +216,7 @@ class SparseCategoricalCrossentropy(Loss):
 
 
 class BinaryCrossentropy(Loss):
-    """`binary_crossentropy`, reduced; as `keras.losses.BinaryCrossentropy`.
+    """`binary_crossentropy`, reduced, as `keras.losses.BinaryCrossentropy`.
 
     Example:
       >>> loss = BinaryCrossentropy()

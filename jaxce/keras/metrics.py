@@ -1,4 +1,4 @@
-"""`tf.keras.metrics`: the loss functions under their other name."""
+"""The functions of `tf.keras.metrics`, which are those of `tf.keras.losses`."""
 
 from jaxce.keras.losses import binary_crossentropy as binary_crossentropy
 from jaxce.keras.losses import categorical_crossentropy as categorical_crossentropy

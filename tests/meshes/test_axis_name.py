@@ -252,7 +252,7 @@ class TestRefusals:
         function, arrays = CALLS[call]
         for name in ("modle", ("model", "modle")):
             with pytest.raises(
-                ValueError, match=r"`axis_name` must name an axis of the mesh.*got 'modle', which is none"
+                ValueError, match=r"`axis_name` must name an axis of the mesh.*got 'modle', which is not such an axis"
             ):
                 refused(mesh_of(2, 4), P(), functools.partial(function, axis_name=name), *arrays)
 
