@@ -1,7 +1,7 @@
 """The losses of a linear layer, from the caller's arguments to blocks and formulas. `_linear` has the public functions."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,13 @@ from jaxce._jax.rules import keep_statistics, none_if_zero, with_definition
 from jaxce._loss_sum import LossSum
 from jaxce._softmax import cross_entropy
 from jaxce._stats import of_statistics
-from jaxce._types import Array
 
 
 class Options(NamedTuple):
     """The scalar options of a loss. An option that is None is not used."""
 
-    label_smoothing: Array | None
-    z_loss: Array | None
+    label_smoothing: Any
+    z_loss: Any
 
 
 @functools.partial(jax.jit, static_argnames=("axis_name", "implementation"))

@@ -69,8 +69,6 @@ def plans_of_statistics(implementation: Implementation, hidden: Array, classifie
 def plans_of_sum(implementation: Implementation, hidden: Array, classifier: Array) -> tuple[Plans, Plans] | None:
     """Return the blocks for the value of a sum alone, and for its value and gradients; None for the reference."""
     value = _plans(implementation, hidden, classifier, default=sizes.for_value)
-    if value is None:
-        return None
     on_cpu, on_gpu, elsewhere = sizes.for_total, sizes.for_total_on_gpu, sizes.for_total
     narrows = narrows_gradients(hidden, classifier, on_cpu=False)
     if _is_narrow(hidden, classifier):
@@ -79,8 +77,10 @@ def plans_of_sum(implementation: Implementation, hidden: Array, classifier: Arra
         if not narrows:
             on_gpu, elsewhere = sizes.for_statistics_on_gpu, sizes.for_statistics
     plans = _plans(implementation, hidden, classifier, default=elsewhere, cpu=on_cpu, gpu=on_gpu)
-    default, gpu = (dataclasses.replace(blocks, narrow=narrows) for blocks in (plans.default, plans.gpu))
-    return value, Plans(default=default, cpu=plans.cpu, gpu=gpu)
+    if value is None or plans is None:
+        return None
+    default, gpu = (blocks and dataclasses.replace(blocks, narrow=narrows) for blocks in (plans.default, plans.gpu))
+    return value, plans._replace(default=default, gpu=gpu)
 
 
 def _plans(implementation, hidden, classifier, **rules) -> Plans | None:

@@ -6,7 +6,7 @@ one block has all classes and its logits are still stored.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,10 @@ from jaxce._jax.rules import choose, linear, with_rule
 class Block(NamedTuple):
     """The logits of some tokens for some classes, before the soft cap, with labels that count from the first of these classes."""
 
-    raw: jax.Array
-    labels: jax.Array
-    class_weights: jax.Array | None = None
-    soft_cap: jax.Array | None = None
+    raw: Any
+    labels: Any
+    class_weights: Any = None
+    soft_cap: Any = None
 
 
 @functools.cache

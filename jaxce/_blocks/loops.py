@@ -50,7 +50,7 @@ def map_tokens(function, rows, block: int | None):
 
 def over_classes(body, carry, num_classes: int, block: int | None):
     """Fold `body(carry, start, size) -> carry` over blocks of classes. The last block may be smaller. Blocks are not padded and do not overlap."""
-    if has_all(block, num_classes):
+    if block is None or has_all(block, num_classes):
         return body(carry, 0, num_classes)
     whole = num_classes - num_classes % block
     starts = jnp.arange(0, whole, block, dtype=jnp.int32)
@@ -60,7 +60,7 @@ def over_classes(body, carry, num_classes: int, block: int | None):
 
 def sum_over_classes(function, num_classes: int, block: int | None, vary_like):
     """Return the sum of `function(start, size)` over blocks of classes. The result varies over the same mesh axes as `vary_like`."""
-    if has_all(block, num_classes):
+    if block is None or has_all(block, num_classes):
         return function(0, num_classes)
     shapes = jax.eval_shape(functools.partial(function, 0, min(block, num_classes)))
     zeros = varying_like(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), vary_like)
@@ -93,7 +93,8 @@ def over_valid_tokens(of_block, of_group, carry, rows: dict, blocks: Blocks, *, 
       skips: Whether blocks without a valid token are skipped. Their results are then 0. JAX cannot transpose such a loop, because its length
         depends on the mask.
     """
-    tokens, group = _length(rows), blocks.tokens * blocks.gathered
+    tokens = _length(rows)
+    group = (blocks.tokens or tokens) * blocks.gathered
     rows, order, count = _valid_first(rows, blocks, skips)
 
     # The checkpoint keeps JAX from storing residuals of a block, and loop invariants as large as the logits.

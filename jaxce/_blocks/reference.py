@@ -1,6 +1,6 @@
 """The definition that the other modules must reproduce: the statistics of all logits at once. JAX differentiates the matmul."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -8,19 +8,19 @@ from jax import lax
 from jaxce import _core as core
 from jaxce._core.definition import Statistics
 from jaxce._jax.mesh import AxisName
-from jaxce._types import Array, working_dtype
+from jaxce._types import working_dtype
 
 
 class Layer(NamedTuple):
     """A linear layer and its labels, all checked."""
 
-    hidden: Array  # [tokens, features]
-    classifier: Array  # [features, num_classes]
-    labels: Array  # [tokens], integer
-    bias: Array | None = None  # [num_classes]
-    mask: Array | None = None  # [tokens]
-    class_weights: Array | None = None  # [num_classes]
-    soft_cap: Array | None = None  # a scalar; the only option that changes the logits
+    hidden: Any  # [tokens, features]
+    classifier: Any  # [features, num_classes]
+    labels: Any  # [tokens], integer
+    bias: Any = None  # [num_classes]
+    mask: Any = None  # [tokens]
+    class_weights: Any = None  # [num_classes]
+    soft_cap: Any = None  # a scalar; the only option that changes the logits
 
 
 def statistics(layer: Layer, axis_name: AxisName = None) -> Statistics:

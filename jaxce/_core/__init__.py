@@ -5,7 +5,7 @@ platform, where there is one. Derivatives of higher order are those of the defin
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -26,17 +26,17 @@ class Source(NamedTuple):
     """The user's arrays that logits in the working dtype come from. Forms read them. They are never differentiated."""
 
     logits: Array
-    where: Array | None = None
-    mask: Array | None = None
+    where: Any = None
+    mask: Any = None
 
 
 class Rows(NamedTuple):
     """Logits in the working dtype, where a class that is left out is -inf and a masked row is 0, with their labels and class weights."""
 
-    z: Array
-    labels: Array
-    class_weights: Array | None
-    source: Source
+    z: Any
+    labels: Any
+    class_weights: Any
+    source: Any  # a Source
 
 
 def statistics(logits, labels, where, mask, class_weights, *, axis: int, axis_name: AxisName = None) -> Statistics:
@@ -63,9 +63,10 @@ def _with_rule(axis, axis_name):
         return merge_devices(_value(rows, axis), axis_name)
 
     def tangent(args, stats, tangents, **options):
+        (rows,), (dots,) = args, tangents
         # The derivative with respect to a logit needs the statistics of its whole row, and nothing else of that row.
         # So each device contributes the part of its classes.
-        return psum_over(axis_name, statistics_jvp(*args, stats, *tangents, axis=axis, **options))
+        return psum_over(axis_name, statistics_jvp(rows, stats, dots, axis=axis, **options))
 
     return with_rule(value, tangent, higher=functools.partial(tangent, with_forms=False))
 

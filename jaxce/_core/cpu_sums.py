@@ -11,7 +11,7 @@ In each minimum or maximum the bound comes first: these loops (jax 0.10 to 0.12)
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,20 +28,20 @@ PART_SIZES = sorted(range(64, 2049), key=lambda size: abs(size - 128))
 
 
 class Constants(NamedTuple):
-    zero: Array
-    half: Array
-    one: Array
-    big: Array
-    largest: Array
+    zero: Any
+    half: Any
+    one: Any
+    big: Any
+    largest: Any
 
 
 class Rows(NamedTuple):
     """The logits that a loop reads, what it subtracts from them, and other arrays that it reads."""
 
     logits: Array
-    where: Array | None
-    max_logit: Array
-    beside: Array | None = None
+    where: Any
+    max_logit: Any
+    beside: Any = None
 
 
 def total(term, rows: Rows, axis, parts=1, *, after):

@@ -13,25 +13,24 @@ A class whose logit is -inf takes no part. Every value is a sum of terms of one 
 This module is what every platform runs by default, and what the forms in `cpu` and `gpu` are held to.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from jaxce._jax.axes import class_numbers, per_class, per_row
-from jaxce._types import Array
 
 
 class Statistics(NamedTuple):
     """One number per row of each; `jaxce.LogitStats` says what they are."""
 
-    max_logit: Array
-    sum_exp_rest: Array
-    label_nll: Array
-    label_mass: Array
-    uniform_nll: Array
-    weight_sum: Array
-    num_classes: Array
-    top_label_mass: Array
+    max_logit: Any
+    sum_exp_rest: Any
+    label_nll: Any
+    label_mass: Any
+    uniform_nll: Any
+    weight_sum: Any
+    num_classes: Any
+    top_label_mass: Any
 
 
 def statistics(z, labels, class_weights, *, axis) -> Statistics:

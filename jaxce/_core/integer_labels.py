@@ -22,7 +22,7 @@ def with_label_logit(stats: Statistics, label_logit, labels, num_classes) -> Sta
     )
 
 
-def row_coefficients(cotangents: Statistics, stats: Statistics) -> dict:
+def row_coefficients(cotangents: tuple, stats: Statistics) -> dict:
     """Return the numbers per row that `gradient` needs, by name. A cotangent is None where a statistic is not used."""
     rest_ct, label_ct, uniform_ct = cotangents
     inverse, largest = 1 / (1 + stats.sum_exp_rest), jnp.finfo(stats.max_logit.dtype).max

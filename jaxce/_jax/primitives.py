@@ -67,14 +67,20 @@ def call(
         outs, dots = jvp(tree.unflatten(leaves), tree.unflatten(tangents))
         return out_tree.flatten_up_to(outs), out_tree.flatten_up_to(dots)
 
-    def flat_transpose(cotangents, leaves):
+    def flat_transpose(transpose, cotangents, leaves):
         return transpose(out_tree.unflatten(cotangents), *tree.unflatten([None, *leaves])[1:])
 
     def flat(form):
         return lambda *leaves: out_tree.flatten_up_to(form(*tree.unflatten(leaves)))
 
     forms = tuple((platform, flat(form)) for platform, form in (("cpu", cpu), ("cuda", gpu)) if form is not None)
-    outs = _call.bind(*leaves, code=code, jvp=flat_jvp, transpose=transpose and flat_transpose, forms=forms)
+    outs = _call.bind(
+        *leaves,
+        code=code,
+        jvp=flat_jvp,
+        transpose=transpose and functools.partial(flat_transpose, transpose),
+        forms=forms,
+    )
     return out_tree.unflatten(outs)
 
 

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support import covering
+from tests.support import covering, platform
 from tests.support import nonfinite_cells as cells
-from tests.support import platform
 from tests.support.changed import Changed, among_many_classes, mapped, repeated
 from tests.support.ours import OURS
 from tests.support.ways import eager
