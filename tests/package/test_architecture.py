@@ -20,7 +20,7 @@ import jaxce
 
 PACKAGE = pathlib.Path(jaxce.__file__).parent
 DEFINITION = {"_core.definition", "_core.sigmoid"}
-FORMS = {"_core.cpu", "_core.gpu"}
+FORMS = {"_core.cpu", "_core.cpu_sums", "_core.gpu"}
 SHARED_BY_FORMS = {"_core.integer_labels"}
 # What each part of the package may import, and whatever that may. The empty name is `jaxce/__init__.py`.
 ARROWS = {
@@ -106,9 +106,15 @@ def impure_definition(sources):
                 yield f"{module} imports {imported}"
 
 
+def platform_of(module):
+    """Return `cpu` for `_core.cpu_sums`."""
+    return module.rpartition(".")[2].partition("_")[0]
+
+
 def entangled_forms(sources):
     for module, source in sources.items():
-        allowed = DEFINITION | SHARED_BY_FORMS if module in FORMS else DEFINITION
+        of_platform = {form for form in FORMS if platform_of(form) == platform_of(module)}
+        allowed = DEFINITION | SHARED_BY_FORMS | of_platform if module in FORMS else DEFINITION
         for imported in own_imports(source):
             if module in FORMS | SHARED_BY_FORMS and part_of(imported) == "_core" and imported not in allowed:
                 yield f"{module} imports {imported}"
@@ -223,6 +229,7 @@ BROKEN = {
         {"_core.cpu": "from jaxce._core import definition, gpu"},
         {"_core.gpu": "from jaxce._core.cpu import statistics"},
         {"_core.gpu": "import jaxce._core.cpu"},
+        {"_core.gpu": "from jaxce._core.cpu_sums import total"},
         {"_core.gpu": "from jaxce._core import statistics"},
         {"_core.integer_labels": "from jaxce._core.gpu import suits"},
         {"_core.cpu": "from jaxce._jax.rules import with_rule"},
@@ -288,7 +295,7 @@ KEPT = {
     ],
     entangled_forms: [
         {
-            "_core.cpu": "from jax import lax\nfrom jaxce._core import definition, sigmoid\nfrom jaxce._jax.axes import is_known"
+            "_core.cpu": "from jax import lax\nfrom jaxce._core import cpu_sums, definition, sigmoid\nfrom jaxce._jax.axes import is_known"
         },
         {"_core.gpu": "from jaxce._core.integer_labels import gradient", "_core": "from jaxce._core import cpu, gpu"},
     ],
