@@ -49,10 +49,10 @@ def errors() -> Iterator[Point]:
     logits = np.zeros((len(MARGINS), _CLASSES), np.float32)
     logits[:, 0] = MARGINS
     loss = np.log1p((_CLASSES - 1) * np.exp(-MARGINS.astype(np.float64)))
-    slope = np.expm1(-loss)
+    gradient = np.expm1(-loss)
     for library in libraries.installed():
         labels = np.zeros(len(MARGINS), np.int32)
         values, gradients = library.with_gradient(library.losses["integer"], logits, jnp.asarray(labels))
-        for curve, got, right in ((VALUE_ERROR, values, loss), (GRADIENT_ERROR, gradients[:, 0], slope)):
+        for curve, got, right in ((VALUE_ERROR, values, loss), (GRADIENT_ERROR, gradients[:, 0], gradient)):
             for x, a, b in zip(loss, got, right, strict=True):
                 yield Point(curve, library.name, f"{x:.6g}", f"{abs(float(a) - b) / abs(b):.6g}")

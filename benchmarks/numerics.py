@@ -117,11 +117,11 @@ def _linear(dtype, shape, precision):
     w = _rounded(rng.integers(-8, 9, (features, classes)) / 8, dtype)
     y = rng.integers(0, classes, tokens).astype(np.int32)
     answer = oracle.integer_softmax(h.astype(EXTENDED) @ w.astype(EXTENDED), y, cotangent=np.ones(tokens))
-    slopes, scale = answer.logits
+    logits_gradient, scale = answer.logits
     wide_h, wide_w = h.astype(EXTENDED), w.astype(EXTENDED)
     truths = {
-        "gradient by hidden": Quantity(slopes @ wide_w.T, scale @ abs(wide_w).T),
-        "gradient by classifier": Quantity(wide_h.T @ slopes, abs(wide_h).T @ scale),
+        "gradient by hidden": Quantity(logits_gradient @ wide_w.T, scale @ abs(wide_w).T),
+        "gradient by classifier": Quantity(wide_h.T @ logits_gradient, abs(wide_h).T @ scale),
     }
     total = Quantity(answer.loss.value.sum(), answer.loss.scale.sum())
     losses = {
