@@ -1,10 +1,10 @@
-"""Measure how fast, how small and how exact the losses are on this machine's CPU, beside other libraries and the floors.
+"""Measure time, memory and errors of the losses on this machine's CPU, and of other libraries and the floors.
 
 python -m benchmarks                       # about ten minutes; writes benchmarks/results/cpu*.csv, cpu.md and cpu-*.png
 python -m benchmarks --quick               # small shapes, about a minute
-python -m benchmarks --report              # the markdown and plots of the CSVs that are there
+python -m benchmarks --report              # writes the markdown and plots of the existing CSVs
 
-Needs the extra `benchmarks`. Keras and PyTorch are timed where they can be imported. Every problem is written as soon as it is measured.
+Needs the extra `benchmarks`. Keras and PyTorch are timed if they can be imported. Every problem is written as soon as it is measured.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from benchmarks.peers.in_torch import COMPILED, EAGER
 from benchmarks.problems import GRADIENT, VALUE
 
 NAMES = (OURS, OPTAX, OPTAX_WIDE, KERAS, EAGER, COMPILED, COPY, MATMULS)
-# A sample is as many calls as take SAMPLE_SECONDS. A program gets SAMPLES, or fewer once PROBLEM_SECONDS are over.
+# A sample is as many calls as fit in SAMPLE_SECONDS. A program gets SAMPLES samples, or fewer once PROBLEM_SECONDS are over.
 SAMPLE_SECONDS, SAMPLES, FEWEST_SAMPLES, PROBLEM_SECONDS = 0.01, 15, 3, 3.0
 _IMPORT = "import jax, time; t = time.perf_counter(); import jaxce; print(time.perf_counter() - t)"
 
@@ -53,7 +53,7 @@ def run(folder: Path, *, quick: bool) -> None:
 
 
 def time_programs(problem, what, makes, path, *, seconds):
-    """Append a row of each program that is installed; those that have run, also when the run is cut."""
+    """Append a row for each program that is installed. If the run is cut, append rows for the programs that have run."""
     timed = [x for x in measure.all_prepared(makes, problem) if x.installed]
     try:
         measure.in_turns(timed, rounds=SAMPLES, fewest=FEWEST_SAMPLES, seconds=seconds, sample_seconds=SAMPLE_SECONDS)
@@ -63,7 +63,7 @@ def time_programs(problem, what, makes, path, *, seconds):
 
 
 def write_report(folder: Path) -> list[Path]:
-    """Write the markdown and the plots of what there is."""
+    """Write the markdown and the plots of the existing CSVs."""
     times, drawn, about = _paths(folder)
     rows = report.read(times, report.DenseRow) if times.exists() else []
     points = report.read(drawn, curves.Point) if drawn.exists() else []
@@ -78,19 +78,19 @@ def _paths(folder):
 
 
 def _import_milliseconds(times):
-    """Return the median over new processes."""
+    """Return the median time of `import jaxce` over new processes."""
     command = [sys.executable, "-c", _IMPORT]
     found = [
         float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(1 + times)
     ]
-    return statistics.median(found[1:]) * 1e3  # the first may have had to compile
+    return statistics.median(found[1:]) * 1e3  # the first process may compile bytecode
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small shapes and few samples")
     parser.add_argument(
-        "--report", action="store_true", help="measure nothing, write markdown and plots of what there is"
+        "--report", action="store_true", help="measure nothing, write the markdown and plots of the existing CSVs"
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Print what the compilers of accelerators say of each loss, without the accelerators: memory and passes over the logits, beside optax.
+"""Print memory and passes over the logits of each loss and of optax, as the compilers of accelerators report them, without the accelerators.
 
 python -m benchmarks.aot                     # writes benchmarks/results/aot.md and aot.csv; some minutes
 python -m benchmarks.aot --targets v5e h100  # prints the table of these targets
 
-Needs the extra `aot`. The programs, the targets and how passes are counted are those of tests/aot, which asserts the limits.
+Needs the extra `aot`. The programs, the targets and the count of passes come from tests/aot, which asserts the limits.
 """
 
 import argparse
@@ -44,11 +44,13 @@ PAIRS = {
     "sigmoid, (4096, 131072)": ("sigmoid", "optax sigmoid"),
     "linear, (8192, 2048, 128256)": ("linear sum", "linear", "matmul, then optax integer"),
 }
-OF_OPTAX = "optax is given the logits in float32, so that its losses are float32 as jaxce's are, unless the line says otherwise."
+OF_OPTAX = (
+    "optax gets the logits in float32, so that its losses are float32 like jaxce's, unless the line says otherwise."
+)
 
 
 def figures(target):
-    """Return the rows of a target, from a process of its own."""
+    """Return the rows of a target, which a separate process measures."""
     losses = [name for names in PAIRS.values() for name in names]
     command = [sys.executable, "-m", "tests.aot.measure", target, "--shapes", "real", "--losses", *losses]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -58,7 +60,7 @@ def figures(target):
 
 
 def cell(row):
-    """Return memory and passes in a few words."""
+    """Return the text for memory and passes."""
     if "error" in row:
         return "does not compile"
     text = f"{row['temporary_bytes'] / 2**20:,.0f} MiB"
@@ -68,7 +70,7 @@ def cell(row):
 
 
 def pairs_table(rows, targets):
-    """Return markdown: temporary memory, then reads and writes of arrays as large as the logits."""
+    """Return a markdown table of temporary memory, and of reads and writes of arrays as large as the logits."""
     found = {(r["target"], r["loss"], r["what"]): r for r in rows if r["shape"] == "real" and r["dtype"] == "bfloat16"}
     lines = []
     for title, losses in PAIRS.items():

@@ -1,12 +1,12 @@
-"""Compare jaxce with another copy of it, for instance the release before, in one process.
+"""Compare jaxce with another copy of jaxce, for instance the previous release, in one process.
 
 python -m benchmarks.compare jaxce_before --path folder            # every problem of the dense and the linear tables
 python -m benchmarks.compare jaxce_before --only sigmoid linear    # the problems whose line contains one of these words
-python -m benchmarks.compare jaxce                                 # jaxce with itself: how much the machine's noise is
+python -m benchmarks.compare jaxce                                 # jaxce with itself, which shows the noise of the machine
 
-Needs the extra `benchmarks`. The other copy is a package under another name, whose modules import each other by that name. Every ratio is
-that of jaxce over the other copy: below 1, jaxce is better. Calls alternate in the order new, old, old, new. A ratio is one of medians; the
-brackets hold the quartiles of that ratio over parts of the run. Inputs are arguments of the compiled programs, so that temporaries are theirs alone.
+Needs the extra `benchmarks`. The other copy is a package under another name; its modules must import each other by this name. Every ratio is jaxce
+divided by the other copy: below 1, jaxce is better. Calls alternate in the order new, old, old, new. A ratio is a ratio of medians. The brackets
+have the quartiles of this ratio over parts of the run. The inputs are arguments of the compiled programs, so they do not count as temporaries.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from benchmarks.measure import Program, Timed, compiled, in_turns
 from benchmarks.peers import in_jax
 from benchmarks.problems import GRADIENT, LINEAR, VALUE, Problem
 
-MOST_ROUNDS, TRACE_ROUNDS = 10_000, 20  # two calls of each copy make one turn
+MOST_ROUNDS, TRACE_ROUNDS = 10_000, 20  # a round has two calls of each copy
 FEWEST_ROUNDS = 4
 PARTS = 15  # of a run, for the quartiles
 COLUMNS = ("problem", "dtype", "what", "time", "CPU time", "temporaries, MiB", "equations", "trace + lower")
@@ -41,7 +41,7 @@ Line = tuple[Problem, str, str]
 
 
 def lines(*, quick: bool) -> Iterator[Line]:
-    """Yield problem, name of the loss and what of it is compared: the dense problems, then the linear ones."""
+    """Yield the problem, the name of the loss, and value or gradient: first the dense problems, then the linear problems."""
     for problem in problems.dense(quick=quick):
         for what in (VALUE, GRADIENT):
             yield problem, in_jax.OURS, what
@@ -74,7 +74,7 @@ def compare(line: Line, new, old, seconds: float) -> list[str]:
     programs = [compiled(function(package), arrays) for package in (new, old)]
     losses = [
         float(jax.tree.leaves(program.wait(program.start()))[0]) for program in programs
-    ]  # also the first, slower call
+    ]  # also makes the first call, which is slower
     calls = [Timed("", program) for program in programs]
     in_turns(calls, rounds=MOST_ROUNDS, fewest=FEWEST_ROUNDS, seconds=seconds)
     counts = [equations(jax.make_jaxpr(function(package))(*arrays)) for package in (new, old)]
@@ -87,20 +87,20 @@ def compare(line: Line, new, old, seconds: float) -> list[str]:
 
 
 def _forget_traces():
-    """Make the next trace a first one, as in a program that compiles its step once."""
+    """Clear the caches, so that the next trace is a first trace, as in a program that compiles its step once."""
     jax.clear_caches()
     gc.collect()
 
 
 def equations(jaxpr) -> int:
-    """Count the equations of a jaxpr and of those inside it; every branch counts."""
+    """Count the equations of a jaxpr and of the jaxprs inside it. Every branch counts."""
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     inner = (leaf for eqn in jaxpr.eqns for leaf in jax.tree.leaves(list(eqn.params.values())))
     return len(jaxpr.eqns) + sum(equations(leaf) for leaf in inner if hasattr(getattr(leaf, "jaxpr", leaf), "eqns"))
 
 
 def _ratio(new, old):
-    """Return the ratio of the medians, and the quartiles of the ratios of medians in parts of the run."""
+    """Return the ratio of the medians, and the quartiles of this ratio over parts of the run."""
     both = np.array([new, old])
     parts = np.array_split(both, min(PARTS, both.shape[1] // 2), axis=1)
     lower, upper = np.quantile([np.divide(*np.median(part, 1)) for part in parts], [0.25, 0.75])
@@ -108,7 +108,7 @@ def _ratio(new, old):
 
 
 def load(name: str, folder: Path | None):
-    """Import a package, from `folder` if there is one; its modules are found by the path of the package."""
+    """Import a package, from `folder` if it is given. Python finds the modules of the package by the path of the package."""
     if folder is None or name == jaxce.__name__:
         return importlib.import_module(name)
     spec = importlib.machinery.PathFinder.find_spec(name, [str(folder.resolve())])
@@ -124,8 +124,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", help="the name of the other package")
     parser.add_argument("--path", type=Path, help="the folder that holds the other package")
-    parser.add_argument("--only", nargs="+", metavar="WORD", help="compare what has one of these in its line")
-    parser.add_argument("--seconds", type=float, help="of calls for each line; 3 by default, 0.5 with --quick")
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="compare only lines that contain one of these words")
+    parser.add_argument("--seconds", type=float, help="seconds of calls for each line; 3 by default, 0.5 with --quick")
     parser.add_argument("--quick", action="store_true", help="small shapes")
     options = parser.parse_args()
     other = load(options.other, options.path)
@@ -136,7 +136,7 @@ def main():
     for line in tqdm(todo, leave=False):
         try:
             cells = compare(line, jaxce, other, seconds)
-        except Exception as error:  # whatever stops one line must not stop the others
+        except Exception as error:  # an error in one line must not stop the other lines
             cells = [*words(line), f"{type(error).__name__}: {error}".splitlines()[0]]
         tqdm.write(f"| {' | '.join(cells)} |")
         sys.stdout.flush()

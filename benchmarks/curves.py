@@ -1,4 +1,4 @@
-"""The curves: memory against the size of the vocabulary, and errors against the size of the loss."""
+"""The curves of memory against the size of the vocabulary, and of errors against the size of the loss."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ _LOSSES = {
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A point of a curve: MiB of temporaries by classes, or a relative error by the loss."""
+    """A point of a curve: MiB of temporaries against classes, or a relative error against the loss."""
 
     curve: str
     who: str
@@ -33,7 +33,7 @@ class Point:
 
 
 def memory(vocabulary: int) -> Iterator[Point]:
-    """Yield the memory of value and gradients of a linear layer's mean loss, by XLA's own figure; nothing is run."""
+    """Yield the memory of value and gradients of a linear layer's mean loss, as XLA reports it. No program is run."""
     for who, (name, kind) in _LOSSES.items():
         problem = Problem(kind, TOKENS, vocabulary, F32, FEATURES)
         function = in_jax.with_gradient(problem, GRADIENT, in_jax.loss(name, problem))
@@ -42,17 +42,17 @@ def memory(vocabulary: int) -> Iterator[Point]:
 
 
 def errors() -> Iterator[Point]:
-    """Yield the errors of rows whose true logit is a margin above all others, which are 0.
+    """Yield the errors for rows in which the logit of the label is a margin and all other logits are 0.
 
-    The truth is `log1p(15 exp(-margin))`, in float64.
+    The exact loss is `log1p(15 exp(-margin))`, computed in float64.
     """
     logits = np.zeros((len(MARGINS), _CLASSES), np.float32)
     logits[:, 0] = MARGINS
     loss = np.log1p((_CLASSES - 1) * np.exp(-MARGINS.astype(np.float64)))
-    slope = np.expm1(-loss)
+    gradient = np.expm1(-loss)
     for library in libraries.installed():
         labels = np.zeros(len(MARGINS), np.int32)
         values, gradients = library.with_gradient(library.losses["integer"], logits, jnp.asarray(labels))
-        for curve, got, right in ((VALUE_ERROR, values, loss), (GRADIENT_ERROR, gradients[:, 0], slope)):
+        for curve, got, right in ((VALUE_ERROR, values, loss), (GRADIENT_ERROR, gradients[:, 0], gradient)):
             for x, a, b in zip(loss, got, right, strict=True):
                 yield Point(curve, library.name, f"{x:.6g}", f"{abs(float(a) - b) / abs(b):.6g}")

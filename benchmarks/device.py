@@ -1,11 +1,11 @@
 """Measure numerics, time and memory of the losses on the accelerator of this machine, in less than eight minutes.
 
 python -m benchmarks.device                  # numerics, times, memory; writes benchmarks/results/<device>.csv, .md and -*.png
-python -m benchmarks.device --tiny           # tiny shapes: does it run, on a CPU too
-python -m benchmarks.device --report results/h100.csv    # the markdown and plots of a run that was cut
+python -m benchmarks.device --tiny           # tiny shapes, to test the command, on a CPU too
+python -m benchmarks.device --report results/h100.csv    # writes the markdown and plots of a run that was cut
 
-Needs the extra `benchmarks`. torch, liger-kernel and cut-cross-entropy are measured on the same arrays where they can be imported. Every problem
-is written as soon as it is measured. The exit code is 1 if a number on the device is wrong.
+Needs the extra `benchmarks`. torch, liger-kernel and cut-cross-entropy are measured on the same arrays if they can be imported. Every problem is
+written as soon as it is measured. The exit code is 1 if a number on the device is wrong.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room beside JAX
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave device memory for PyTorch
 
 import jax
 from tqdm import tqdm
@@ -32,12 +32,12 @@ NAMES = (
 SECONDS = 440.0
 # The share of the seconds that the numerics may take.
 NUMERICS_SHARE = 0.25
-# A sample is as many calls as take SAMPLE_SECONDS. A program gets SAMPLES, or fewer once PROGRAM_SECONDS are over.
+# A sample is as many calls as fit in SAMPLE_SECONDS. A program gets SAMPLES samples, or fewer once PROGRAM_SECONDS are over.
 SAMPLE_SECONDS, SAMPLES, FEWEST_SAMPLES, PROGRAM_SECONDS = 0.05, 7, 3, 2.0
 
 
 def check_numerics(path, end, *, tiny):
-    """Return whether everything that was checked until `end` holds."""
+    """Run the checks until `end`, and return whether all of them hold."""
     holds = True
     for check in tqdm(numerics.checks(tiny=tiny), desc="numerics", unit=" checks", mininterval=1):
         holds &= check.holds
@@ -52,7 +52,7 @@ def check_numerics(path, end, *, tiny):
 
 
 def time_losses(path, end, *, tiny):
-    """Time the programs of every problem that are installed, in the order of what tells most."""
+    """Time the installed programs of every problem, the most informative problems first."""
     for problem, what in (progress := tqdm(list(problems.of_models(tiny=tiny)), desc="times", mininterval=1)):
         progress.set_postfix_str(f"{problem.model}, {problem.kind}, {problem.dtype}")
         _time_programs(path, problem, what, end)
@@ -61,7 +61,7 @@ def time_losses(path, end, *, tiny):
 
 def _time_programs(path, problem, what, end):
     arrays = problem.arrays() if time.monotonic() < end else ()
-    # The answers are reported, not compared: devices multiply float32 in fewer digits, each library in its own way.
+    # The losses are reported, not compared, because devices multiply float32 with reduced precision, differently in each library.
     prepared = measure.all_prepared(peers.programs(problem, what, arrays, NAMES), problem, compare=False, end=end)
     timed = [x for x in prepared if x.installed]
     try:
@@ -79,12 +79,12 @@ def _time_programs(path, problem, what, end):
 
 
 def machine_of(path):
-    """Return the file beside a CSV that names the device and the versions."""
+    """Return the path of the file, next to a CSV, that names the device and the versions."""
     return path.with_name(f"{path.stem}-machine.txt")
 
 
 def write_report(path):
-    """Write the markdown and the plots beside a CSV."""
+    """Write the markdown and the plots next to a CSV."""
     rows, title = report.read(path, report.DeviceRow), path.stem
     path.with_suffix(".md").write_text(markdown.device(title, machine_of(path).read_text().strip(), rows))
     return [path.with_suffix(".md"), *plots.device(title, rows, path.with_suffix(""))]
@@ -93,9 +93,9 @@ def write_report(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="tiny shapes")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="start nothing new after so many")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="start nothing new after this many seconds")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
-    parser.add_argument("--report", type=Path, help="a CSV whose markdown and plots to write, measuring nothing")
+    parser.add_argument("--report", type=Path, help="measure nothing, write the markdown and plots of this CSV")
     options = parser.parse_args()
     if options.report:
         print(*write_report(options.report), sep="\n")

@@ -1,11 +1,12 @@
-"""Time the linear losses, value and gradients, beside three bare matmuls, the naive composition and other libraries, in one process.
+"""Time value and gradients of the linear losses, of three bare matmuls, of the naive composition and of other libraries, in one process.
 
 python -m benchmarks.linear                                   # the shapes of README; writes benchmarks/results/linear.csv and linear.md
 python -m benchmarks.linear 2048 512 32768 --dtype bfloat16 --repeats 9      # prints the times of one shape
 
-Needs the extra `benchmarks`. tokamax, jax-cce and PyTorch are timed where they can be imported, if their losses and gradients are ours. A program
-that takes more than 20 times as long as the matmuls is called less often. Every shape is written as soon as it is measured. Where no environment
-has all libraries, run this in each, with `--add` from the second on: every ratio is over the matmuls of its own process.
+Needs the extra `benchmarks`. tokamax, jax-cce and PyTorch are timed if they can be imported and their losses and gradients agree with jaxce's. A
+program that takes more than 20 times as long as the matmuls is called less often. Every shape is written as soon as it is measured. If no
+environment has all libraries, run the command in several environments, with `--add` from the second on. Every ratio is relative to the matmuls in the
+same process.
 """
 
 import argparse
@@ -26,7 +27,7 @@ SLOW = 20  # times the floor
 
 
 def time_programs(problem, makes, repeats, about, write):
-    """Write the row of each program, the floor first; those that have run, also when the run is cut."""
+    """Write the row of each program, the floor first. If the run is cut, write the rows of the programs that have run."""
     timed = measure.all_prepared(tqdm(list(makes), desc=f"{problem.shape} {problem.dtype}", leave=False), problem)
     try:
         measure.in_turns(timed, rounds=repeats, slow=SLOW)
@@ -36,7 +37,7 @@ def time_programs(problem, makes, repeats, about, write):
 
 
 def writer(path: Path | None, *, add: bool):
-    """Return a function that prints a row and appends it to a CSV; without a path it only prints."""
+    """Return a function that prints a row and appends the row to a CSV. Without a path the function only prints."""
     if path and not (add and path.exists()):
         report.start(path, report.LinearRow)
 
@@ -62,8 +63,12 @@ def main():
     parser.add_argument("shape", nargs="*", type=int, help="tokens, features and classes")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--results", type=Path, help="the folder to write to; of one shape, none by default")
-    parser.add_argument("--add", action="store_true", help="keep what linear.csv has, of another environment, say")
+    parser.add_argument(
+        "--results", type=Path, help="the folder to write to; for one shape, nothing is written by default"
+    )
+    parser.add_argument(
+        "--add", action="store_true", help="keep the rows of linear.csv, for example of another environment"
+    )
     options = parser.parse_args()
     if len(options.shape) not in (0, 3):
         parser.error("a shape is three numbers: tokens, features, classes")
@@ -73,7 +78,7 @@ def main():
     path = folder and folder / "linear.csv"
     about = f"{machine('jax', 'jaxlib', 'tokamax', 'jax-cce', 'torch')}, jaxce {jaxce.__version__}"
     write = writer(path, add=options.add)
-    print(f"{about}; times over that of the three matmuls", flush=True)
+    print(f"{about}; times divided by the time of the three matmuls", flush=True)
     try:
         for problem in asked:
             makes = peers.programs(problem, GRADIENT, problem.arrays(), NAMES)

@@ -1,4 +1,4 @@
-"""The parts that all commands share: the machine and the versions, the folder of results, a table, and the end of a run that is cut."""
+"""Code that all commands share: the machine and the versions, the folder of results, a markdown table, and the end of a run that is cut."""
 
 import importlib.metadata
 import os
@@ -27,7 +27,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def exit_when_cut() -> None:
-    """Make SIGTERM raise SystemExit, so that a run that is cut still reports what it has."""
+    """Make SIGTERM raise SystemExit, so that a run that is cut still reports its results."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 

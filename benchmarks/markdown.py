@@ -1,4 +1,4 @@
-"""The pages in markdown that are made from the rows of a run."""
+"""The markdown pages of the rows of a run."""
 
 from benchmarks import curves
 from benchmarks.machine import table
@@ -13,18 +13,18 @@ DENSE_ORDER = (OURS, OPTAX, OPTAX_WIDE, KERAS, EAGER, COMPILED, COPY, MATMULS)
 
 
 def number(text: str, form: str) -> str:
-    """Return a number of a CSV in another form; nothing of nothing."""
+    """Format a number of a CSV. An empty cell stays empty."""
     return format(float(text), form) if text else ""
 
 
 def dense(about: str, rows: list[DenseRow], points: list[curves.Point], import_ms: str) -> str:
-    """Return a table of ratios for value and gradient, one for the value alone, and the ends of the curves."""
+    """Return a table of ratios for value and gradient, a table for the value alone, and a table of memory and worst errors."""
     parts = [
         "# Losses on a CPU",
-        f"{about}. Mean loss, float32 and bfloat16, each program in its turn in one process.",
-        "Times over that of optax called on the same logits: of medians, in brackets the quartiles of the program itself over that median, "
-        "then the ratio of CPU-seconds. `target` is what jaxce is meant to reach. optax's loss of bfloat16 logits is a bfloat16 number; "
-        f'"{OPTAX_WIDE}" converts them first, so that its loss is float32, as ours is; PyTorch has bfloat16. Temporaries by XLA\'s own figure.',
+        f"{about}. Mean loss, float32 and bfloat16, all programs in turns in one process.",
+        "Each cell has the median time divided by optax's median time for the same logits, in brackets the quartiles divided by optax's median, "
+        "and then the ratio of CPU-seconds. `target` is the ratio that jaxce should reach. For bfloat16 logits optax returns a bfloat16 loss; "
+        f'"{OPTAX_WIDE}" converts the logits first, so its loss is float32 like jaxce\'s; PyTorch returns bfloat16. XLA reports the temporaries.',
     ]
     if import_ms:
         parts.append(f"`import jaxce` after `import jax`: {float(import_ms):.0f} ms (target 60).")
@@ -41,7 +41,7 @@ def dense(about: str, rows: list[DenseRow], points: list[curves.Point], import_m
 
 
 def dense_groups(rows: list[DenseRow]) -> dict[str, dict[str, DenseRow]]:
-    """Return {title: {program: row}} of what was timed beside optax."""
+    """Return {title: {program: row}} of the problems for which optax was timed too."""
     groups = {}
     for row in rows:
         if row.status == "done":
@@ -87,9 +87,9 @@ def _curves_table(points):
 def linear(rows: list[LinearRow]) -> str:
     """Return a table for each machine, shape and dtype."""
     parts = [
-        "# The linear losses, value and gradients by hidden and classifier",
-        f'Medians of runs that took turns in one process, over that of "{MATMULS}", three of which a value with its gradients needs at least. '
-        f"Temporaries by XLA's own figures; of PyTorch there are none on a CPU. What has another loss or other gradients than `{SUM}` is not timed.",
+        "# The linear losses, value and gradients with respect to hidden and classifier",
+        f'Medians of runs in turns in one process, divided by the median of "{MATMULS}", the three matmuls that value and gradients need at least. '
+        f"XLA reports the temporaries; PyTorch reports none on a CPU. A program whose loss or gradients differ from those of `{SUM}` is not timed.",
     ]
     for machine in dict.fromkeys(row.machine for row in rows):
         parts.append(f"## {machine}")
@@ -112,14 +112,14 @@ def _linear_cells(row):
 
 
 def device(title: str, machine: str, rows: list[DeviceRow]) -> str:
-    """Return what was measured on, the numerics in a few lines, then a table for each kind of loss."""
+    """Return the machine, a summary of the numerics, and a table for each kind of loss."""
     parts = [f"# {title}", machine, _numerics([row for row in rows if row.part == NUMERICS])]
     parts += [_device_table(kind, what, mine) for (kind, what), mine in device_sections(rows).items()]
     return "\n\n".join(parts) + "\n"
 
 
 def device_sections(rows: list[DeviceRow]) -> dict[tuple[str, str], list[DeviceRow]]:
-    """Return {(kind, what): rows} of what was to be timed."""
+    """Return {(kind, what): rows} of the problems to be timed."""
     sections = {}
     for row in rows:
         if row.part == TIMING:
@@ -128,7 +128,7 @@ def device_sections(rows: list[DeviceRow]) -> dict[tuple[str, str], list[DeviceR
 
 
 def times_the_floor(row: DeviceRow, found: dict) -> float | None:
-    """Return the time over that which no implementation goes below: of reading and writing the logits, or of the bare matmuls."""
+    """Return the time divided by the floor, below which no implementation can go: reading and writing the logits, or the bare matmuls."""
     floor = found.get(((row.subject, row.dtype), COPY if row.kind == DENSE else MATMULS))
     if floor is None or not floor.milliseconds:
         return None
@@ -137,7 +137,7 @@ def times_the_floor(row: DeviceRow, found: dict) -> float | None:
 
 
 def floor_words(kind: str, what: str) -> str:
-    """Return what the floor is."""
+    """Return the name of the floor."""
     if kind != DENSE:
         return "bare matmul" if what == FORWARD else "three bare matmuls"
     return "one read of the logits" if what == FORWARD else "two reads and a write of the logits"

@@ -1,4 +1,4 @@
-"""The one clock: programs in turns in one process, their answers compared before they are timed."""
+"""The clock of all commands. It runs programs in turns in one process, and compares their answers before it times them."""
 
 import dataclasses
 import gc
@@ -18,24 +18,24 @@ OUT_OF_TIME = "out of time"
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """`wait(start())` returns the mean loss with its gradients once they are there; `answer` turns them into numbers."""
+    """`start` starts the mean loss with its gradients, `wait` waits for the results, and `answer` converts the results to numbers."""
 
     start: Callable[[], Any]
     wait: Callable[[Any], Any] = jax.block_until_ready
     answer: Callable[[Any], Answer] | None = None
-    temporaries: int | None = None  # bytes, as the compiler says
+    temporaries: int | None = None  # bytes, as the compiler reports them
     results: int = 0  # bytes
 
 
 @dataclasses.dataclass
 class Timed:
-    """A program with the seconds and CPU-seconds of its calls; `status` is "done", or why there are none."""
+    """A program with the seconds and CPU-seconds of its calls. `status` is "done", or the reason why it was not timed."""
 
     name: str
     program: Program | None = None
     status: str = "done"
     loss: float | None = None
-    first: float = 0.0  # seconds until the first answer, compilation included
+    first: float = 0.0  # seconds until the first result, including compilation
     wall: list[float] = dataclasses.field(default_factory=list)
     cpu: list[float] = dataclasses.field(default_factory=list)
 
@@ -48,7 +48,7 @@ class Timed:
 def compiled(
     function: Callable, arrays: tuple[jax.Array, ...], answer: Callable[[Any], Answer] | None = None
 ) -> Program:
-    """Compile a function for these arrays, which are arguments of the program."""
+    """Compile a function for these arrays. The arrays are arguments of the program."""
     program = jax.jit(function).lower(*arrays).compile()
     memory = program.memory_analysis()
     held = (memory.temp_size_in_bytes, memory.output_size_in_bytes) if memory else (None, 0)
@@ -58,14 +58,14 @@ def compiled(
 def prepared(
     name: str, make: Callable[[], Program], problem: Problem, ours: Answer | None
 ) -> tuple[Timed, Answer | None]:
-    """Make a program and run it once. Whatever stops it, or an answer that is not ours, is its status."""
+    """Make a program and run it once. The status is an error of the program, or the difference between its answer and jaxce's."""
     try:
         start = time.perf_counter()
         program = make()
         found = program.wait(program.start())
         timed = Timed(name, program, first=time.perf_counter() - start)
         answer = program.answer and program.answer(found)
-    except Exception as error:  # whatever stops one program must not stop the others
+    except Exception as error:  # an error in one program must not stop the other programs
         status = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         return Timed(name, status=f"left out: {status}" if isinstance(error, ImportError) else status), None
     if answer is not None:
@@ -82,7 +82,7 @@ def all_prepared(
     compare: bool = True,
     end: float = math.inf,
 ) -> list[Timed]:
-    """Prepare every program, until the clock `time.monotonic` shows `end`; ours is the first with an answer."""
+    """Prepare every program, until `time.monotonic()` reaches `end`. The first program with an answer is jaxce's."""
     found, ours = [], None
     for name, make in makes:
         if time.monotonic() > end:
@@ -95,7 +95,7 @@ def all_prepared(
 
 
 def difference(answer: Answer, ours: Answer, near: tuple[float, float]) -> str:
-    """Return why an answer is not ours; nothing if it is."""
+    """Describe how an answer differs from jaxce's answer. Return an empty string if it does not differ."""
     (value, gradients), (own, own_gradients) = answer, ours
     if not abs(value - own) <= near[0] * abs(own):
         return f"another answer: loss {value:.6f} for {own:.6f}"
@@ -117,22 +117,22 @@ def in_turns(
     slow: float = math.inf,
     before: Callable[[], Any] = lambda: None,
 ) -> None:
-    """Fill `wall` and `cpu` of the programs, each round a sample of each, in the order A B, B A, A B, ...
+    """Fill `wall` and `cpu` of the programs. Each round takes a sample of each program, in the order A B, B A, A B, ...
 
     Args:
-      timed: The programs; those without one are skipped.
-      rounds: How many samples of each program.
-      fewest: How many are enough once `seconds` are over.
-      seconds: How long the programs together may take.
-      sample_seconds: A sample is as many calls as take so long; by default one call.
-      queued: Wait for the last call of a sample alone, which hides what the host does, as in training.
-      slow: A program that takes so many times as long as the first is asked for a fifth of the samples.
-      before: Called before each sample, not timed.
+      timed: The programs. An entry without a program is skipped.
+      rounds: The number of samples of each program.
+      fewest: The number of samples after which the run may stop once `seconds` are over.
+      seconds: The time for all programs together.
+      sample_seconds: A sample is as many calls as fit in this time; by default one call.
+      queued: Wait only for the last call of a sample. This hides the work of the host, as in training.
+      slow: A program that takes more than this many times as long as the first program gets a fifth of the samples.
+      before: Called before each sample, outside the timed part.
     """
     running = [x for x in timed if x.program]
     calls = [_calls(x.program, sample_seconds) if sample_seconds else 1 for x in running]
     gc.collect()
-    gc.disable()  # a collection would fall into the sample of one program
+    gc.disable()  # a garbage collection would count in the time of one program
     end = time.monotonic() + seconds
     try:
         for i in range(rounds):

@@ -1,6 +1,6 @@
 """Check the losses and their gradients on the device against float64: every dtype, prime sizes, both matmul precisions.
 
-Errors are in ulps of the terms that a number is the sum of, by the oracle and the measure of closeness of the tests.
+The oracle and the error measure are those of the tests. The error of a sum is in ulps of the terms of the sum.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import jaxce
 from tests.support import closeness, oracle
 from tests.support.oracle import EXTENDED, Quantity
 
-# The exponential of a device may be some ulps off. A formula that loses digits is off by thousands.
+# The exponential of a device may have an error of some ulps. A formula that loses digits has an error of thousands of ulps.
 LIMIT = 16.0
 SHAPES = [(3, 1), (2, 257), (33, 130), (5, 1003)]
 WIDE = [(2, 50257), (3, 131072), (512, 1001)]
@@ -39,7 +39,7 @@ class Check:
 
 
 def checks(*, tiny: bool) -> Iterator[Check]:
-    """Yield every check as soon as it is made."""
+    """Yield every check as soon as it is computed."""
     dtypes = ["float32", "bfloat16"]
     if not tiny:
         dtypes += ["float16"] if jax.default_backend() == "tpu" else ["float16", "float64"]  # a TPU has no float64
@@ -82,9 +82,9 @@ def _dense(dtype, shape):
 
 
 def _wide(dtype, shape):
-    """Check rows that are too long for the oracle by the textbook's formula in float64, whose error is far below that of float32.
+    """Check rows that are too long for the oracle, with the textbook formula in float64. Its error is far below the error of float32.
 
-    The formula cannot judge float64 itself.
+    The textbook formula is not exact enough to check float64.
     """
     if dtype == "float64":
         return
@@ -107,9 +107,9 @@ def _wide(dtype, shape):
 
 
 def _linear(dtype, shape, precision):
-    """Check a linear layer whose factors are small multiples of 1/8: its logits are exact in every precision, so the loss is judged alone.
+    """Check a linear layer whose factors are small multiples of 1/8. Its logits are exact in every precision, so only the loss has an error.
 
-    In the default precision a device may round the gradient of the logits before it multiplies: such gradients are judged as bfloat16.
+    In the default precision a device may round the gradient with respect to the logits before a matmul. Such gradients are checked as bfloat16.
     """
     tokens, features, classes = shape
     rng = np.random.default_rng(2)
@@ -117,11 +117,11 @@ def _linear(dtype, shape, precision):
     w = _rounded(rng.integers(-8, 9, (features, classes)) / 8, dtype)
     y = rng.integers(0, classes, tokens).astype(np.int32)
     answer = oracle.integer_softmax(h.astype(EXTENDED) @ w.astype(EXTENDED), y, cotangent=np.ones(tokens))
-    slopes, scale = answer.logits
+    logits_gradient, scale = answer.logits
     wide_h, wide_w = h.astype(EXTENDED), w.astype(EXTENDED)
     truths = {
-        "gradient by hidden": Quantity(slopes @ wide_w.T, scale @ abs(wide_w).T),
-        "gradient by classifier": Quantity(wide_h.T @ slopes, abs(wide_h).T @ scale),
+        "gradient by hidden": Quantity(logits_gradient @ wide_w.T, scale @ abs(wide_w).T),
+        "gradient by classifier": Quantity(wide_h.T @ logits_gradient, abs(wide_h).T @ scale),
     }
     total = Quantity(answer.loss.value.sum(), answer.loss.scale.sum())
     losses = {
@@ -139,7 +139,7 @@ def _linear(dtype, shape, precision):
 
 
 def _value_and_gradient(loss, z, cotangent):
-    """Return the losses and the gradient of their sum with `cotangent`, from one program."""
+    """Return the losses and the gradient of their sum weighted by `cotangent`, from one program."""
 
     def both(z, cotangent):
         value, pull = jax.vjp(loss, z)
@@ -152,7 +152,7 @@ def _check(subject, dtype, shape, quantity, actual, expected, working=None):
     working = working or ("float64" if dtype == "float64" else "float32")
     try:
         ulps = float(np.max(closeness.ulps_off(np.asarray(actual), expected, working=working)))
-    except AssertionError:  # a NaN or infinity where there should be none
+    except AssertionError:  # an unexpected NaN or infinity
         ulps = float("nan")
     return Check(subject, dtype, shape, quantity, ulps)
 

@@ -1,4 +1,4 @@
-"""The plots that are made from the rows of a run."""
+"""The plots of the rows of a run."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from benchmarks.peers.in_torch import COMPILED, EAGER
 from benchmarks.problems import GRADIENT
 from benchmarks.report import DenseRow, DeviceRow
 
-# Colours that people who see few of them can tell apart (Okabe and Ito), and a marker each.
+# Colours that colour-blind people can tell apart (Okabe and Ito), each with a marker.
 _STYLES = {
     OURS: ("#d55e00", "o"),
     OPTAX: ("#0072b2", "s"),
@@ -29,7 +29,7 @@ _STYLES = {
 
 
 def dense(rows: list[DenseRow], points: list[curves.Point], stem: Path) -> list[Path]:
-    """Draw time, memory and error, each into a file of its own."""
+    """Draw time, memory and error into one file each."""
     made = []
     for name, draw, data in (("time", _times, rows), ("memory", _memory, points), ("error", _errors, points)):
         figure = draw(data)
@@ -39,7 +39,7 @@ def dense(rows: list[DenseRow], points: list[curves.Point], stem: Path) -> list[
 
 
 def device(title: str, rows: list[DeviceRow], stem: Path) -> list[Path]:
-    """Draw bars of time and of memory for each kind of loss, each into a file of its own."""
+    """Draw bars of time and memory, one file for each kind of loss."""
     paths = []
     for (kind, what), mine in device_sections(rows).items():
         done = [row for row in mine if row.status == "done"]
@@ -51,7 +51,7 @@ def device(title: str, rows: list[DeviceRow], stem: Path) -> list[Path]:
         times.set(ylabel=f"time / {floor_words(kind, what)}", title=f"{title}: {kind} loss, {what}")
         times.margins(y=0.35)
         times.legend(ncols=4, fontsize=8, loc="upper left")
-        memory.set(ylabel="MiB held beyond the arguments")
+        memory.set(ylabel="MiB in addition to the arguments")
         for axes in (times, memory):
             axes.grid(axis="y", alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
@@ -99,7 +99,7 @@ def _times(rows):
     ticks = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.minorticks_off()
-    axes.set_xlabel("time of value and gradient over that of optax (less is better)")
+    axes.set_xlabel("time of value and gradient, divided by optax's time (less is better)")
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     names = [name for name in DENSE_ORDER if name in handles]
     options = {"loc": "outside upper center", "ncols": len(names), "fontsize": 8, "frameon": False}

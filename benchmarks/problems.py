@@ -1,4 +1,4 @@
-"""The one table of what is timed: losses, their shapes and dtypes, and how fast each is meant to be."""
+"""The table of all problems that are timed: losses, shapes, dtypes and target times."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 VALUE, GRADIENT = "value", "value and gradient"
 INTEGER, SOFT, SMOOTHED, SIGMOID = "integer labels", "class probabilities", "smoothing + z-loss", "sigmoid"
-# LAYER: dense losses of `hidden @ classifier`. LINEAR: losses that take `hidden` and `classifier` themselves.
+# LAYER: dense losses of `hidden @ classifier`. LINEAR: losses that take `hidden` and `classifier`.
 LAYER, LINEAR = "in a linear layer", "linear"
 SMOOTHING, Z_LOSS = 0.1, 1e-4
 F32, BF16 = "float32", "bfloat16"
@@ -22,13 +22,13 @@ MODELS = {
     "Gemma-2 2B": (262144, 2304),
 }
 VOCABULARIES = (2**10, 2**12, 2**14, 2**15, 2**16, 2**17, 2**18)
-# How far the mean loss, and its gradient as a vector, may be from ours: as far as rounding to the dtype moves them.
+# The allowed relative difference of the mean loss, and of its gradient as a vector, from jaxce's: the effect of rounding to the dtype.
 _NEAR = {F32: (1e-5, 1e-3), BF16: (1e-2, 2e-2), "float16": (1e-3, 1e-2)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """The mean loss of `rows` examples. `targets` are the times of jaxce over those of optax that it is meant to reach."""
+    """The mean loss of `rows` examples. `targets` are the ratios of jaxce's time to optax's time that jaxce should reach."""
 
     kind: str
     rows: int
@@ -40,22 +40,22 @@ class Problem:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Return (rows, classes), or (rows, features, classes) where the factors are given."""
+        """Return (rows, classes), or (rows, features, classes) if the loss takes `hidden` and `classifier`."""
         return (self.rows, self.features, self.classes) if self.kind == LINEAR else (self.rows, self.classes)
 
     @property
     def logits_bytes(self) -> int:
-        """Return what one pass over the logits reads or writes."""
+        """Return the bytes of the logits, which one pass reads or writes."""
         return self.rows * self.classes * jnp.dtype(self.dtype).itemsize
 
     @property
     def near(self) -> tuple[float, float]:
-        """Return how far a value and a gradient may be from ours. Some dense losses are rounded to the dtype themselves."""
+        """Return the allowed relative differences of value and gradient from jaxce's. Some libraries round the dense loss to the dtype."""
         value, gradient = _NEAR.get(self.dtype, _NEAR[BF16])
         return (value, gradient) if self.kind == LINEAR or self.dtype == F32 else (2 * value, 1.5 * gradient)
 
     def arrays(self) -> tuple[jax.Array, ...]:
-        """Return (logits, labels), or (hidden, classifier, labels), made by one program that holds no array of another dtype."""
+        """Return (logits, labels), or (hidden, classifier, labels). One program computes them, without storing an array of another dtype."""
         return jax.block_until_ready(jax.jit(self._arrays)())
 
     def shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -80,7 +80,7 @@ class Problem:
 
 
 def dense(*, quick: bool) -> list[Problem]:
-    """Return the dense losses from small to large; quickly, the small ones in float32."""
+    """Return the dense problems from small to large; with `quick`, the small problems in float32."""
     layer = functools.partial(Problem, LAYER, 2048, 32768, features=64)
     everywhere = {GRADIENT: 1.05}
     found = [
@@ -107,7 +107,7 @@ def dense(*, quick: bool) -> list[Problem]:
 
 
 def linear(*, quick: bool = False) -> list[Problem]:
-    """Return the losses of a linear layer; quickly, a small one."""
+    """Return the problems of a linear layer; with `quick`, a small problem."""
     if quick:
         return [of_shape((256, 64, 2048), F32)]
     large = [
@@ -120,13 +120,13 @@ def linear(*, quick: bool = False) -> list[Problem]:
 
 
 def of_shape(shape: tuple[int, int, int], dtype: str) -> Problem:
-    """Return the loss of a linear layer of (rows, features, classes)."""
+    """Return the problem of a linear layer of (rows, features, classes)."""
     rows, features, classes = shape
     return Problem(LINEAR, rows, classes, dtype, features)
 
 
 def of_models(*, tiny: bool) -> Iterator[tuple[Problem, str]]:
-    """Yield losses of the size of named models, each with what of it to time: the most telling first, as time may run out."""
+    """Yield problems of the size of named models, each with value or gradient. The most informative come first, because time may run out."""
     models, rows = ({"tiny": (517, 48)}, 64) if tiny else (MODELS, 8192)
     for what in (GRADIENT, VALUE):
         for dtype in (BF16, F32):

@@ -1,4 +1,4 @@
-"""The rows of a run: dataclasses of strings, in a CSV that is complete after each row."""
+"""The rows of a run: dataclasses of strings, in a CSV file that is complete after each row."""
 
 import csv
 import dataclasses
@@ -18,7 +18,7 @@ DENSE, FORWARD, GRADIENTS = "dense", "forward", "value and gradients"  # in the 
 
 @dataclasses.dataclass(frozen=True)
 class DenseRow:
-    """A program of a dense problem. Seconds are of one call; `status` is "done", or why there are none."""
+    """A program of a dense problem. Times are seconds of one call. `status` is "done", or the reason why there are no times."""
 
     loss: str
     shape: str
@@ -30,14 +30,14 @@ class DenseRow:
     median: str = ""
     lower_quartile: str = ""
     upper_quartile: str = ""
-    cpu_median: str = ""  # of the CPU-seconds of all cores
+    cpu_median: str = ""  # CPU-seconds of all cores
     temporary_mib: str = ""
-    target: str = ""  # of the time over that of optax
+    target: str = ""  # for the time divided by optax's time
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearRow:
-    """A program of a linear layer. What does not apply is empty; `status` is "done", or why there are no times."""
+    """A program of a linear layer. Fields that do not apply are empty. `status` is "done", or the reason why there are no times."""
 
     machine: str  # and the versions
     shape: str
@@ -45,7 +45,7 @@ class LinearRow:
     program: str
     status: str = "done"
     runs: str = ""
-    median: str = ""  # of seconds, as the next two
+    median: str = ""  # seconds, like the next two fields
     least: str = ""
     most: str = ""
     times_the_floor: str = ""
@@ -55,7 +55,7 @@ class LinearRow:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceRow:
-    """A check of the numerics on a device, or a program that was timed there. What does not apply is empty."""
+    """A check of the numerics on a device, or a program that was timed on a device. Fields that do not apply are empty."""
 
     part: str
     subject: str  # the loss that was checked, or the model
@@ -103,7 +103,7 @@ def start(path: Path, kind: type) -> None:
 
 
 def append(path: Path, row) -> None:
-    """Append a row; the file is closed after it."""
+    """Append a row and close the file."""
     _write(path, "a", dataclasses.astuple(row))
 
 
@@ -175,5 +175,5 @@ def _loss(timed, digits):
 
 
 def mib(size: int | None) -> str:
-    """Return bytes as MiB; nothing of None."""
+    """Format bytes as MiB. Return an empty string for None."""
     return "" if size is None else f"{size / 2**20:.6g}"

@@ -1,4 +1,4 @@
-"""Checks the built site: every link within it leads somewhere, no page needs anything from elsewhere, every formula is a picture.
+"""Checks the built site: every internal link has a target, no page loads a file from another site, and every formula is a picture.
 
 mkdocs build --strict -f docs/mkdocs.yml && python docs/check_site.py
 """
@@ -14,7 +14,7 @@ NOT_RENDERED = (".. math::", ":math:", 'class="arithmatex"', "$$")
 
 
 class Page(HTMLParser):
-    """What a page refers to, what it loads, the anchors it has, and its text outside of code."""
+    """The links, the loaded files, the anchors and the number of formulas of a page."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -58,7 +58,7 @@ def problems(pages: dict[Path, Page]) -> Iterator[str]:
 
 
 def main() -> None:
-    # The page for what is not found is written for the root of a server.
+    # Skip 404.html, whose links assume the root of a server.
     pages = {path: Page(path) for path in sorted(SITE.rglob("*.html")) if path.name != "404.html"}
     found = list(problems(pages))
     links, formulas = sum(len(page.links) for page in pages.values()), sum(page.formulas for page in pages.values())

@@ -1,7 +1,7 @@
-"""The mathematics of the site: from the docstrings' directives to Markdown, and from there to pictures, made while the site is built.
+"""Converts the formulas of the site: from directives in docstrings to Markdown, and from Markdown to pictures, while the site is built.
 
-So a page needs no script and nothing from elsewhere to show a formula. As a hook of MkDocs this is `on_page_content`, as an extension of
-griffe, which reads the docstrings, `Docstrings`.
+So a page shows formulas without a script and without files from another site. MkDocs calls the hook `on_page_content`. griffe, which reads the
+docstrings, calls the extension `Docstrings`.
 """
 
 import functools
@@ -18,14 +18,14 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>',
 
 
 def to_markdown(docstring: str) -> str:
-    """Directives and roles of reStructuredText as `$$` and `$`; the heading of an example as griffe knows it."""
+    """Convert directives and roles of reStructuredText to `$$` and `$`, and the heading "Example" to griffe's "Examples"."""
     docstring = DIRECTIVE.sub(lambda match: f"$$\n{' '.join(match[1].split())}\n$$", docstring)
     docstring = ROLE.sub(lambda match: f"${match[1]}$", docstring)
     return re.sub(r"^Example:$", "Examples:", docstring, flags=re.MULTILINE)
 
 
 class Docstrings(griffe.Extension):
-    """Every docstring as Markdown, before its sections are told apart."""
+    """Converts every docstring to Markdown, before griffe parses its sections."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring:
@@ -34,13 +34,13 @@ class Docstrings(griffe.Extension):
 
 @functools.cache
 def picture(formula: str, display: bool) -> str:
-    """SVG in the colour of the text around it, read aloud as its TeX."""
+    """Return the formula as an SVG in the colour of the surrounding text. Screen readers read its TeX."""
     svg = quickjax.render(formula, display=display)
     return svg.replace("<svg ", f'<svg aria-label="{html.escape(formula)}" ', 1)
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """A page's HTML with its formulas as pictures."""
+    """Return the HTML of a page with its formulas as pictures."""
 
     def replaced(match: re.Match[str]) -> str:
         display = match[1] == "div"

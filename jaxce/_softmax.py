@@ -160,8 +160,8 @@ def _dense_loss(
             label_weight = psum_over(axis_name, weight_of_label(class_weights, labels, mask))
         elif class_weights is not None:
             dtype = working_dtype(logits)
+            # A NaN label of a masked example must not reach the gradient with respect to the class weights.
             if mask is not None:
-                # A NaN label of a masked example must not reach the gradient with respect to the class weights.
                 labels = jnp.where(per_row(mask, axis), labels, 0)
             labels = labels.astype(dtype) * per_class(class_weights.astype(dtype), axis, logits.ndim)
         stats = dense_stats(logits, labels, where, mask, class_weights, axis=axis, axis_name=axis_name)

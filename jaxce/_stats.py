@@ -8,7 +8,7 @@ With logits `z` over the classes `k` of a row, `q` the label distribution (one-h
     label_mass      sum_k q_k                               for an integer label: 1 if the label is one of these classes, else 0
     uniform_nll     sum_k u_k (log_z - z_k)         >= 0
     weight_sum      sum_k u_k
-    num_classes     sum_k 1                                 every sum skips the classes that `where` excludes or whose logit is -inf
+    num_classes     sum_k 1                                 sums without q_k skip the classes that `where` excludes or whose logit is -inf
     top_label_mass  sum of q_k over the maximal classes     found by comparing logits, so rounding cannot change it; 1 if an integer label is correct
 
 Statistics of disjoint sets of classes merge into the statistics of all the classes. The merge is associative. A negative log-likelihood is

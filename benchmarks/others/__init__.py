@@ -1,1 +1,1 @@
-"""Answers of other libraries to inputs that go wrong in practice: small cases whose right answer is arithmetic."""
+"""Answers of other libraries to inputs that cause errors in practice: small cases whose right answer is arithmetic."""

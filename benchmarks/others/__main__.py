@@ -2,9 +2,9 @@
 
 python -m benchmarks.others
 
-The columns of libraries that are not installed here are kept from the last run that had them, if the questions are the same. Each library
-is called as its documentation says. An answer is right if it is the number beside it up to rounding, worked out by hand or in float64 NumPy,
-never by jaxce; where no number is right, if the library says so, by NaN or by raising.
+If a library is not installed, its column is kept from the last run that had the library, if the questions are the same. Each library is called as
+its documentation says. An answer is right if it equals the number in the column "right" up to rounding. These numbers are computed by hand or with
+NumPy in float64, never with jaxce. If no number is right, an answer is right if the library returns NaN or raises.
 """
 
 import argparse
@@ -22,19 +22,19 @@ from benchmarks.peers import libraries
 
 
 def column(cases: list[Case], asked, version: str) -> dict:
-    """Return the answers of one library; None where it has no such function."""
+    """Return the answers of one library. An answer is None if the library has no such function."""
     return {"version": version, "answers": [case.ask(asked) for case in cases]}
 
 
 def kept(path: Path, asked: dict[str, list[Case]]) -> dict[str, dict]:
-    """Return the columns of the last run, if its questions are those of today."""
+    """Return the columns of the last run, if its questions are the current questions."""
     last = json.loads(path.read_text()) if path.exists() else {}
     same = {name: last.get(name, {}).get("questions") == [[c.question, c.right] for c in asked[name]] for name in asked}
     return {name: last[name]["columns"] if same[name] else {} for name in asked}
 
 
 def answers_table(cases: list[Case], columns: dict[str, dict]) -> str:
-    """Return the answers as markdown; wrong ones stand out."""
+    """Return the answers as markdown. Wrong answers are bold."""
     rows = []
     for place, case in enumerate(cases):
         answers = (column["answers"][place] for column in columns.values())

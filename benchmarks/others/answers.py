@@ -1,4 +1,4 @@
-"""The form of a case, and the test of an answer."""
+"""The class of a case, and the comparison of an answer with the right number."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,13 +7,14 @@ import numpy as np
 
 RTOL = 1e-5
 
-# The text, and whether the answer is right: None for neither, where a library says that it does not offer this. Or None for no such function.
+# The text, and whether the answer is right. The second is None if the library says that it does not offer this. The whole answer is None if the
+# library has no such function.
 Answer = tuple[str, bool | None] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A question with its right answer in words, and how to put it to a library."""
+    """A question with its right answer in words, and the function that asks a library."""
 
     question: str
     right: str

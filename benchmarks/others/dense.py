@@ -1,4 +1,4 @@
-"""The losses of dense logits: the cases, and how each library is asked. The calls of each loss are in `libraries`."""
+"""The cases for the losses of dense logits, and the code that asks each library. `libraries` has the calls of each loss."""
 
 import importlib
 import math
@@ -48,7 +48,7 @@ IMPOSSIBLE_ROW = np.float32([[0, 1, -np.inf]]), np.float32([[0.25, 0.75, 0]])
 
 
 def soft_loss(library):
-    """Return the loss against class probabilities that is meant for such rows, where there is one."""
+    """Return the library's loss against class probabilities for rows with impossible classes, if it has a special one."""
     return {"optax": optax.safe_softmax_cross_entropy}.get(library.name, library.losses["soft"])
 
 
@@ -88,7 +88,7 @@ def bfloat16(library) -> Answer:
     dtypes = []
 
     def loss(z, y):
-        # The numbers come as float32, but each is a bfloat16 number.
+        # The dtype of the logits is float32, but every value is a bfloat16 value.
         values = library.losses["integer"](z.bfloat16() if library.name == "PyTorch" else z.astype(jnp.bfloat16), y)
         dtypes.append(str(values.dtype).removeprefix("torch."))
         return values.float() if library.name == "PyTorch" else values.astype(jnp.float32)
@@ -100,7 +100,7 @@ def bfloat16(library) -> Answer:
 
 
 def mean_loss(library):
-    """Return the mean over the labels that are not -1, as each library's documentation writes it."""
+    """Return the library's built-in mean over the labels that are not -1, as its documentation writes it, or None."""
     if library.name == "Keras on JAX":
         return importlib.import_module("keras").losses.SparseCategoricalCrossentropy(True, ignore_class=-1)
     if library.name == "PyTorch":
@@ -136,12 +136,12 @@ def ignored_row(library) -> Answer:
 def nothing_counts(library) -> Answer:
     value, gradient = with_mask(library, np.float32([[1, 2, 3]]), np.int32([-1]))
     zero = bool(value == 0 and (gradient == 0).all())
-    # Some define 0 / 0 as NaN, some as 0; a gradient that is not finite is wrong for both.
+    # Some libraries return NaN for 0 / 0, some return 0. In both cases a gradient that is not finite is wrong.
     return f"loss {shown(value)}, gradient {row(gradient[0])}", zero or (None if np.isfinite(gradient).all() else False)
 
 
 def accumulation(library) -> Answer:
-    """Return the error of the gradient over micro-batches with 1 and 9 labels that count, relative to all ten at once."""
+    """Return the error of the gradient over micro-batches with 1 and 9 labels that count, relative to the gradient of all ten in one batch."""
     rng = np.random.default_rng(0)
     hidden, classifier = rng.normal(size=(2, 9, 16)).astype(np.float32), rng.normal(size=(16, 8)).astype(np.float32)
     labels = rng.integers(8, size=(2, 9)).astype(np.int32)

@@ -1,4 +1,4 @@
-"""The losses of a linear layer that never hold its logits: the cases, and the libraries for JAX that have such a loss."""
+"""The cases for the losses of a linear layer that do not store all logits, and the JAX libraries that have such a loss."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -17,8 +17,8 @@ BLOCKS = jaxce.Chunked(block_tokens=32, block_classes=1024)
 
 
 def libraries() -> Iterator[tuple[str, str, Callable]]:
-    """Yield (name, version, mean loss of hidden, classifier and labels) of each that is installed."""
-    # jaxce may choose to hold logits as small as these; with explicit blocks it does not.
+    """Yield (name, version, mean loss of hidden, classifier and labels) of each installed library."""
+    # By default jaxce may store all of these few logits. With explicit blocks it does not.
     yield (
         "jaxce",
         jaxce.__version__,
@@ -65,7 +65,7 @@ def confident(loss) -> Answer:
 
 
 def forward_mode(loss) -> Answer:
-    """Differentiate along hidden itself, where the derivative of a row is sum_k p_k z_k - z_y."""
+    """Differentiate in the direction of `hidden`. The derivative of a row's loss is then sum_k p_k z_k - z_y."""
     hidden, classifier, labels = problem(2048)
     logits = hidden.astype(np.float64) @ classifier
     p = np.exp(logits - log_sum_exp(logits)[:, None])

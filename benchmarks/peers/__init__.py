@@ -1,4 +1,4 @@
-"""The one table of peers: jaxce, the floors, and the libraries that are asked and timed beside it, each called as its documentation says."""
+"""The programs that are timed: jaxce, the floors, and other libraries, each called as its documentation says."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ from benchmarks.problems import Problem
 def programs(
     problem: Problem, what: str, arrays: tuple[jax.Array, ...], names: Iterable[str]
 ) -> Iterator[tuple[str, Callable[[], Program]]]:
-    """Yield the name and the maker of the program of each of `names` that offers the loss."""
+    """For each of `names` that offers the loss, yield the name and a function that makes the program."""
     for module in (in_jax, in_torch):
         for name in module.names(problem, what):
             if name in names:

@@ -1,4 +1,4 @@
-"""The fused linear losses of other libraries for JAX: the mean loss of hidden, classifier and labels."""
+"""The fused linear losses of other JAX libraries: the mean loss of hidden, classifier and labels."""
 
 import dataclasses
 import importlib
@@ -12,7 +12,7 @@ TOKAMAX, TOKAMAX_XLA, TOKAMAX_CHUNKED, JAX_CCE = "tokamax", 'tokamax, "xla"', 't
 
 @dataclasses.dataclass(frozen=True)
 class Fused:
-    """`loss(hidden, classifier, labels)` returns the mean; a `transposed` classifier is `[classes, features]`."""
+    """A fused loss. `loss(hidden, classifier, labels)` returns the mean. If `transposed`, the classifier is `[classes, features]`."""
 
     name: str
     package: str
@@ -21,7 +21,7 @@ class Fused:
 
     @property
     def version(self) -> str:
-        """Return the version that is installed."""
+        """Return the installed version."""
         return importlib.metadata.version(self.package)
 
 
@@ -30,7 +30,7 @@ def _module(name):
         return importlib.import_module(name)
     except ImportError:
         raise
-    except Exception as error:  # a library that is made for another JAX may raise anything
+    except Exception as error:  # a library for another version of JAX may raise any exception
         raise ImportError(f"{type(error).__name__}: {error}") from error
 
 
@@ -52,7 +52,7 @@ FUSED: dict[str, Callable[[], Fused]] = {
 
 
 def installed(*names: str) -> Iterator[Fused]:
-    """Yield those that can be imported."""
+    """Yield the losses that can be imported."""
     for name in names:
         try:
             yield FUSED[name]()

@@ -1,4 +1,4 @@
-"""The programs in JAX: the floors, ours, and those of other libraries."""
+"""The programs in JAX: the floors, jaxce, and other libraries."""
 
 from collections.abc import Callable
 
@@ -20,9 +20,9 @@ Loss = Callable[..., jax.Array]
 
 
 def names(problem: Problem, what: str) -> list[str]:
-    """Return who offers the loss; the floor first."""
+    """Return the names of the programs that offer the loss, the floor first."""
     if problem.kind == LINEAR:
-        blocks = [SUM_2048] if what == GRADIENT else []  # only gradients depend on them
+        blocks = [SUM_2048] if what == GRADIENT else []  # only gradients depend on the blocks
         return [MATMULS, SUM, *blocks, LOSSES, NAIVE, *fused.FUSED]
     wide = [OPTAX_WIDE] if problem.dtype != F32 else []
     keras = [KERAS] if problem.kind != SMOOTHED else []
@@ -54,7 +54,7 @@ def with_gradient(problem: Problem, what: str, mean: Loss) -> Callable:
 
 
 def some_rows(gradient):
-    """Return at most 127 rows of a gradient, from everywhere in it."""
+    """Return at most 127 rows of a gradient, spread over all its rows."""
     return gradient[:: max(1, gradient.shape[0] // 64)]
 
 
@@ -75,10 +75,10 @@ def loss(name: str, problem: Problem) -> Loss:
 
 
 def own(problem: Problem, package=jaxce) -> dict[str, Loss]:
-    """Return the losses of jaxce, or of another copy of it."""
+    """Return the losses of jaxce, or of another copy of jaxce."""
     if problem.kind == LINEAR:
         total, each = package.linear_softmax_cross_entropy_sum, package.linear_softmax_cross_entropy
-        blocks = package.Chunked(block_tokens=2048)  # faster than jaxce's own choice, for more memory
+        blocks = package.Chunked(block_tokens=2048)  # faster than jaxce's own choice, but needs more memory
         return {
             SUM: lambda *args: total(*args).mean(),
             SUM_2048: lambda *args: total(*args, implementation=blocks).mean(),
@@ -108,13 +108,13 @@ def _optax_smoothed(logits, labels):
 
 
 def _copy(logits, _):
-    """Read and write once, whether the loss is timed with its gradient or without."""
+    """Read and write the logits once, with or without the gradient."""
     # XLA for CPU multiplies faster than it copies.
     return logits * 2 if jax.default_backend() == "cpu" else jnp.array(logits, copy=True)
 
 
 def _matmuls(hidden, classifier, _):
-    """Multiply for the logits, and for the gradients with respect to both factors, with the logits as their cotangent."""
+    """Compute the matmuls of the logits and of the gradients with respect to hidden and classifier. The logits serve as the cotangent."""
     logits = hidden @ classifier
     return logits, logits @ classifier.T, hidden.T @ logits
 

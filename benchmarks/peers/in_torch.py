@@ -1,6 +1,6 @@
-"""The programs in PyTorch: eager, compiled, of its own linear loss, of Liger-Kernel and of Cut Cross-Entropy.
+"""The programs in PyTorch: eager, compiled, PyTorch's own linear loss, Liger-Kernel and Cut Cross-Entropy.
 
-They get JAX's own arrays, on the same device; a classifier of theirs is `[classes, features]`.
+The programs get the same arrays as the JAX programs, on the same device. Their classifier is `[classes, features]`.
 """
 
 import functools
@@ -19,14 +19,14 @@ EAGER, COMPILED = "torch", "torch.compile"
 EAGER_WIDE, COMPILED_WIDE = "torch in float32", "torch.compile in float32"
 LINEAR_LOSS, LINEAR_CHUNKED = "torch linear_cross_entropy", "torch linear_cross_entropy, chunked"
 LIGER, CCE = "Liger-Kernel", "Cut Cross-Entropy"
-# Threads of PyTorch that wait take no core from the program that runs next. PyTorch reads this when it is imported.
+# With this setting, waiting threads of PyTorch do not occupy a core that the next program needs. PyTorch reads the setting when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _COMPILED, _WIDE = (COMPILED, COMPILED_WIDE), (EAGER_WIDE, COMPILED_WIDE)
 
 
 def names(problem: Problem, _: str) -> list[str]:
-    """Return who offers the loss."""
+    """Return the names of the programs that offer the loss."""
     if problem.kind == LINEAR:
         return [LINEAR_LOSS, LINEAR_CHUNKED, EAGER_WIDE, COMPILED_WIDE, LIGER, CCE]
     return [EAGER, COMPILED, *([EAGER_WIDE, COMPILED_WIDE, LIGER] if problem.kind == INTEGER else [])]
@@ -37,13 +37,13 @@ def program(name: str, problem: Problem, what: str, arrays: tuple[jax.Array, ...
     torch = _torch()
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        torch.set_float32_matmul_precision("high")  # as JAX multiplies float32 by default
+        torch.set_float32_matmul_precision("high")  # like JAX's default for float32
     *factors, labels = (torch.from_dlpack(x) for x in arrays)
     labels = labels if labels.is_floating_point() else labels.long()
     if problem.kind == LINEAR:
         factors[1] = factors[1].T.contiguous()
     elif name == LIGER:
-        factors[0] = factors[0].clone()  # it writes the gradient over the logits
+        factors[0] = factors[0].clone()  # Liger-Kernel overwrites the logits with the gradient
     factors = [x.detach().requires_grad_(what == GRADIENT) for x in factors]
     loss = _loss(torch, name, problem)
 
@@ -71,7 +71,7 @@ def program(name: str, problem: Problem, what: str, arrays: tuple[jax.Array, ...
 
 
 def release() -> None:
-    """Give PyTorch's unused memory back, so that JAX can have it."""
+    """Release PyTorch's unused memory, so that JAX can use it."""
     if importlib.util.find_spec("torch") is not None:
         torch = importlib.import_module("torch")
         gc.collect()
@@ -88,7 +88,7 @@ def _torch():
 
 
 def _memory(torch, run):
-    """Return the bytes of a call beyond its arguments and results, and those of the results."""
+    """Return the bytes that a call needs in addition to its arguments and results, and the bytes of the results."""
     run()
     gc.collect()
     before = torch.cuda.memory_allocated()
@@ -123,7 +123,7 @@ def _loss(torch, name, problem):
 
     if name not in _COMPILED:
         return mean
-    torch._dynamo.reset()  # it keeps few versions of a function, then runs it eagerly
+    torch._dynamo.reset()  # dynamo compiles only a few versions of a function, and then runs it eagerly
     return torch.compile(mean, dynamic=False)
 
 

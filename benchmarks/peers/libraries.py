@@ -1,6 +1,7 @@
 """The dense losses of each library, one loss per example. A loss that a library does not offer is absent.
 
-Every function takes NumPy arrays and gives the loss of each example; `with_gradient` adds the gradient of their sum by the logits.
+Every function takes NumPy arrays and returns the loss of each example. `with_gradient` also returns the gradient of the sum of the losses with
+respect to the logits.
 """
 
 import dataclasses
@@ -22,15 +23,15 @@ Losses = Callable[..., Any]
 
 @dataclasses.dataclass(frozen=True)
 class Library:
-    """A name with its version, its losses by kind, and how it differentiates."""
+    """A library: name, version, losses by kind, and functions that differentiate the losses."""
 
     name: str
     version: str
     losses: dict[str, Losses]
     with_gradient: Callable[..., tuple[np.ndarray, np.ndarray]]
-    # Each `(loss, logits, labels, direction)` gives the Hessian of the sum of the losses times the direction.
+    # Each `(loss, logits, labels, direction)` returns the Hessian of the sum of the losses times the direction.
     second_derivatives: tuple[Callable[..., Any], ...] = ()
-    # How a mean over many batches is made: `add(state, total, weight)`, the start, and the mean of a state.
+    # The functions for a mean over many batches: `add(state, total, weight)`, the initial state, and the mean of a state.
     long_mean: tuple[Callable[..., Any], Any, Callable[..., Any]] | None = None
 
 
@@ -40,7 +41,7 @@ def _with_gradient(loss, logits, *rest):
 
 
 def _rows(loss, labels, transform):
-    """Return the gradient of each row's loss, under a transform that maps over rows."""
+    """Return the function that computes the gradient of each row's loss. `transform` maps over the rows."""
     return lambda z: transform(lambda row: jax.grad(lambda z, y: jnp.sum(loss(z[None], y[None])))(*row))((z, labels))
 
 
@@ -159,7 +160,7 @@ LIBRARIES: dict[str, Callable[[], Library]] = {
 
 
 def installed() -> Iterator[Library]:
-    """Yield jaxce, and the others that can be imported."""
+    """Yield jaxce and the other libraries that can be imported."""
     for make in LIBRARIES.values():
         try:
             yield make()

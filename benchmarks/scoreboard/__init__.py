@@ -1,1 +1,1 @@
-"""The guarantees, measured: accuracy, hard values, labels and bad input, for jaxce and for other libraries."""
+"""Measurements of the guarantees: accuracy, hard values, labels and bad input, for jaxce and for other libraries."""

@@ -1,8 +1,8 @@
 """Print the scoreboard and write it to `benchmarks/results/scoreboard.md` and `.json`.
 
 python -m benchmarks.scoreboard              # a quarter of an hour
-python -m benchmarks.scoreboard --quick      # fewer rows, none of the lines that are test files, nothing written
-python -m benchmarks.scoreboard --mutants    # also the line of the mutants: an hour
+python -m benchmarks.scoreboard --quick      # fewer rows, without the lines that run test files; writes nothing
+python -m benchmarks.scoreboard --mutants    # adds the line of the mutants, which takes an hour
 """
 
 import argparse
@@ -24,7 +24,7 @@ from benchmarks.scoreboard import accuracy, hard_values, in_use
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 
-# The lines that are test files: the subject and the files.
+# The lines that run test files: the subject and the files.
 TESTED = {
     "transform compositions": [
         "derivatives/test_compositions.py",
@@ -69,7 +69,7 @@ def accuracy_lines(dtype, *, quick: bool) -> list[Line]:
 
 
 def hard_value_lines() -> list[Line]:
-    """Count the cells of the non-finite matrix and of the label rule that hold, and the bad calls that are refused."""
+    """Count the cells of the non-finite matrix and of the label rule that hold, and the bad calls that raise an error."""
     compared = list(libraries.installed())
     asks = {
         "non-finite matrix, without options: cells": lambda x: hard_values.nonfinite(x, own_options=False),
@@ -89,7 +89,7 @@ def hard_value_lines() -> list[Line]:
 
 
 def in_use_lines() -> list[Line]:
-    """Count the second derivatives that are right, and return the error of a mean over 100 million tokens."""
+    """Return the number of second derivatives that are right, and the error of a mean over 100 million tokens."""
     compared = list(libraries.installed())
     what = "second derivatives, every dtype: right"
     with jax.enable_x64(True):
@@ -117,7 +117,7 @@ def tested_lines() -> list[Line]:
 
 
 def mutant_lines() -> list[Line]:
-    """Count the mutants that the tests refuse."""
+    """Run the mutants and return how many of them the tests refuse."""
     command = [sys.executable, "-m", "tests.mutation.run_mutants"]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     killed = re.search(r"(\d+ of \d+) killed", output)

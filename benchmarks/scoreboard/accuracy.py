@@ -1,7 +1,7 @@
 """Errors of values and gradients against mpmath, in ulps of the exact result.
 
-One error no formula avoids: a row's logits are rounded relative to their maximum, `z_k - shift`, by up to half an ulp of that difference, and
-its exponential moves by as much. That part of an error is taken off before it is counted, the same for every library.
+No formula can avoid one error: `z_k - max_k z_k` is rounded by up to half an ulp, and its exponential changes accordingly. This unavoidable error is
+subtracted from the error of every library.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ VALUE_TARGET, GRADIENT_TARGET = 4.0, 6.0
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Rows of logits with their labels and perhaps one option."""
+    """Rows of logits with their labels and at most one option."""
 
     name: str
     kind: str
@@ -31,7 +31,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Exact:
-    """A number, the error that no formula avoids in units of eps, and the size of the terms whose difference the number is."""
+    """An exact number, the unavoidable error in units of eps, and the size of the terms whose difference is the number."""
 
     value: mpmath.mpf
     unavoidable: mpmath.mpf
@@ -47,7 +47,7 @@ def cases(dtype: np.dtype, *, quick: bool, seed: int = 0) -> Iterator[Case]:
         return (size * rng.normal(size=(count, classes))).astype(dtype)
 
     def labels_of(z):
-        """Choose the largest class, the second largest, or any."""
+        """Choose the class with the largest logit, the class with the second largest logit, or any class."""
         order = np.argsort(z, -1)
         pick = rng.integers(0, 3, len(z))
         other = order[np.arange(len(z)), rng.integers(0, z.shape[1], len(z))]
@@ -126,14 +126,14 @@ def _softmax(case, i):
     spread = mpmath.fsum(v * d for v, d in zip(e, below, strict=True)) / total
     value = mass * log_norm + mpmath.fsum(a * d for a, d in zip(q, below, strict=True))
     unavoidable = (mass * spread + mpmath.fsum(a * d for a, d in zip(q, below, strict=True))) / 2
-    # Near log_z = 0 the square of shift + log_norm is ill-conditioned in every formula: its size is that of shift and log_norm.
+    # Near log_z = 0 the square of shift + log_norm is ill-conditioned in every formula. So its size is the size of shift and log_norm.
     log_z_size = abs(shift) + log_norm + spread
     size = value + zeta * abs(log_z) * (abs(log_z) + 2 * log_z_size)
     gradient = []
     for k in range(n):
         p = e[k] / total
         not_p = (total - e[k] if k != top else rest) / total
-        # mass * p - q_k, in terms that do not cancel.
+        # mass * p - q_k, as a sum of terms that do not cancel.
         slope = (mass - q[k]) * p - q[k] * not_p + 2 * zeta * log_z * p
         moved = (spread if k == top else p * (below[k] + spread)) / 2
         hard = case.kind in ("integer", "weighted")
@@ -163,7 +163,7 @@ def worst_errors(truth, values: np.ndarray, gradients: np.ndarray) -> tuple[floa
 
 
 def _ulps(got, want, info):
-    """`|got - want|` beyond the unavoidable, over one ulp of the size; what is below the smallest normal number is not counted."""
+    """Return `|got - want|` in ulps of the size, minus the unavoidable error. An error below the smallest normal number does not count."""
     eps, got = float(info.eps), float(got)
     if not np.isfinite(got):
         return float("inf")

@@ -1,6 +1,7 @@
-"""Count how each library does on the non-finite matrix, the label rule and bad input: the cells and calls that the tests check for jaxce.
+"""Count the cells of the non-finite matrix, the cells of the label rule and the bad calls in which each library is right.
 
-A library is asked only what it offers: without `where` and `mask`, and PyTorch for values and gradients alone.
+The tests check the same cells and calls for jaxce. The other libraries are tested only on the functions that they offer: without `where` and `mask`,
+and PyTorch only for values and gradients.
 """
 
 import types
@@ -11,12 +12,12 @@ from benchmarks.peers.libraries import Library
 from tests.support import bad_inputs, keras_bad_inputs, label_cells, nonfinite_cells
 from tests.support.ours import OURS
 
-# How exact a finite quantity among the non-finite ones has to be. The accuracy of other libraries has lines of its own.
+# The allowed error of a finite quantity in the non-finite matrix. The accuracy of the other libraries is measured in other lines.
 OUR_ULPS, THEIR_ULPS = 8, 1000
 
 
 def nonfinite(library: Library, *, own_options: bool) -> tuple[int, int]:
-    """(cells, cells that hold). With `own_options` also those that need jaxce's options and other faces."""
+    """Return (cells, cells that hold). `own_options` includes the cells that need jaxce's options, `LossSum` or `jaxce.keras`."""
     if own_options:
         return nonfinite_cells.evaluate(OURS)
     asked = types.SimpleNamespace(**{kind: library.losses[kind] for kind in ("integer", "soft", "sigmoid")})
@@ -32,7 +33,7 @@ def nonfinite(library: Library, *, own_options: bool) -> tuple[int, int]:
 
 
 def labels(library: Library) -> tuple[int, int]:
-    """(cells, cells that hold). Of PyTorch, which is not transformed, the eager ones, where an error raised for a bad label holds too."""
+    """Return (cells, cells that hold). PyTorch is tested only eagerly, and a cell holds too if PyTorch raises for the bad label."""
     loss = library.losses["integer"]
     if library.name != "PyTorch":
         return label_cells.evaluate(loss)
@@ -48,7 +49,9 @@ def labels(library: Library) -> tuple[int, int]:
 
 
 def bad_input(library: Library, *, own_options: bool) -> tuple[int, int]:
-    """(calls, calls refused). Of jaxce's own options with the message promised; otherwise any exception will do, while tracing if it traces."""
+    """Return (calls, refused calls). With `own_options`, the error must have the documented message. Otherwise any exception counts, but it must be
+    raised while tracing if the library traces.
+    """
     if own_options:
         return bad_inputs.evaluate({**bad_inputs.dense_calls(), **keras_bad_inputs.calls()})
     asked = types.SimpleNamespace(**{kind: library.losses[kind] for kind in ("integer", "soft", "sigmoid")})

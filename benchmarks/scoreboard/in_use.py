@@ -1,4 +1,4 @@
-"""Measure two needs of training: second derivatives in every dtype, and means over so many batches that float32 sums stop counting."""
+"""Measure second derivatives in every dtype, and means over so many batches that float32 sums stop counting."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +13,13 @@ from benchmarks.peers.libraries import Library
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 KINDS = ("integer", "soft", "sigmoid")
 ROWS = 3
-# A derivative counts as right within a tenth of its largest element: this allows rounding to bfloat16, and finds a lost rule.
+# A derivative is right if its error is at most a tenth of its largest element. This allows rounding to bfloat16, but finds a lost derivative rule.
 NEAR = 0.1
 BATCHES, TOKENS = 300_000, 333
 
 
 def second_derivatives(library: Library, kinds: tuple[str, ...] = KINDS) -> tuple[int, int]:
-    """Return how many second derivatives were asked and how many are right: each loss, each dtype, short and long rows, several ways."""
+    """Return the number of second derivatives and how many are right: each loss, each dtype, short and long rows, several ways."""
     asked = right = 0
     for kind in kinds:
         for classes in (5, 1002):
@@ -33,9 +33,9 @@ def second_derivatives(library: Library, kinds: tuple[str, ...] = KINDS) -> tupl
 
 
 def long_mean(add: Callable[[Any, jax.Array, jax.Array], Any], start: Any, mean: Callable[[Any], jax.Array]) -> float:
-    """Return the relative error of the mean over 100 million tokens, added up by `add(state, total, weight)` in one jitted loop."""
+    """Return the relative error of the mean over 100 million tokens, which `add(state, total, weight)` adds up in one jitted loop."""
 
-    def total(i):  # 7001 times the last index fits 32 bits
+    def total(i):  # 7001 times the last index fits in 32 bits
         return (i * 7001 % BATCHES).astype(jnp.float32) / np.float32(BATCHES / 2)
 
     def step(i, state):
@@ -69,6 +69,6 @@ def _exact(kind, z, v):
 def _is_near(way, loss, logits, labels, direction, want):
     try:
         found = np.asarray(way(loss, logits, labels, direction)).astype(np.float64)
-    except Exception:  # a library that raises gives no answer
+    except Exception:  # a library that raises is wrong
         return False
     return found.shape == want.shape and bool(np.max(abs(found - want)) <= NEAR * np.max(abs(want)))
