@@ -16,7 +16,7 @@ from jaxce._checks import linear as linear_checks
 from jaxce._checks import shards as sharded_checks
 from jaxce._core.labels import local_indices, weight_of_label
 from jaxce._jax.mesh import AxisName, cotangent_share, psum_over, varying_like
-from jaxce._jax.rules import keep_statistics, none_if_zero, with_definition
+from jaxce._jax.rules import keep_statistics, with_definition, with_jvp
 from jaxce._loss_sum import LossSum
 from jaxce._softmax import cross_entropy
 from jaxce._stats import of_statistics
@@ -120,23 +120,17 @@ def _sum_of_losses(statistics, axis_name, layer: Layer, options: Options):
 def _sum_with_rule(of_value: Plans, of_gradients: Plans, axis_name: AxisName):
     """Return the function of a layer and options that computes the sum. Its rule computes the gradients together with the value."""
     plain = functools.partial(_sum_of_losses, chunked.statistics(of_value, axis_name), axis_name)
-    function = jax.custom_jvp(plain)
 
-    def rule(primals, tangents):
-        dots = jax.tree.map(none_if_zero, tangents, is_leaf=lambda x: x is None)
-        hidden_dot, classifier_dot = dots[0].hidden, dots[0].classifier
-        with_gradients = _with_gradients(
-            plain, of_gradients, hidden_dot is not None, classifier_dot is not None, axis_name
-        )
-        value, gradients = with_gradients(*primals)
+    def jvp(args, dots):
+        of_hidden, of_classifier = dots[0].hidden is not None, dots[0].classifier is not None
+        value, gradients = _with_gradients(plain, of_gradients, of_hidden, of_classifier, axis_name)(*args)
         of_layer, of_options = (
             sum(map(_inner, *_pairs(gradient, dot)), jnp.zeros_like(value))
             for gradient, dot in zip(gradients, dots, strict=True)
         )
         return value, psum_over(axis_name, of_layer) + of_options
 
-    function.defjvp(rule, symbolic_zeros=True)
-    return function
+    return with_jvp(plain, jvp)
 
 
 def _pairs(gradients, dots):

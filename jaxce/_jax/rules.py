@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
-from jax.custom_derivatives import SymbolicZero
 
 from jaxce._jax.primitives import call, partial_jvp, trace
 
@@ -47,9 +46,14 @@ def with_rule(value: Function, tangent: Function, higher: Function | None = None
     return function
 
 
+def with_jvp(function: Function, jvp: Function) -> Function:
+    """Return `function`, whose derivative is given by `jvp(args, tangents)`: the results and their tangents."""
+    return lambda *args: call(trace(function, args), args, jvp=jvp)
+
+
 def with_definition(function: Function, definition: Function) -> Function:
     """Return `function`, which is differentiated as `definition`, another spelling of the same function."""
-    return lambda *args: call(trace(function, args), args, jvp=functools.partial(partial_jvp, definition))
+    return with_jvp(function, functools.partial(partial_jvp, definition))
 
 
 def choose(default: Function, *args, cpu: Function | None = None, gpu: Function | None = None):
@@ -72,9 +76,3 @@ def keep_statistics(function: Function) -> Function:
     """
     # The recomputation reads what the forward pass reads; barriers against common subexpressions would only keep XLA from fusing it.
     return jax.checkpoint(function, prevent_cse=False, policy=jax.checkpoint_policies.save_only_these_names(_NAME))
-
-
-def none_if_zero(tangent):
-    """Return the tangent that a `jax.custom_jvp` rule gets, or None if it is known to be 0."""
-    is_zero = tangent is None or isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
-    return None if is_zero else tangent
