@@ -70,6 +70,7 @@ def test_hessian_through_loops_and_checkpoint(way, hard, loss, rng):
         assert_within(jax.jit(outer(jax.jacrev(way(loss, labels, w))))(logits), expected, 16)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("vmapped", [False, True], ids=["plain", "vmapped"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)

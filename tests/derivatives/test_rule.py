@@ -18,7 +18,15 @@ pytestmark = pytest.mark.usefixtures("made_quickly")
 SHAPE = (3, 4)
 OPTION_SETS = [(loss, names) for loss in (INTEGER, SOFT) for names in cases.SOFTMAX_OPTION_SETS]
 OPTION_SETS += [(SIGMOID, names) for names in cases.SIGMOID_OPTION_SETS]
-OPTION_SETS = [pytest.param(loss, names, id=f"{loss.name}-{cases.name_of(names)}") for loss, names in OPTION_SETS]
+OPTION_SETS = [
+    pytest.param(
+        loss,
+        names,
+        id=f"{loss.name}-{cases.name_of(names)}",
+        marks=() if names in ((), loss.options) else pytest.mark.nightly,  # none, and all at once
+    )
+    for loss, names in OPTION_SETS
+]
 
 
 def example(rng, loss, names):
@@ -38,7 +46,6 @@ def example(rng, loss, names):
     return inputs, direction, fixed
 
 
-@pytest.mark.covering(1)
 @pytest.mark.parametrize(("loss", "names"), OPTION_SETS)
 def test_second_derivatives_of_every_input_in_every_mode(loss, names, rng, x64):
     """Against differences of the oracle's gradients, in extended precision."""
@@ -90,6 +97,7 @@ def call(loss, inputs, fixed):
     return loss.function(arguments.pop("logits"), arguments.pop("labels"), **arguments)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
 @pytest.mark.parametrize(
     ("loss", "names"),
@@ -192,7 +200,7 @@ KEPT = [
 ]
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float16, jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("options", [pytest.param(o, id=n) for n, o in KEPT])
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)

@@ -58,6 +58,7 @@ WEIGHTS = {
     "trailing 1": ((B, T), lambda rng: rng.uniform(size=(B, T, 1))),
     "vector": ((B,), lambda rng: rng.uniform(size=(B,))),
     "column for vector": ((B,), lambda rng: rng.uniform(size=(B, 1))),
+    "vector for column": ((B, 1), lambda rng: rng.uniform(size=(B,))),
     "zeros": ((B,), lambda rng: np.zeros(B)),
     "row alone": ((), None),
     "no rows": ((0,), None),
@@ -384,6 +385,14 @@ def test_function_with_ignore_class_trains_as_that_of_keras(weighted, eagerly, r
 
     for ours, theirs in zip(numbers(losses), numbers(keras.losses), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ignored", [-1, 2**40])
+def test_ignore_class_that_labels_cannot_hold_ignores_nothing(ignored, rng):
+    logits, labels = rng.normal(size=(4, C)), rng.integers(0, C, 4, np.uint8)
+    answer = losses.sparse_categorical_crossentropy(labels, logits.astype(np.float32), True, ignore_class=ignored)
+    right = np.log(np.exp(logits).sum(1)) - logits[np.arange(4), labels]
+    np.testing.assert_allclose(answer, right, rtol=1e-5)
 
 
 def test_masks_leave_the_names_of_layers_alone(rng):

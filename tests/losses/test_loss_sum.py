@@ -114,6 +114,8 @@ def test_zero_is_a_sum_of_no_losses():
     assert all(x.dtype == jnp.float32 and not x.weak_type for x in jax.tree.leaves(LossSum.zero()))
     with pytest.raises(TypeError, match=r"`dtype` must be floating; got .*int32"):
         LossSum.zero(jnp.int32)
+    with pytest.raises(TypeError, match=r"`dtype` must be a dtype; got 'single precision'"):
+        LossSum.zero("single precision")
 
 
 def test_zero_of_float64_starts_a_scan_over_float64(x64):

@@ -10,6 +10,8 @@ import pytest
 import jaxce
 from jaxce import LossSum
 
+pytestmark = pytest.mark.usefixtures("made_quickly")
+
 
 def clusters(rng, examples=96, features=4, num_classes=3):
     """Three well separated clouds of points."""

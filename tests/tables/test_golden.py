@@ -17,7 +17,7 @@ def _parameters(name):
     case, (y_true, y_pred) = comparison.CASES[name], comparison.inputs(name)
     options = {option: str(case["args"].get(option)) for option in comparison.DEFAULT}
     arrays = {"y_true": (y_true.dtype.name, y_true.ndim), "y_pred": (y_pred.dtype.name, y_pred.ndim)}
-    return {"function": case["function"], **options, **arrays}
+    return {"function": case["function"], **options, **arrays, "empty": tuple(n == 0 for n in y_pred.shape)}
 
 
 NAMES = list(comparison.CASES)
