@@ -56,10 +56,10 @@ def _with_label_probabilities(stats: Statistics, rows: Rows, labels, axis) -> St
     m, rest = stats.max_logit, stats.sum_exp_rest
     q = labels.astype(m.dtype)
     label_mass = jnp.sum(q, axis)
-    label_gap = sums.total(sums.label_gap, rows._replace(beside=labels), axis, after=(rest, label_mass))
+    label_gap = sums.total(sums.label_gap, rows._replace(factor=labels), axis, after=(rest, label_mass))
     is_top = (sums.read(rows.logits, rows.where) == per_row(m, axis)) & per_row(m > -jnp.inf, axis)
     return stats._replace(
-        label_nll=label_mass * jnp.log1p(rest) + label_gap,
+        label_nll=label_mass * jnp.log1p(rest) + _infinite_below_infinity(label_gap, m),
         label_mass=label_mass,
         top_label_mass=jnp.sum(jnp.where(is_top, q, 0), axis),
     )
@@ -69,14 +69,19 @@ def _with_uniform(stats: Statistics, rows: Rows, class_weights, axis, parts) -> 
     m = stats.max_logit
     num_classes = weight_sum = sums.total(sums.takes_part, rows, axis, parts, after=stats.label_nll)
     if class_weights is not None:
-        rows, parts = rows._replace(beside=per_class(class_weights, axis, rows.logits.ndim)), 1
+        rows, parts = rows._replace(factor=per_class(class_weights, axis, rows.logits.ndim)), 1
         weight_sum = sums.total(sums.weight, rows, axis, after=num_classes)
     gap = sums.total(sums.weighted_gap, rows, axis, parts, after=weight_sum)
-    # A logit of +inf is infinitely far above the others.
-    gap = jnp.where((m == jnp.inf) & (gap != 0), jnp.inf, gap)
     return stats._replace(
-        uniform_nll=weight_sum * jnp.log1p(stats.sum_exp_rest) + gap, weight_sum=weight_sum, num_classes=num_classes
+        uniform_nll=weight_sum * jnp.log1p(stats.sum_exp_rest) + _infinite_below_infinity(gap, m),
+        weight_sum=weight_sum,
+        num_classes=num_classes,
     )
+
+
+def _infinite_below_infinity(gap, m):
+    """Return the sum of gaps of each row. Any class below a logit of +inf makes the sum infinite."""
+    return jnp.where((m == jnp.inf) & (gap != 0), jnp.inf, gap)
 
 
 def logits_vjp(cotangents, logits, where, labels, class_weights, stats: Statistics, *, axis):

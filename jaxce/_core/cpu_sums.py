@@ -36,16 +36,19 @@ class Constants(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The logits that a loop reads, what it subtracts from them, and other arrays that it reads."""
+    """The arrays that a loop reads: the logits, the maximum of each row, and a factor of each class: a label probability or a class weight."""
 
     logits: Array
     where: Any
     max_logit: Any
-    beside: Any = None
+    factor: Any = None
 
 
 def total(term, rows: Rows, axis, parts=1, *, after):
-    """Sum `term(z, z - m, constants, *beside)` over the classes, once `after` is computed."""
+    """Sum `term(z, gap, constants, *factors)` over the classes, once `after` is computed.
+
+    `gap` is `z - m`, at most 0, but +inf for a logit of +inf.
+    """
     dtype, shape = rows.max_logit.dtype, rows.max_logit.shape
     constants = Constants(*(np.asarray(x, dtype) for x in (0, 0.5, 1, 1e38, jnp.finfo(dtype).max)))
     if parts > 1:
@@ -53,9 +56,11 @@ def total(term, rows: Rows, axis, parts=1, *, after):
     rows, constants, _ = lax.optimization_barrier((rows, constants, after))
     z = read(rows.logits, rows.where)
     largest = jnp.finfo(dtype).max
-    m = lax.clamp(-largest, rows.max_logit, largest)
-    beside = () if rows.beside is None else (rows.beside.astype(dtype),)
-    sums = jnp.sum(term(z, z - per_row(m, axis), constants, *beside), axis)
+    m = per_row(lax.clamp(-largest, rows.max_logit, largest), axis)
+    # Below a maximum of +inf, every finite logit is far below: the largest number too, from which `m` is not told apart.
+    far = per_row(jnp.where(rows.max_logit == jnp.inf, largest, 0), axis)
+    factors = () if rows.factor is None else (rows.factor.astype(dtype),)
+    sums = jnp.sum(term(z, z - m - far, constants, *factors), axis)
     return sums if parts == 1 else jnp.sum(sums.reshape(*shape, parts), -1)
 
 
@@ -82,7 +87,7 @@ def max_and_rest_of_parts(logits, parts):
     first = lax.argmax(part_max, len(shape), jnp.int32)
     row_starts = jnp.arange(0, part_max.size, parts, dtype=jnp.int32)
     own = as_integers(lambda x: x.at[row_starts + first.reshape(-1)].get(mode="promise_in_bounds"), matrix)
-    own_others = total(exp_unless_equal, Rows(own.reshape(*shape, -1), None, m), len(shape), after=sums)
+    own_others = total(exp_unless_equal, Rows(own.reshape(*shape, matrix.shape[1]), None, m), len(shape), after=sums)
     own_sum = jnp.take_along_axis(sums, first[..., None], -1, mode="promise_in_bounds")[..., 0]
     is_own = lax.broadcasted_iota(jnp.int32, part_max.shape, len(shape)) == first[..., None]
     others = jnp.sum(jnp.where(is_own, 0, sums), -1)
@@ -127,12 +132,12 @@ def weight(z, gap, c, u):
 
 
 def weighted_gap(z, gap, c, u=1):
-    """`u (m - z)`; 0 for a logit of -inf."""
-    return u * takes_part(z, gap, c) * jnp.minimum(c.largest, -gap)
+    """Return `u (m - z)`; 0 for a logit of -inf or +inf."""
+    return u * takes_part(z, gap, c) * jnp.minimum(c.largest, jnp.maximum(c.zero, -gap))
 
 
 def label_gap(_, gap, c, q):
-    """`q (m - z)`; 0 for a `q` of 0, infinite for another at a logit of -inf."""
+    """Return `q (m - z)`: 0 for a `q` of 0 or a logit of +inf, and otherwise infinite for a logit of -inf."""
     size = jnp.maximum(c.zero, -gap)
     return (q * jnp.minimum(c.largest, size)) * jnp.minimum(c.largest, jnp.maximum(c.one, size - c.largest))
 

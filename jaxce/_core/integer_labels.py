@@ -5,7 +5,6 @@ With an integer label, `q` is 1 at one class and 0 elsewhere. So the gradient is
 """
 
 import jax.numpy as jnp
-from jax import lax
 
 from jaxce._core.definition import Statistics, below_maximum, is_class
 
@@ -25,8 +24,8 @@ def with_label_logit(stats: Statistics, label_logit, labels, num_classes) -> Sta
 def row_coefficients(cotangents: tuple, stats: Statistics) -> dict:
     """Return the numbers per row that `gradient` needs, by name. A cotangent is None where a statistic is not used."""
     rest_ct, label_ct, uniform_ct = cotangents
-    inverse, largest = 1 / (1 + stats.sum_exp_rest), jnp.finfo(stats.max_logit.dtype).max
-    rows = {"max_logit": lax.clamp(-largest, stats.max_logit, largest)}
+    inverse = 1 / (1 + stats.sum_exp_rest)
+    rows = {"max_logit": jnp.maximum(stats.max_logit, jnp.finfo(stats.max_logit.dtype).min)}
     if label_ct is not None:
         rows["at_label"] = label_ct * jnp.expm1(-stats.label_nll)  # p - 1
         rows["label_scale"] = label_ct * stats.label_mass * inverse
@@ -40,9 +39,9 @@ def row_coefficients(cotangents: tuple, stats: Statistics) -> dict:
 def gradient(z, is_label, rows: dict):
     """Return the cotangent of the logits `z`, from numbers per row that broadcast against them; every class has the weight 1."""
     with_others = "rest_ct" in rows or "uniform_ct" in rows
-    # With the label's term alone, a logit of +inf is the label's own, or in a row whose cotangents are NaN.
-    capped = jnp.minimum(z, jnp.finfo(z.dtype).max) if with_others else z
-    e = jnp.exp(capped - rows["max_logit"])
+    # With the label's term alone, a logit of +inf is the label's own, or in a row whose cotangents are NaN. The difference may be NaN there.
+    gap = z - rows["max_logit"]
+    e = jnp.exp(jnp.where(z == jnp.inf, 0.0, gap) if with_others else gap)
     terms = []
     if "at_label" in rows:
         terms.append(jnp.where(is_label, rows["at_label"], rows["label_scale"] * e))

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import jaxce
 from jaxce._core import cpu, cpu_sums, definition, sigmoid
 from jaxce._core.definition import Statistics
-from jaxce._stats import of_statistics
 from tests.support import cases, oracle, statistics
 from tests.support.closeness import assert_within
 
@@ -87,7 +86,6 @@ def test_statistics_of_any_axis_and_rank(shape, axis, dtype, kind, has_where, rn
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_rows_of_special_numbers(dtype, num_classes, kind, rng, x64):
     rows = statistics.special_rows(rng, num_classes, jnp.dtype(dtype))
-    rows = np.delete(rows, list(statistics.SPECIAL_ROWS).index("the largest number and an infinity"), 0)
     logits = np.repeat(rows, 2, 0)
     labels = np.int32([0, 8] * len(rows))
     if kind == "soft":
@@ -173,17 +171,40 @@ def test_few_logits_and_logits_on_an_explicit_mesh_take_the_definition():
 
 @pytest.mark.parametrize("num_classes", [20, 1000])
 @pytest.mark.parametrize("kind", ["integer", "soft"])
-def test_the_largest_number_and_an_infinity_give_no_finite_loss(num_classes, kind, rng):
-    """The form may take the largest number for another infinity. The loss of the infinite class is then NaN, never a wrong number.
-
-    With class probabilities, a label on the largest number itself is not told from one on the infinity, so its loss is not asked for.
-    """
+def test_the_largest_number_is_below_an_infinity(num_classes, kind, rng):
     logits = cases.make_logits(rng, (2, num_classes))
     logits[:, 0], logits[:, 8] = np.finfo(np.float32).max, INF
     labels = np.int32([0, 8]) if kind == "integer" else np.eye(num_classes, dtype=np.float32)[[0, 8]]
-    losses = of_statistics(run(logits, labels, axis=1), integer_labels=kind == "integer").nll
-    assert kind == "soft" or np.isnan(losses[0])
-    assert np.isnan(losses[1]) or losses[1] == 0
+    found = run(logits, labels, axis=1)
+    assert (found.sum_exp_rest == 0).all()
+    np.testing.assert_array_equal(found.label_nll, [INF, 0])
+
+
+INFINITE_ROWS = {"largest": np.finfo(np.float32).max, "zeros": 0, "-inf": -INF}
+
+
+@pytest.mark.parametrize("kind", ["integer", "soft"])
+@pytest.mark.parametrize("num_classes", [900, 1000])
+@pytest.mark.parametrize("others", INFINITE_ROWS)
+def test_an_infinite_logit_alone_has_loss_0_and_gradient_0(others, num_classes, kind, rng):
+    """As the true class of its row, in a large array. With smoothing it has no loss, unless no other class takes part."""
+    logits = cases.make_logits(rng, (40, num_classes))
+    logits[3], logits[3, 8] = INFINITE_ROWS[others], INF
+    labels = np.full(40, 8) if kind == "integer" else np.eye(num_classes, dtype=np.float32)[np.full(40, 8)]
+    loss = jaxce.softmax_cross_entropy_with_integer_labels if kind == "integer" else jaxce.softmax_cross_entropy
+    assert cpu.suits(logits)
+    for options, defined in (({}, True), ({"label_smoothing": 0.1}, others == "-inf")):
+        losses, pull = jax.vjp(jax.jit(lambda z, options=options: loss(z, labels, **options)), logits)
+        (gradient,) = pull(jnp.ones_like(losses))
+        np.testing.assert_array_equal(losses[3], 0 if defined else NAN)
+        np.testing.assert_array_equal(np.isnan(gradient[3]), not defined)
+        assert not defined or not np.asarray(gradient[3]).any()
+        assert np.isfinite(np.delete(losses, 3)).all() and np.isfinite(np.delete(gradient, 3, 0)).all()
+
+
+def test_no_rows():
+    found = run(jnp.zeros((0, 1000)), jnp.zeros(0, jnp.int32), axis=1)
+    assert all(field.shape == (0,) for field in found)
 
 
 COTANGENTS = {"label": (1,), "rest": (0,), "uniform": (2,), "all": (0, 1, 2), "label and uniform": (1, 2)}

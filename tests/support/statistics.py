@@ -27,6 +27,7 @@ SPECIAL_ROWS = {
     "-inf alone": dict.fromkeys(range(4096), -INF),
     "half of them -inf": dict.fromkeys(range(0, 4096, 2), -INF),
     "infinity and -inf": {0: INF, 1: -INF},
+    "an infinity, otherwise -inf": dict.fromkeys(range(1, 4096), -INF) | {0: INF},
     "the largest number": {0: "max", 8: "max"},
     "the largest number and an infinity": {0: "max", 8: INF},
     "the least number": dict.fromkeys(range(4096), "min"),
