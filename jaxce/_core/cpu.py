@@ -67,10 +67,12 @@ def _with_label_probabilities(stats: Statistics, rows: Rows, labels, axis) -> St
 
 def _with_uniform(stats: Statistics, rows: Rows, class_weights, axis, parts) -> Statistics:
     m = stats.max_logit
-    num_classes = weight_sum = sums.total(sums.takes_part, rows, axis, parts, after=stats.label_nll)
+    num_classes = weight_sum = sums.total(
+        sums.takes_part, rows, axis, parts, after=stats.label_nll, tells_infinity=False
+    )
     if class_weights is not None:
         rows, parts = rows._replace(factor=per_class(class_weights, axis, rows.logits.ndim)), 1
-        weight_sum = sums.total(sums.weight, rows, axis, after=num_classes)
+        weight_sum = sums.total(sums.weight, rows, axis, after=num_classes, tells_infinity=False)
     gap = sums.total(sums.weighted_gap, rows, axis, parts, after=weight_sum)
     return stats._replace(
         uniform_nll=weight_sum * jnp.log1p(stats.sum_exp_rest) + _infinite_below_infinity(gap, m),
@@ -158,9 +160,8 @@ def sigmoid_losses(source):
     size = jnp.abs(x)
     bounded = jnp.minimum(largest, jnp.maximum(least, x))
     up = jnp.maximum(zero, bounded)
-    against = no * up + yes * (
-        up - bounded
-    )  # the size, cut down to the largest number, times the weight of the answer that x speaks against
+    # The size, at most the largest number, times the weight of the answer that x speaks against.
+    against = no * up + yes * (up - bounded)
     log_norm = jnp.log1p(jnp.exp(-size))
     # Without a weight both answers weigh 1 together.
     total = log_norm if options[-1] is None else (yes + no) * log_norm

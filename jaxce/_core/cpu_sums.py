@@ -44,10 +44,11 @@ class Rows(NamedTuple):
     factor: Any = None
 
 
-def total(term, rows: Rows, axis, parts=1, *, after):
+def total(term, rows: Rows, axis, parts=1, *, after, tells_infinity=True):
     """Sum `term(z, gap, constants, *factors)` over the classes, once `after` is computed.
 
-    `gap` is `z - m`, at most 0, but +inf for a logit of +inf.
+    `gap` is `z - m`, at most 0, but +inf for a logit of +inf. In a row with such a logit, the gap of the largest number is 0, unless the sum
+    `tells_infinity` from it, which costs one more operation per class.
     """
     dtype, shape = rows.max_logit.dtype, rows.max_logit.shape
     constants = Constants(*(np.asarray(x, dtype) for x in (0, 0.5, 1, 1e38, jnp.finfo(dtype).max)))
@@ -56,18 +57,18 @@ def total(term, rows: Rows, axis, parts=1, *, after):
     rows, constants, _ = lax.optimization_barrier((rows, constants, after))
     z = read(rows.logits, rows.where)
     largest = jnp.finfo(dtype).max
-    m = per_row(lax.clamp(-largest, rows.max_logit, largest), axis)
-    # Below a maximum of +inf, every finite logit is far below: the largest number too, from which `m` is not told apart.
-    far = per_row(jnp.where(rows.max_logit == jnp.inf, largest, 0), axis)
+    gap = z - per_row(lax.clamp(-largest, rows.max_logit, largest), axis)
+    if tells_infinity:
+        gap = gap - per_row(jnp.where(rows.max_logit == jnp.inf, largest, 0), axis)
     factors = () if rows.factor is None else (rows.factor.astype(dtype),)
-    sums = jnp.sum(term(z, z - m - far, constants, *factors), axis)
+    sums = jnp.sum(term(z, gap, constants, *factors), axis)
     return sums if parts == 1 else jnp.sum(sums.reshape(*shape, parts), -1)
 
 
 def max_and_rest_of_rows(logits, where, axis):
     """Return the maximum of each row, and the sum of `exp(z_k - m)` over all but one maximal class."""
     rows = Rows(logits, where, jnp.max(read(logits, where), axis))
-    others = total(exp_unless_top, rows, axis, after=rows.max_logit)
+    others = total(exp_unless_top, rows, axis, after=rows.max_logit, tells_infinity=False)
     num_tops = total(is_top, rows, axis, after=others)
     return rows.max_logit, _with_ties(others, num_tops, rows.max_logit)
 
@@ -75,19 +76,22 @@ def max_and_rest_of_rows(logits, where, axis):
 def max_and_rest_of_parts(logits, parts):
     """Compute `max_and_rest_of_rows` of long rows in parts.
 
-    Each part is summed as it is; one with a logit of +inf counts as 1. Only the first part with a maximal class is read again, to leave its
-    maximal classes out of its sum. Each of them had counted exactly 1, and the rounding of a sum of at most 2,048 numbers up to 1 is below a
-    half. So the difference of both sums, rounded, is their number.
+    Each part is summed as it is. In a row with a logit of +inf, a part counts as 1 if it has one, otherwise as 0. Only the first part with a
+    maximal class is read again, to leave its maximal classes out of its sum. Each of them had counted exactly 1, and the rounding of a sum of at
+    most 2,048 numbers up to 1 is below a half. So the difference of both sums, rounded, is their number.
     """
     shape, matrix = logits.shape[:-1], cut(logits, parts)
     part_max = jnp.max(read(matrix, None), 1).reshape(*shape, parts)
     m = jnp.max(part_max, -1)
-    sums = total(exp, Rows(matrix, None, _repeated(m, parts)), 1, after=m)
-    sums = jnp.where(sums == jnp.inf, 1, sums).reshape(part_max.shape)
+    sums = total(exp, Rows(matrix, None, _repeated(m, parts)), 1, after=m, tells_infinity=False)
+    sums = sums.reshape(part_max.shape)
+    in_infinite_row = (m == jnp.inf)[..., None] & ~jnp.isnan(sums)
+    sums = jnp.where(in_infinite_row, (part_max == jnp.inf).astype(sums.dtype), sums)
     first = lax.argmax(part_max, len(shape), jnp.int32)
     row_starts = jnp.arange(0, part_max.size, parts, dtype=jnp.int32)
     own = as_integers(lambda x: x.at[row_starts + first.reshape(-1)].get(mode="promise_in_bounds"), matrix)
-    own_others = total(exp_unless_equal, Rows(own.reshape(*shape, matrix.shape[1]), None, m), len(shape), after=sums)
+    own_rows = Rows(own.reshape(*shape, matrix.shape[1]), None, m)
+    own_others = total(exp_unless_equal, own_rows, len(shape), after=sums, tells_infinity=False)
     own_sum = jnp.take_along_axis(sums, first[..., None], -1, mode="promise_in_bounds")[..., 0]
     is_own = lax.broadcasted_iota(jnp.int32, part_max.shape, len(shape)) == first[..., None]
     others = jnp.sum(jnp.where(is_own, 0, sums), -1)
