@@ -15,7 +15,7 @@ from jaxce._core.labels import wide_indices
 from jaxce._core.merge import merge_devices, without_nan_rows
 from jaxce._jax.axes import per_row
 from jaxce._jax.mesh import AxisName, psum_over, varying_like
-from jaxce._jax.rules import choose, linear, with_rule
+from jaxce._jax.rules import choose, inlined, linear, with_rule
 from jaxce._types import Array, working_dtype
 
 # What a masked row is given: the statistics of a row of one certain class, whose logit is 0.
@@ -71,6 +71,7 @@ def _with_rule(axis, axis_name):
     return with_rule(value, tangent, higher=functools.partial(tangent, with_forms=False))
 
 
+@inlined
 def statistics_jvp(rows: Rows, stats: Statistics, dots: Rows, *, axis, with_forms=True) -> Statistics:
     """Return the tangents of the statistics, linear in those of the rows; None where a tangent is 0.
 
@@ -99,16 +100,19 @@ def statistics_jvp(rows: Rows, stats: Statistics, dots: Rows, *, axis, with_form
     )
 
 
+@inlined
 def _value(rows: Rows, axis) -> Statistics:
     """Compute the statistics by the form of the platform."""
 
     def by_definition(rows):
         return definition.statistics(rows.z, rows.labels, rows.class_weights, axis=axis)
 
+    @inlined
     def on_cpu(rows):
         source = rows.source
         return cpu.statistics(source.logits, source.where, rows.labels, rows.class_weights, axis=axis)
 
+    @inlined
     def on_gpu(rows):
         return gpu.statistics(rows.source.logits, rows.labels, rows.class_weights)
 
@@ -124,6 +128,7 @@ def _logits_jvp(z_dot, rows: Rows, stats: Statistics, *, axis):
     return definition.logits_jvp(z_dot, rows.z, rows.labels, rows.class_weights, stats, axis=axis)
 
 
+@inlined
 def _logits_vjp(cotangents, rows: Rows, stats: Statistics, *, axis):
     """Compute `definition.logits_vjp` by the form of the platform."""
 
@@ -136,6 +141,7 @@ def _logits_vjp(cotangents, rows: Rows, stats: Statistics, *, axis):
 def _vjp_forms(rows: Rows, axis) -> dict:
     """Return the forms of `definition.logits_vjp` for these rows, by platform."""
 
+    @inlined
     def on_cpu(cotangents, rows, stats):
         source = rows.source
         z_ct = cpu.logits_vjp(
@@ -143,6 +149,7 @@ def _vjp_forms(rows: Rows, axis) -> dict:
         )
         return z_ct.astype(rows.z.dtype)
 
+    @inlined
     def on_gpu(cotangents, rows, stats):
         z_ct = gpu.logits_vjp(cotangents, rows.source.logits, rows.labels, rows.source.mask, stats)
         return z_ct.astype(rows.z.dtype)
@@ -160,16 +167,19 @@ def sigmoid_losses(logits, labels, mask, label_smoothing, pos_weight):
     return loss
 
 
+@inlined
 def _sigmoid_value(x, yes, no, source):
     def by_definition(x, yes, no, _):
         return sigmoid.losses(x, yes, no)
 
+    @inlined
     def on_cpu(*args):
         return cpu.sigmoid_losses(args[-1])
 
     return (choose(by_definition, x, yes, no, source, cpu=on_cpu if cpu.suits(source[0]) else None),)
 
 
+@inlined
 def _sigmoid_jvp(args, _, tangents, *, with_forms=True):
     (x, yes, no, source), (x_dot, yes_dot, no_dot, _) = args, tangents
     by_logits = by_weights = None
@@ -187,7 +197,9 @@ def _times_sigmoid_derivative(x_dot, x, yes, no, _):
     return x_dot * sigmoid.derivative(x, yes, no)
 
 
+@inlined
 def _sigmoid_vjp(loss_ct, x, yes, no, source):
+    @inlined
     def on_cpu(loss_ct, x, _, __, source):
         return cpu.sigmoid_vjp(loss_ct, source).astype(x.dtype)
 

@@ -92,9 +92,8 @@ def max_and_rest_of_parts(logits, parts):
     own = as_integers(lambda x: x.at[row_starts + first.reshape(-1)].get(mode="promise_in_bounds"), matrix)
     own_rows = Rows(own.reshape(*shape, matrix.shape[1]), None, m)
     own_others = total(exp_unless_equal, own_rows, len(shape), after=sums, tells_infinity=False)
-    own_sum = jnp.take_along_axis(sums, first[..., None], -1, mode="promise_in_bounds")[..., 0]
     is_own = lax.broadcasted_iota(jnp.int32, part_max.shape, len(shape)) == first[..., None]
-    others = jnp.sum(jnp.where(is_own, 0, sums), -1)
+    own_sum, others = (jnp.sum(jnp.where(is_one, sums, 0), -1) for is_one in (is_own, ~is_own))
     is_infinite = m == jnp.inf
     num_tops = jnp.round(jnp.where(is_infinite, own_others * math.exp(-1), own_sum - own_others))
     return m, _with_ties(jnp.where(is_infinite, own_others * 0, own_others) + others, num_tops, m)

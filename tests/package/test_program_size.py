@@ -15,10 +15,22 @@ def integer(z, y, **options):
     return jaxce.softmax_cross_entropy_with_integer_labels(z, y, **options).sum()
 
 
-@pytest.mark.parametrize(("rows", "num_classes", "most"), [(256, 10, 120), (4096, 32000, 350)])
-def test_value_and_gradient_have_few_equations(rows, num_classes, most):
-    args = jax.ShapeDtypeStruct((rows, num_classes), "float32"), jax.ShapeDtypeStruct((rows,), "int32")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(("rows", "num_classes", "most"), [(256, 10, 120), (4096, 32000, 160)])
+def test_value_and_gradient_have_few_equations(rows, num_classes, most, dtype):
+    args = jax.ShapeDtypeStruct((rows, num_classes), dtype), jax.ShapeDtypeStruct((rows,), "int32")
     assert number_of_equations(jax.value_and_grad(integer), *args) <= most
+
+
+def test_value_and_gradients_of_a_linear_layers_sum_have_few_equations():
+    def linear(x, w, y):
+        return jaxce.linear_softmax_cross_entropy_sum(x, w, y).mean()
+
+    args = (
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in (((4096, 256), "float32"), ((256, 32000), "float32"), ((4096,), "int32"))
+    )
+    assert number_of_equations(jax.value_and_grad(linear, (0, 1)), *args) <= 180
 
 
 def test_equations_of_functions_inside_are_counted():
