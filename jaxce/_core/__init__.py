@@ -18,12 +18,12 @@ from jaxce._jax.mesh import AxisName, psum_over, varying_like
 from jaxce._jax.rules import choose, inlined, linear, with_rule
 from jaxce._types import Array, working_dtype
 
-# What a masked row is given: the statistics of a row of one certain class, whose logit is 0.
+# The statistics of a row of one certain class, whose logit is 0. A masked row has these.
 _OF_ONE_CLASS = Statistics(0, 0, 0, 1, 0, 1, 1, 1)
 
 
 class Source(NamedTuple):
-    """The user's arrays that logits in the working dtype come from. Forms read them. They are never differentiated."""
+    """The user's arrays, from which `Rows.z` is computed. The forms read them. They are never differentiated."""
 
     logits: Array
     where: Any = None

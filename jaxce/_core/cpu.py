@@ -1,8 +1,8 @@
 """The forms for XLA for CPU: the statistics in fast loops, and a gradient that is rounded fast.
 
-What XLA for CPU does with the definition: it computes `exp(z - m)` and each comparison once, writes them out as arrays as large as the
-logits, and sums each of those, slowly where there is a select. What it does with these forms: each sum is one vectorised loop over the logits;
-`cpu_sums` says why. It rounds a gradient to bfloat16 with a select; the form rounds by integers, in half the time.
+XLA for CPU computes `exp(z - m)` and each comparison of the definition once, writes each to memory as an array as large as the logits, and sums
+these arrays, slowly if there is a select. It computes each sum of these forms in one vectorised loop over the logits; `cpu_sums` says why. XLA
+rounds a gradient to bfloat16 with a select; the form rounds with integer operations, in half the time.
 """
 
 import functools
@@ -21,9 +21,9 @@ from jaxce._jax.axes import is_known, per_class, per_row
 from jaxce._jax.mesh import is_explicit
 from jaxce._types import working_dtype
 
-# Fewer logits stay in the cache, whatever the definition writes out.
+# Below this number of logits, the arrays that the definition writes stay in the cache.
 SMALLEST = 2**15
-# Below this number of logits, jax 0.10 compares float32 numbers that it computes on the way faster than others.
+# Below this number of logits, comparing labels as float32 is faster on jax 0.10.
 _FLOATS_BELOW = 2**23 if jax.__version_info__ < (0, 11) else 0
 
 
@@ -34,7 +34,7 @@ def suits(logits) -> bool:
 
 def statistics(logits, where, labels, class_weights, *, axis) -> Statistics:
     """Compute `definition.statistics` in loops that follow one another."""
-    # Otherwise XLA recomputes the logits for each loop, rounded differently, if they are the result of other elementwise code.
+    # If elementwise code computes the logits, XLA may recompute them for each loop and round them differently.
     logits, labels = lax.optimization_barrier((logits, labels))
     parts = sums.number_of_parts(logits, where, axis)
     if parts > 1:
@@ -88,14 +88,14 @@ def _infinite_below_infinity(gap, m):
 
 def logits_vjp(cotangents, logits, where, labels, class_weights, stats: Statistics, *, axis):
     """Compute `definition.logits_vjp` rounded to the dtype of the logits, by integers where that is bfloat16."""
-    # The barrier keeps XLA from storing what the value and the gradient have in common: a float32 copy of narrow logits, say.
+    # Without the barrier, XLA computes once and stores what the value and the gradient share, such as a float32 copy of narrow logits.
     logits, stats = lax.optimization_barrier((logits, stats))
     z = sums.read(logits, where)
     if labels.ndim == logits.ndim or class_weights is not None:
         z_ct = definition.logits_vjp(cotangents, z, labels, class_weights, stats, axis=axis)
     else:
         rows = row_coefficients(cotangents, stats)
-        # The barrier keeps XLA from computing these numbers again for each class.
+        # Without the barrier, XLA computes these numbers again for each class.
         labels, rows = lax.optimization_barrier((labels, rows))
         rows = {name: per_row(row, axis) for name, row in rows.items()}
         z_ct = gradient(z, is_label(z, labels, axis), rows)
@@ -133,14 +133,14 @@ def rounded(values, dtype):
     if (values.dtype, dtype) != (jnp.float32, jnp.bfloat16):
         return values.astype(dtype)
     bits = lax.bitcast_convert_type(lax.reduce_precision(values, 8, 7), jnp.uint32) >> 16
-    # What tells a NaN from infinity may be in the half that is cut off.
+    # All bits that distinguish a NaN from infinity may be in the half that is cut off.
     return lax.bitcast_convert_type(jnp.where(jnp.isnan(values), 0x7FC0, bits).astype(jnp.uint16), dtype)
 
 
 def copied(indices):
     """Return the indices in an array of their own, unless they lie on several devices.
 
-    XLA (jax 0.10) would widen narrow ones again for each class, and aborts on some of the instructions that it makes for that.
+    XLA (jax 0.10) otherwise widens narrow indices again for each class, and aborts on some of these instructions.
     """
     if is_explicit(indices):
         return indices
@@ -150,11 +150,11 @@ def copied(indices):
 
 
 def sigmoid_losses(source):
-    """Compute `sigmoid.losses` by arithmetic: XLA does not vectorise a sum of losses with a select in it, nor one that shares constants."""
+    """Compute `sigmoid.losses` by arithmetic. XLA does not vectorise a sum of losses that has a select, or that shares constants with others."""
     logits, labels, *options = source
     dtype = working_dtype(logits)
     constants = tuple(np.asarray(v, dtype) for v in (0, 1, jnp.finfo(dtype).max, jnp.finfo(dtype).min))
-    # The labels too, or XLA computes them again in each loop, if they are the result of other elementwise code.
+    # If elementwise code computes the labels, XLA may recompute them for each loop.
     labels, (zero, one, largest, least) = lax.optimization_barrier((labels, constants))
     x, yes, no = sigmoid.logits_and_weights(logits, labels, *options, one=one)
     size = jnp.abs(x)
@@ -170,7 +170,7 @@ def sigmoid_losses(source):
 
 def sigmoid_vjp(loss_ct, source):
     """Compute the cotangent of the logits, rounded to their dtype."""
-    # The barrier keeps XLA from storing what the value and the gradient have in common.
+    # Without the barrier, XLA computes once and stores the arrays that the value and the gradient share.
     source, one = lax.optimization_barrier((source, jnp.ones((), working_dtype(source[0]))))
     x, yes, no = sigmoid.logits_and_weights(*source, one=one)
     return rounded(loss_ct * sigmoid.derivative(x, yes, no), source[0].dtype)

@@ -23,7 +23,8 @@ from jaxce._types import Array, working_dtype
 
 # Rows of fewer classes are not worth cutting.
 SHORT = 1000
-# The number of classes of a part. Parts as long as this cost little, and so does the one that is read again. The first that divides is taken.
+# The numbers of classes that a part may have, best first. The first one that divides the number of classes is taken. Near 128, both costs are
+# small: that of many parts, and that of reading one part twice.
 PART_SIZES = sorted(range(64, 2049), key=lambda size: abs(size - 128))
 
 
@@ -100,7 +101,7 @@ def max_and_rest_of_parts(logits, parts):
 
 
 def _with_ties(others, num_tops, m):
-    """All maximal classes are left out of the sum `others`. All but one come back: a sum of exact ones."""
+    """Return the sum of all but one maximal class, from the sum `others` without any: all but one are added again, a sum of exact ones."""
     return jnp.where((m == -jnp.inf) & ~jnp.isnan(others), 0, others + (num_tops - 1))
 
 
@@ -146,7 +147,7 @@ def label_gap(_, gap, c, q):
 
 
 def as_integers(look_up, values):
-    """`look_up(values)`, which picks some of the values. Of narrow numbers that are no integers XLA would write out a wide copy."""
+    """Return `look_up(values)`, which picks some of the values. XLA would first write a float32 copy of all narrow floating-point values."""
     if values.dtype.itemsize > 2:
         return look_up(values)
     integers = lax.bitcast_convert_type(values, f"uint{8 * values.dtype.itemsize}")
@@ -154,13 +155,13 @@ def as_integers(look_up, values):
 
 
 def read(logits, where):
-    """The logits in the working dtype, a class that is left out as -inf."""
+    """Return the logits in the working dtype, with -inf for a class that is left out."""
     z = logits.astype(working_dtype(logits))
     return z if where is None else jnp.where(where, z, -jnp.inf)
 
 
 def number_of_parts(logits, where, axis):
-    """Into how many parts to cut each row: 1 where rows are short, or do not lie one after the other on one device."""
+    """Return the number of parts of each row: 1 if rows are short, or are not contiguous on one device."""
     num_classes = logits.shape[axis]
     is_long = is_known(num_classes) and num_classes >= SHORT
     if not is_long or where is not None or axis != logits.ndim - 1 or is_on_auto_mesh(logits):
@@ -169,11 +170,11 @@ def number_of_parts(logits, where, axis):
 
 
 def cut(logits, parts):
-    """The parts of the rows as the rows of a matrix."""
+    """Return the parts of the rows as the rows of a matrix."""
     # The barrier keeps XLA from widening narrow logits before it cuts them.
     return lax.optimization_barrier(logits.reshape(-1, logits.shape[-1] // parts))
 
 
 def _repeated(m, parts):
-    """For each part of a row its maximum."""
+    """Return the maximum of its row for each part."""
     return jnp.broadcast_to(m[..., None], (*m.shape, parts)).reshape(-1)

@@ -10,7 +10,7 @@ With logits `z` over the classes `k` of a row, `m = max_k z_k`, `p = softmax(z)`
 `m`, `label_mass = sum_k q_k`, `weight_sum = sum_k u_k` and the number of classes do not depend on `z`. `log_z = m + log1p(sum_exp_rest)`.
 A class whose logit is -inf takes no part. Every value is a sum of terms of one sign, so a tiny one keeps every digit.
 
-This module is what every platform runs by default, and what the forms in `cpu` and `gpu` are held to.
+Every platform runs this code by default. The forms in `cpu` and `gpu` compute the same functions.
 """
 
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ def statistics(z, labels, class_weights, *, axis) -> Statistics:
     """Return the statistics of each row. `labels` are integers, one per row, or probabilities, one per logit."""
     m = jnp.max(z, axis)
     gap, is_top = below_maximum(z, m, axis), z == per_row(m, axis)
-    # All maximal classes are left out of the sum. All but one come back: a sum of exact ones.
+    # The sum leaves out all maximal classes. All but one are added again: a sum of exact ones.
     num_tops = jnp.sum(is_top.astype(z.dtype), axis)
     rest = jnp.sum(jnp.where(is_top, 0.0, jnp.exp(gap)), axis) + jnp.where(m == -jnp.inf, 0.0, num_tops - 1)
     return with_maximum(m, rest, gap, z, labels, class_weights, axis=axis)

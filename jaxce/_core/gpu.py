@@ -1,12 +1,12 @@
 """The forms for XLA for GPU: the maximum and the sum in one pass over the logits, and a gradient that is read and written in wide words.
 
-What XLA for GPU does with the definition: it reads the logits once for the maximum and once more for the sums, and looks up in the row of each
-logit what belongs to the row. What it does with these forms:
+XLA for GPU reads the logits of the definition twice, once for the maximum and once for the sums. For the gradient, each thread reads the numbers
+of its row one by one. With these forms:
 
-- `max_and_rest` reads the logits once, as the online softmax of Milakov and Gimelshein (Online normalizer calculation for softmax, 2018).
+- `max_and_rest` reads the logits once, like the online softmax of Milakov and Gimelshein (Online normalizer calculation for softmax, 2018).
   One step of XLA's loop over a row costs as much as five classes. So a step takes one logit from each of many slices of the row.
-- `logits_vjp` puts the numbers of a row side by side, and a thread reads them at once. Logits of 16 bits are read and written as pairs in
-  32 bits: XLA gives a thread four of what it reads, and four pairs are 16 bytes.
+- `logits_vjp` stores the numbers of a row next to each other, and a thread reads them in one access. Logits of 16 bits are read and written as
+  pairs in 32 bits: XLA gives each thread four elements, and four pairs are 16 bytes.
 """
 
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jaxce._types import working_dtype
 
 # Rows of fewer classes take the definition.
 SHORTEST = 1000
-# Slices of a row, and of a row of narrow logits, whose loop has more to do than to read. XLA would cut slices of more than 16,384 again.
+# The number of slices of a row, and of a row of narrow logits, whose loop computes longer than it reads. XLA splits slices of more than 16,384.
 _SLICES, _SLICES_OF_NARROW, _LONGEST = 8, 16, 2**14
 # How many logits share one look-up of their row, where rows are no multiple of 16 bytes.
 _RUN = 512
@@ -132,14 +132,13 @@ def _halves(pairs, dtype):
 def logits_vjp(cotangents, logits, labels, mask, stats: Statistics):
     """Compute `definition.logits_vjp` for integer labels, in the dtype of the logits; the classes are the last axis.
 
-    If a pair of logits may be of two rows, XLA looks up the row of each. So rows that are no multiple of 8 classes are taken as one long row,
-    in runs as of the row in which they begin, and the first classes of each row are computed again.
+    If a pair of logits may belong to two rows, XLA looks up the row of each logit. So rows whose length is no multiple of 8 are taken as one long
+    row, cut into runs. A run is computed with the numbers of the row in which it begins; then the first classes of each row are computed again.
     """
     matrix = logits.reshape(-1, logits.shape[-1])
     num_classes, size, dtype = matrix.shape[1], matrix.size, matrix.dtype
-    labels = labels.reshape(-1).astype(
-        jnp.int32
-    )  # an invalid label may become another one: its row has no loss in any case
+    # An invalid label may become a valid one. The loss of its row is NaN in any case.
+    labels = labels.reshape(-1).astype(jnp.int32)
     rows = {name: row.reshape(-1) for name, row in row_coefficients(cotangents, stats).items()}
     if mask is not None:
         rows["mask"] = mask.reshape(-1)
@@ -177,7 +176,7 @@ def logits_vjp(cotangents, logits, labels, mask, stats: Statistics):
 
 
 def _table(labels, rows):
-    """Put the bits of numbers of each row side by side: a multiple of four, which are read at once."""
+    """Return a table of the bits of the numbers of each row. A row of the table has a multiple of four integers, which are read in one access."""
     integer = f"int{8 * rows['max_logit'].dtype.itemsize}"
 
     def bits(row):

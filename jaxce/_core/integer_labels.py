@@ -10,7 +10,7 @@ from jaxce._core.definition import Statistics, below_maximum, is_class
 
 
 def with_label_logit(stats: Statistics, label_logit, labels, num_classes) -> Statistics:
-    """Return the statistics with those of the label, whose logit is known: it is looked up, instead of searched among all classes."""
+    """Return the statistics, completed with those of the label, whose logit has been looked up."""
     m, valid = stats.max_logit, is_class(labels, num_classes)
     nll = jnp.log1p(stats.sum_exp_rest) - below_maximum(label_logit, m, ())
     is_top = (label_logit == m) & (m > -jnp.inf)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce._core import cpu
+from jaxce._core.definition import is_class
 from jaxce._jax.mesh import AxisName, is_explicit
 from jaxce._jax.rules import choose
 
@@ -28,10 +29,9 @@ def weight_of_label(class_weights, labels, mask):
         return None
     labels = labels if mask is None else jnp.where(mask, labels, 0)
     if is_explicit(labels) or is_explicit(class_weights):
-        # JAX compares arrays that are split over devices by their type, but does not look up in them.
+        # JAX can compare arrays whose types say that they are split over devices, but cannot index them.
         axes = tuple(range(labels.ndim))
         classes = jnp.expand_dims(lax.iota(labels.dtype, class_weights.shape[0]), axes)
         chosen = jnp.expand_dims(labels, labels.ndim) == classes
         return jnp.sum(jnp.where(chosen, jnp.expand_dims(class_weights, axes), 0), labels.ndim)
-    own = (labels >= 0) & (labels < class_weights.shape[0])
-    return jnp.where(own, class_weights.at[labels].get(mode="clip"), 0)
+    return jnp.where(is_class(labels, class_weights.shape[0]), class_weights.at[labels].get(mode="clip"), 0)

@@ -28,13 +28,14 @@ def merge_devices(stats: Statistics, axis_name) -> Statistics:
 def _merge(parts: Statistics, largest, total) -> Statistics:
     """Merge the statistics of parts of the classes; `largest` and `total` reduce over the parts.
 
-    The `nll` of a class grows by what `log_z` grows by. The rounding of that is small beside the `nll` of any class of the part.
+    Merging adds the growth of `log_z` to the `nll` of each class. The rounding error of this sum is small relative to the `nll` of any class of
+    the part.
     """
     part_max, part_rest = lax.stop_gradient(parts.max_logit), parts.sum_exp_rest
     m = largest(part_max)
     has_top = part_max == m
     below = jnp.where(has_top, 0.0, part_max - m)
-    # One maximal class of each part that has one is left out of its sum. All but one come back: a sum of exact ones.
+    # Each part that has a maximal class leaves one out of its sum. All but one are added again: a sum of exact ones.
     rest = total(jnp.where(has_top, part_rest, (1 + part_rest) * jnp.exp(below)))
     rest = jnp.where(m == -jnp.inf, 0.0, rest + (total(has_top.astype(rest.dtype)) - 1))
     growth = (jnp.log1p(rest) - jnp.log1p(part_rest)) - below
@@ -58,7 +59,7 @@ def _merge(parts: Statistics, largest, total) -> Statistics:
 
 
 def without_nan_rows(stats: Statistics) -> Statistics:
-    """Return statistics whose rows with a NaN say so. XLA for CPU may lose a NaN from a maximum, but not from the sum."""
+    """Return statistics that are NaN in rows with a NaN. XLA for CPU may lose a NaN in a maximum, but not in the sum."""
     is_nan = jnp.isnan(stats.sum_exp_rest)
     return stats._replace(
         max_logit=jnp.where(is_nan, jnp.nan, stats.max_logit),

@@ -15,7 +15,7 @@ from jaxce._types import working_dtype
 
 
 def logits_and_weights(logits, labels, mask, label_smoothing, pos_weight, *, one=1.0):
-    """Return the logits, and the weights of both answers. `one` is 1: a form may hide from its compiler that it is a constant."""
+    """Return the logits and the weights of both answers. `one` is 1; a form may hide from its compiler that this is a constant."""
     if mask is not None:
         logits, labels = jnp.where(mask, logits, 0), jnp.where(mask, labels, 0)
     dtype = working_dtype(logits)
@@ -37,7 +37,7 @@ def losses(x, yes, no):
 
 def derivative(x, yes, no):
     """Return the derivative of the loss with respect to the logit."""
-    # The smaller sigmoid is `small / (1 + small)`, which no derivative makes a difference from 1.
+    # The smaller sigmoid is `small / (1 + small)`. Its derivatives of all orders are free of differences from 1.
     small = jnp.exp(-_size(x))
     against, along = jnp.where(x > 0, no, yes), jnp.where(x > 0, yes, no)
     slope = against - along * small
@@ -57,5 +57,5 @@ def weights_jvp(yes_dot, no_dot, x):
 
 
 def _size(x):
-    """Return `|x|`, whose derivative at 0 is that of `-x`, as `against` is chosen."""
+    """Return `|x|`. Its derivative at 0 is that of `-x`, in agreement with `against`."""
     return jnp.where(x > 0, x, -x)

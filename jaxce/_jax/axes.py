@@ -1,6 +1,6 @@
-"""The class axis of an array: where it is, and how per-row and per-class arrays are laid along it.
+"""The class axis of an array, and how numbers per row or per class broadcast along it.
 
-Nothing is transposed. Every reduction over classes takes the axis itself, so channels-first logits are read as they lie.
+Nothing is transposed. Every reduction over classes takes the axis itself, so channels-first logits are read in their own layout.
 """
 
 import math
@@ -16,29 +16,29 @@ ClassAxis = int | tuple[int, ...]
 
 
 def row_shape(shape: tuple[int, ...], axis: ClassAxis) -> tuple[int, ...]:
-    """The shape of one number per row: `shape` without `axis`, which is not negative."""
+    """Return the shape of one number per row: `shape` without `axis`, which is not negative."""
     axes = axis if isinstance(axis, tuple) else (axis,)
     return tuple(size for i, size in enumerate(shape) if i not in axes)
 
 
 def class_shape(shape: tuple[int, ...], axis: ClassAxis) -> tuple[int, ...]:
-    """The shape of one number per class: the sizes of `axis`, in its order."""
+    """Return the shape of one number per class: the sizes of `axis`, in its order."""
     return tuple(shape[i] for i in (axis if isinstance(axis, tuple) else (axis,)))
 
 
 def joined_axes(array: Array, axis: tuple[int, ...]) -> Array:
-    """The array with some axes, in their order, as one axis that comes last."""
+    """Return the array with some axes, in their order, joined into one axis that comes last."""
     moved = jnp.moveaxis(array, axis, range(-len(axis), 0))
     return moved.reshape(*moved.shape[: moved.ndim - len(axis)], math.prod(moved.shape[moved.ndim - len(axis) :]))
 
 
 def per_row(rows: Array, axis: int) -> Array:
-    """One number per row, laid so that it broadcasts against the logits."""
+    """Return one number per row, in a shape that broadcasts against the logits."""
     return jnp.expand_dims(rows, axis)
 
 
 def per_class(classes: Array, axis: int, ndim: int) -> Array:
-    """One number per class, laid so that it broadcasts against logits of rank `ndim`."""
+    """Return one number per class, in a shape that broadcasts against logits of rank `ndim`."""
     return jnp.expand_dims(classes, tuple(i for i in range(ndim) if i != axis))
 
 

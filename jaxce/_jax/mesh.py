@@ -1,4 +1,4 @@
-"""How an array lies on a mesh of devices, as far as its type says."""
+"""How an array is split over a mesh of devices, as far as its type says."""
 
 import functools
 
@@ -18,21 +18,21 @@ def is_tracked(axis_name: tuple[str, ...]) -> bool:
 
 
 def is_on_auto_mesh(array: Array) -> bool:
-    """Whether the array may lie on several devices in a way that its type does not say."""
+    """Whether the array may be split over devices in a way that its type does not say."""
     mesh = jax.typeof(array).sharding.mesh
     return any(n > 1 and kind == AxisType.Auto for n, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True))
 
 
 def is_explicit(array: Array) -> bool:
-    """Whether the type of the array says that it lies on several devices (a mesh of explicit axes)."""
+    """Whether the type of the array says that it is split over devices (on a mesh with explicit axes)."""
     return any(part is not None for part in jax.typeof(array).sharding.spec)
 
 
 def varying_like(arrays, others, *, but: tuple[str, ...] = ()):
-    """`arrays` made to vary over every axis of `jax.shard_map`, `but` some, over which one of the `others` varies.
+    """Return `arrays` that vary over each axis of `jax.shard_map` over which one of `others` varies, except the axes in `but`.
 
-    As what a loop starts from must, if its results do. And what varies only from here on has the sum over devices that its gradient needs
-    here, once, instead of in a loop.
+    The initial values of a loop must vary like its results. The gradient of an array that starts to vary here is summed over devices here: once,
+    not inside a loop.
     """
     axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(others))).difference(but)
 
@@ -54,15 +54,15 @@ def _is_whole_mesh_manual(array):
 
 
 def psum_over(axis_name: AxisName, values):
-    """Return the sum over devices; without `axis_name` the values. None has no sum."""
+    """Return the sum over devices, or the values themselves without an `axis_name`. None stays None."""
     return values if axis_name is None else jax.tree.map(lambda x: lax.psum(x, axis_name), values)
 
 
 def cotangent_share(axis_name: AxisName):
-    """Return what a cotangent of a merged value is multiplied by where it is pulled back, and how to sum gradients that met no merge.
+    """Return the share of each device in the cotangent of a merged value, and the function that completes gradients which no merge has summed.
 
-    Where JAX keeps track of what varies over devices, both do nothing. Where it does not, the transpose of a sum over devices is that sum again.
-    So each device pulls back its share, and a gradient that no such sum has completed is summed here.
+    Where JAX tracks what varies over devices, the share is 1 and the function does nothing. Where JAX does not, the transpose of a sum over
+    devices is this sum again. So each device pulls back its share of the cotangent, and the function sums a gradient over devices.
     """
     if axis_name is None or is_tracked(axis_name):
         return 1, lambda gradient: gradient
