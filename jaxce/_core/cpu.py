@@ -59,7 +59,7 @@ def _with_label_probabilities(stats: Statistics, rows: Rows, labels, axis) -> St
     label_gap = sums.total(sums.label_gap, rows._replace(factor=labels), axis, after=(rest, label_mass))
     is_top = (sums.read(rows.logits, rows.where) == per_row(m, axis)) & per_row(m > -jnp.inf, axis)
     return stats._replace(
-        label_nll=label_mass * jnp.log1p(rest) + _infinite_below_infinity(label_gap, m),
+        label_nll=label_mass * jnp.log1p(rest) + _infinite_below_infinity(label_gap, label_gap != 0, m),
         label_mass=label_mass,
         top_label_mass=jnp.sum(jnp.where(is_top, q, 0), axis),
     )
@@ -70,20 +70,26 @@ def _with_uniform(stats: Statistics, rows: Rows, class_weights, axis, parts) -> 
     num_classes = weight_sum = sums.total(
         sums.takes_part, rows, axis, parts, after=stats.label_nll, tells_infinity=False
     )
-    if class_weights is not None:
-        rows, parts = rows._replace(factor=per_class(class_weights, axis, rows.logits.ndim)), 1
+    if class_weights is None:
+        gap = sums.total(sums.weighted_gap, rows, axis, parts, after=weight_sum, tells_infinity=False)
+        has_gap = (
+            num_classes > 1 + stats.sum_exp_rest
+        )  # where the maximum is +inf, this is the number of maximal classes
+    else:
+        rows = rows._replace(factor=per_class(class_weights, axis, rows.logits.ndim))
         weight_sum = sums.total(sums.weight, rows, axis, after=num_classes, tells_infinity=False)
-    gap = sums.total(sums.weighted_gap, rows, axis, parts, after=weight_sum)
+        gap = sums.total(sums.weighted_gap, rows, axis, after=weight_sum)
+        has_gap = gap != 0
     return stats._replace(
-        uniform_nll=weight_sum * jnp.log1p(stats.sum_exp_rest) + _infinite_below_infinity(gap, m),
+        uniform_nll=weight_sum * jnp.log1p(stats.sum_exp_rest) + _infinite_below_infinity(gap, has_gap, m),
         weight_sum=weight_sum,
         num_classes=num_classes,
     )
 
 
-def _infinite_below_infinity(gap, m):
-    """Return the sum of gaps of each row. Any class below a logit of +inf makes the sum infinite."""
-    return jnp.where((m == jnp.inf) & (gap != 0), jnp.inf, gap)
+def _infinite_below_infinity(gap, has_gap, m):
+    """Return the sum of the gaps of each row. A gap below a logit of +inf is infinite, even if its loop found a finite one."""
+    return jnp.where((m == jnp.inf) & has_gap, jnp.inf, gap)
 
 
 def logits_vjp(cotangents, logits, where, labels, class_weights, stats: Statistics, *, axis):

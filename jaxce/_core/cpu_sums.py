@@ -87,14 +87,15 @@ def max_and_rest_of_parts(logits, parts):
     sums = total(exp, Rows(matrix, None, _repeated(m, parts)), 1, after=m, tells_infinity=False)
     sums = sums.reshape(part_max.shape)
     in_infinite_row = (m == jnp.inf)[..., None] & ~jnp.isnan(sums)
-    sums = jnp.where(in_infinite_row, (part_max == jnp.inf).astype(sums.dtype), sums)
+    sums = jnp.where(in_infinite_row, (sums == jnp.inf).astype(sums.dtype), sums)
     first = lax.argmax(part_max, len(shape), jnp.int32)
     row_starts = jnp.arange(0, part_max.size, parts, dtype=jnp.int32)
     own = as_integers(lambda x: x.at[row_starts + first.reshape(-1)].get(mode="promise_in_bounds"), matrix)
     own_rows = Rows(own.reshape(*shape, matrix.shape[1]), None, m)
     own_others = total(exp_unless_equal, own_rows, len(shape), after=sums, tells_infinity=False)
     is_own = lax.broadcasted_iota(jnp.int32, part_max.shape, len(shape)) == first[..., None]
-    own_sum, others = (jnp.sum(jnp.where(is_one, sums, 0), -1) for is_one in (is_own, ~is_own))
+    own_sum = jnp.take_along_axis(sums, first[..., None], -1, mode="promise_in_bounds")[..., 0]
+    others = jnp.sum(jnp.where(is_own, 0, sums), -1)
     is_infinite = m == jnp.inf
     num_tops = jnp.round(jnp.where(is_infinite, own_others * math.exp(-1), own_sum - own_others))
     return m, _with_ties(jnp.where(is_infinite, own_others * 0, own_others) + others, num_tops, m)

@@ -180,6 +180,17 @@ def test_the_largest_number_is_below_an_infinity(num_classes, kind, rng):
     np.testing.assert_array_equal(found.label_nll, [INF, 0])
 
 
+@pytest.mark.parametrize("class_weight", [None, 0, 1e-38, 0.5])
+@pytest.mark.parametrize("num_classes", [900, 1000])
+def test_the_largest_number_is_infinitely_far_below_an_infinity(num_classes, class_weight):
+    """Whatever its class weight is, unless it is 0."""
+    logits = np.full((2, num_classes), np.finfo(np.float32).max, np.float32)
+    logits[:, 8] = INF
+    weights = None if class_weight is None else np.eye(1, num_classes, dtype=np.float32)[0] * np.float32(class_weight)
+    found = run(logits, np.int32([0, 8]), class_weights=weights, axis=1)
+    np.testing.assert_array_equal(found.uniform_nll, [0, 0] if class_weight == 0 else [INF, INF])
+
+
 INFINITE_ROWS = {"largest": np.finfo(np.float32).max, "zeros": 0, "-inf": -INF}
 
 
