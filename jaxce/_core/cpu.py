@@ -143,18 +143,6 @@ def rounded(values, dtype):
     return lax.bitcast_convert_type(jnp.where(jnp.isnan(values), 0x7FC0, bits).astype(jnp.uint16), dtype)
 
 
-def copied(indices):
-    """Return the indices in an array of their own, unless they lie on several devices.
-
-    XLA (jax 0.10) otherwise widens narrow indices again for each class, and aborts on some of these instructions.
-    """
-    if is_explicit(indices):
-        return indices
-    flat = indices.reshape(-1)
-    flat = jnp.zeros_like(flat).at[jnp.arange(flat.size)].set(flat, unique_indices=True, indices_are_sorted=True)
-    return flat.reshape(indices.shape)
-
-
 def sigmoid_losses(source):
     """Compute `sigmoid.losses` by arithmetic. XLA does not vectorise a sum of losses that has a select, or that shares constants with others."""
     logits, labels, *options = source
