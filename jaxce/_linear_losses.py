@@ -14,6 +14,7 @@ from jaxce._blocks.sizes import Plans
 from jaxce._blocks.value_and_gradients import Loss, value_and_gradients
 from jaxce._checks import linear as linear_checks
 from jaxce._checks import shards as sharded_checks
+from jaxce._core import of_counted_rows
 from jaxce._core.labels import local_indices, weight_of_label
 from jaxce._jax.mesh import AxisName, cotangent_share, psum_over, varying_like
 from jaxce._jax.rules import keep_statistics, with_definition, with_jvp
@@ -107,8 +108,8 @@ def _of_tokens(statistics, axis_name, layer: Layer, options: Options):
 
 
 def _formula(fields, label_weight, mask, options: Options):
-    """Return the loss of each token from its statistics."""
-    stats = of_statistics(fields, integer_labels=True)
+    """Return the loss of each token from its statistics. Those of a masked token may be infinite, if its label became class 0."""
+    stats = of_statistics(of_counted_rows(fields, mask), integer_labels=True)
     return cross_entropy(stats, mask, options.label_smoothing, label_weight, options.z_loss)
 
 
@@ -158,13 +159,10 @@ def _with_gradients(plain, plans: Plans, of_hidden: bool, of_classifier: bool, a
         return value, tuple(gradients)
 
     def by_definition(layer, options):
-        def of(arrays):
-            return plain(arrays[0]._replace(labels=layer.labels, mask=layer.mask), arrays[1])
-
-        value, pull = jax.vjp(of, (layer._replace(labels=None, mask=None), options))
+        arrays = layer._replace(labels=None, mask=None)
+        value, pull = jax.vjp(lambda x, y: plain(x._replace(labels=layer.labels, mask=layer.mask), y), arrays, options)
         share, whole = cotangent_share(axis_name)
-        ((layer_ct, options_ct),) = pull(jnp.ones_like(value) * share)
-        layer_ct = jax.tree.map(lambda g: g.astype(value.dtype), layer_ct)
+        layer_ct, options_ct = jax.tree.map(lambda g: g.astype(value.dtype), pull(jnp.ones_like(value) * share))
         hidden_ct, classifier_ct = (
             g if wanted else None for g, wanted in ((layer_ct.hidden, of_hidden), (layer_ct.classifier, of_classifier))
         )

@@ -59,7 +59,7 @@ class LossSum:
           A `LossSum` whose fields are all 0.
 
         Raises:
-          TypeError: `dtype` is not a floating dtype.
+          TypeError: `dtype` is neither float32 nor float64.
 
         Example:
           >>> losses = jnp.arange(6.0).reshape(3, 2)

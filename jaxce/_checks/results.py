@@ -48,8 +48,8 @@ def loss_dtype(value) -> jnp.dtype:
         value = jnp.dtype(value)
     except TypeError:
         raise TypeError(f"`dtype` must be a dtype; got {value!r}.") from None
-    if not jnp.issubdtype(value, jnp.floating):
-        raise TypeError(f"`dtype` must be floating; got {value}. Losses are float32, or float64.")
+    if value not in (jnp.float32, jnp.float64):
+        raise TypeError(f"`dtype` must be float32 or float64, the dtypes of losses; got {value}.")
     return value
 
 

@@ -18,8 +18,16 @@ from jaxce._jax.mesh import AxisName, psum_over, varying_like
 from jaxce._jax.rules import choose, inlined, linear, with_rule
 from jaxce._types import Array, working_dtype
 
-# The statistics of a row of one certain class, whose logit is 0. A masked row has these.
-_OF_ONE_CLASS = Statistics(0, 0, 0, 1, 0, 1, 1, 1)
+_OF_ONE_CERTAIN_CLASS = Statistics(
+    max_logit=0,
+    sum_exp_rest=0,
+    label_nll=0,
+    label_mass=1,
+    uniform_nll=0,
+    weight_sum=1,
+    num_classes=1,
+    top_label_mass=1,
+)
 
 
 class Source(NamedTuple):
@@ -64,8 +72,8 @@ def _with_rule(axis, axis_name):
 
     def tangent(args, stats, tangents, **options):
         (rows,), (dots,) = args, tangents
-        # The derivative with respect to a logit needs the statistics of its whole row, and nothing else of that row.
-        # So each device contributes the part of its classes.
+        # Given the statistics of its row, the derivative with respect to a logit depends on this logit alone. So each device differentiates the
+        # statistics with respect to its own classes, and the contributions are summed.
         return psum_over(axis_name, statistics_jvp(rows, stats, dots, axis=axis, **options))
 
     return with_rule(value, tangent, higher=functools.partial(tangent, with_forms=False))
@@ -118,10 +126,14 @@ def _value(rows: Rows, axis) -> Statistics:
 
     logits, where, mask = rows.source
     forms = {"cpu": on_cpu if cpu.suits(logits) else None, "gpu": on_gpu if gpu.suits(logits, where, axis) else None}
-    stats = without_nan_rows(choose(by_definition, rows, **forms))
+    return of_counted_rows(without_nan_rows(choose(by_definition, rows, **forms)), mask)
+
+
+def of_counted_rows(stats: Statistics, mask) -> Statistics:
+    """Return the statistics, where a masked row has those of a row of one certain class, whose logit is 0."""
     if mask is None:
         return stats
-    return Statistics(*(jnp.where(mask, x, y) for x, y in zip(stats, _OF_ONE_CLASS, strict=True)))
+    return Statistics(*(jnp.where(mask, x, y) for x, y in zip(stats, _OF_ONE_CERTAIN_CLASS, strict=True)))
 
 
 def _logits_jvp(z_dot, rows: Rows, stats: Statistics, *, axis):

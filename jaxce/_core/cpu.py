@@ -14,7 +14,7 @@ from jax import lax
 
 from jaxce._core import cpu_sums as sums
 from jaxce._core import definition, sigmoid
-from jaxce._core.cpu_sums import Rows
+from jaxce._core.cpu_sums import Operands
 from jaxce._core.definition import Statistics
 from jaxce._core.integer_labels import gradient, row_coefficients, with_label_logit
 from jaxce._jax.axes import is_known, per_class, per_row
@@ -43,7 +43,7 @@ def statistics(logits, where, labels, class_weights, *, axis) -> Statistics:
         m, rest = sums.max_and_rest_of_rows(logits, where, axis)
     nothing = jnp.zeros_like(m)
     stats = Statistics(m, rest, *(nothing,) * 6)
-    rows = Rows(logits, where, m)
+    rows = Operands(logits, where, m)
     if labels.ndim < logits.ndim:
         label_logit = _label_logit(logits, where, labels, axis)
         stats = with_label_logit(stats, label_logit, labels, logits.shape[axis])
@@ -52,11 +52,11 @@ def statistics(logits, where, labels, class_weights, *, axis) -> Statistics:
     return _with_uniform(stats, rows, class_weights, axis, parts)
 
 
-def _with_label_probabilities(stats: Statistics, rows: Rows, labels, axis) -> Statistics:
+def _with_label_probabilities(stats: Statistics, rows: Operands, labels, axis) -> Statistics:
     m, rest = stats.max_logit, stats.sum_exp_rest
     q = labels.astype(m.dtype)
     label_mass = jnp.sum(q, axis)
-    label_gap = sums.total(sums.label_gap, rows._replace(factor=labels), axis, after=(rest, label_mass))
+    label_gap = sums.total(sums.weighted_gap, rows._replace(factor=labels), axis, after=(rest, label_mass))
     is_top = (sums.read(rows.logits, rows.where) == per_row(m, axis)) & per_row(m > -jnp.inf, axis)
     return stats._replace(
         label_nll=label_mass * jnp.log1p(rest) + _infinite_below_infinity(label_gap, label_gap != 0, m),
@@ -65,20 +65,20 @@ def _with_label_probabilities(stats: Statistics, rows: Rows, labels, axis) -> St
     )
 
 
-def _with_uniform(stats: Statistics, rows: Rows, class_weights, axis, parts) -> Statistics:
+def _with_uniform(stats: Statistics, rows: Operands, class_weights, axis, parts) -> Statistics:
     m = stats.max_logit
     num_classes = weight_sum = sums.total(
         sums.takes_part, rows, axis, parts, after=stats.label_nll, tells_infinity=False
     )
     if class_weights is None:
-        gap = sums.total(sums.weighted_gap, rows, axis, parts, after=weight_sum, tells_infinity=False)
-        has_gap = (
-            num_classes > 1 + stats.sum_exp_rest
-        )  # where the maximum is +inf, this is the number of maximal classes
+        gap = sums.total(sums.bounded_gap, rows, axis, parts, after=weight_sum, tells_infinity=False)
+        gap = jnp.where(gap == jnp.finfo(m.dtype).max, jnp.inf, gap)
+        # Where the maximum is +inf, `1 + sum_exp_rest` is the number of maximal classes.
+        has_gap = num_classes > 1 + stats.sum_exp_rest
     else:
         rows = rows._replace(factor=per_class(class_weights, axis, rows.logits.ndim))
         weight_sum = sums.total(sums.weight, rows, axis, after=num_classes, tells_infinity=False)
-        gap = sums.total(sums.weighted_gap, rows, axis, after=weight_sum)
+        gap = sums.total(sums.class_gap, rows, axis, after=weight_sum)
         has_gap = gap != 0
     return stats._replace(
         uniform_nll=weight_sum * jnp.log1p(stats.sum_exp_rest) + _infinite_below_infinity(gap, has_gap, m),
@@ -89,7 +89,7 @@ def _with_uniform(stats: Statistics, rows: Rows, class_weights, axis, parts) -> 
 
 def _infinite_below_infinity(gap, has_gap, m):
     """Return the sum of the gaps of each row. A gap below a logit of +inf is infinite, even if its loop found a finite one."""
-    return jnp.where((m == jnp.inf) & has_gap, jnp.inf, gap)
+    return jnp.where((m == jnp.inf) & has_gap, jnp.copysign(jnp.inf, gap), gap)
 
 
 def logits_vjp(cotangents, logits, where, labels, class_weights, stats: Statistics, *, axis):

@@ -36,7 +36,7 @@ class Constants(NamedTuple):
     largest: Any
 
 
-class Rows(NamedTuple):
+class Operands(NamedTuple):
     """The arrays that a loop reads: the logits, the maximum of each row, and a factor of each class: a label probability or a class weight."""
 
     logits: Array
@@ -45,11 +45,11 @@ class Rows(NamedTuple):
     factor: Any = None
 
 
-def total(term, rows: Rows, axis, parts=1, *, after, tells_infinity=True):
+def total(term, rows: Operands, axis, parts=1, *, after, tells_infinity=True):
     """Sum `term(z, gap, constants, *factors)` over the classes, once `after` is computed.
 
-    `gap` is `z - m`, at most 0, but +inf for a logit of +inf. In a row with such a logit, the gap of the largest number is 0, unless the sum
-    `tells_infinity` from it, which costs one more operation per class.
+    `gap` is `z - m`, at most 0, but +inf for a logit of +inf. A maximum of +inf is replaced by the largest number, whose own gap is then 0. With
+    `tells_infinity` it is below 0, which costs one more operation per class.
     """
     dtype, shape = rows.max_logit.dtype, rows.max_logit.shape
     constants = Constants(*(np.asarray(x, dtype) for x in (0, 0.5, 1, 1e38, jnp.finfo(dtype).max)))
@@ -68,7 +68,7 @@ def total(term, rows: Rows, axis, parts=1, *, after, tells_infinity=True):
 
 def max_and_rest_of_rows(logits, where, axis):
     """Return the maximum of each row, and the sum of `exp(z_k - m)` over all but one maximal class."""
-    rows = Rows(logits, where, jnp.max(read(logits, where), axis))
+    rows = Operands(logits, where, jnp.max(read(logits, where), axis))
     others = total(exp_unless_top, rows, axis, after=rows.max_logit, tells_infinity=False)
     num_tops = total(is_top, rows, axis, after=others)
     return rows.max_logit, _with_ties(others, num_tops, rows.max_logit)
@@ -77,21 +77,22 @@ def max_and_rest_of_rows(logits, where, axis):
 def max_and_rest_of_parts(logits, parts):
     """Compute `max_and_rest_of_rows` of long rows in parts.
 
-    Each part is summed as it is. In a row with a logit of +inf, a part counts as 1 if it has one, otherwise as 0. Only the first part with a
-    maximal class is read again, to leave its maximal classes out of its sum. Each of them had counted exactly 1, and the rounding of a sum of at
-    most 2,048 numbers up to 1 is below a half. So the difference of both sums, rounded, is their number.
+    1. `exp(z - m)` is summed in each part. In a row with a logit of +inf, a part counts as 1 if it has one, otherwise as 0.
+    2. The first part with a maximal class is read again and summed without its maximal classes.
+    3. The difference of both sums of this part, rounded to an integer, is the number of its maximal classes: each counted exactly 1, and the
+       rounding error of a sum of at most 2,048 numbers up to 1 is less than a half.
     """
     shape, matrix = logits.shape[:-1], cut(logits, parts)
     part_max = jnp.max(read(matrix, None), 1).reshape(*shape, parts)
     m = jnp.max(part_max, -1)
-    sums = total(exp, Rows(matrix, None, _repeated(m, parts)), 1, after=m, tells_infinity=False)
+    sums = total(exp, Operands(matrix, None, _repeated(m, parts)), 1, after=m, tells_infinity=False)
     sums = sums.reshape(part_max.shape)
     in_infinite_row = (m == jnp.inf)[..., None] & ~jnp.isnan(sums)
     sums = jnp.where(in_infinite_row, (sums == jnp.inf).astype(sums.dtype), sums)
     first = lax.argmax(part_max, len(shape), jnp.int32)
     row_starts = jnp.arange(0, part_max.size, parts, dtype=jnp.int32)
     own = as_integers(lambda x: x.at[row_starts + first.reshape(-1)].get(mode="promise_in_bounds"), matrix)
-    own_rows = Rows(own.reshape(*shape, matrix.shape[1]), None, m)
+    own_rows = Operands(own.reshape(*shape, matrix.shape[1]), None, m)
     own_others = total(exp_unless_equal, own_rows, len(shape), after=sums, tells_infinity=False)
     is_own = lax.broadcasted_iota(jnp.int32, part_max.shape, len(shape)) == first[..., None]
     own_sum = jnp.take_along_axis(sums, first[..., None], -1, mode="promise_in_bounds")[..., 0]
@@ -102,7 +103,7 @@ def max_and_rest_of_parts(logits, parts):
 
 
 def _with_ties(others, num_tops, m):
-    """Return the sum of all but one maximal class, from the sum `others` without any: all but one are added again, a sum of exact ones."""
+    """Return the sum without one maximal class, from the sum `others` without any. Each of the other maximal classes contributes exactly 1."""
     return jnp.where((m == -jnp.inf) & ~jnp.isnan(others), 0, others + (num_tops - 1))
 
 
@@ -136,15 +137,20 @@ def weight(z, gap, c, u):
     return u * takes_part(z, gap, c)
 
 
-def weighted_gap(z, gap, c, u=1):
-    """Return `u (m - z)`; 0 for a logit of -inf or +inf."""
-    return u * takes_part(z, gap, c) * jnp.minimum(c.largest, jnp.maximum(c.zero, -gap))
+def bounded_gap(z, gap, c):
+    """Return `m - z`, at most the largest number; 0 for a logit of -inf or +inf."""
+    return takes_part(z, gap, c) * jnp.minimum(c.largest, jnp.maximum(c.zero, -gap))
 
 
-def label_gap(_, gap, c, q):
+def weighted_gap(_, gap, c, q):
     """Return `q (m - z)`: 0 for a `q` of 0 or a logit of +inf, and otherwise infinite for a logit of -inf."""
     size = jnp.maximum(c.zero, -gap)
     return (q * jnp.minimum(c.largest, size)) * jnp.minimum(c.largest, jnp.maximum(c.one, size - c.largest))
+
+
+def class_gap(z, gap, c, u):
+    """Return `u (m - z)`; 0 for a class that takes no part."""
+    return weighted_gap(z, gap, c, u * takes_part(z, gap, c))
 
 
 def as_integers(look_up, values):

@@ -7,8 +7,10 @@ With logits `z` over the classes `k` of a row, `m = max_k z_k`, `p = softmax(z)`
     label_nll     sum_k q_k (log_z - z_k)            label_mass * p_k - q_k
     uniform_nll   sum_k u_k (log_z - z_k)            weight_sum * p_k - u_k
 
-`m`, `label_mass = sum_k q_k`, `weight_sum = sum_k u_k` and the number of classes do not depend on `z`. `log_z = m + log1p(sum_exp_rest)`.
-A class whose logit is -inf takes no part. Every value is a sum of terms of one sign, so a tiny one keeps every digit.
+`log_z = m + log1p(sum_exp_rest)`. `label_mass = sum_k q_k`, `weight_sum = sum_k u_k` and the number of classes do not depend on `z`.
+Differentiation takes `m` for a constant: `log_z`, from which losses are computed, has the right derivative all the same. `top_label_mass` is the
+sum of `q_k` over the maximal classes. A class whose logit is -inf takes no part. If `q` and `u` are not negative, every value is a sum of terms of
+one sign, so a tiny one keeps every digit.
 
 Every platform runs this code by default. The forms in `cpu` and `gpu` compute the same functions.
 """
@@ -37,7 +39,7 @@ def statistics(z, labels, class_weights, *, axis) -> Statistics:
     """Return the statistics of each row. `labels` are integers, one per row, or probabilities, one per logit."""
     m = jnp.max(z, axis)
     gap, is_top = below_maximum(z, m, axis), z == per_row(m, axis)
-    # The sum leaves out all maximal classes. All but one are added again: a sum of exact ones.
+    # Each maximal class contributes exactly 1. So the others are summed, and the number of maximal classes but one is added.
     num_tops = jnp.sum(is_top.astype(z.dtype), axis)
     rest = jnp.sum(jnp.where(is_top, 0.0, jnp.exp(gap)), axis) + jnp.where(m == -jnp.inf, 0.0, num_tops - 1)
     return with_maximum(m, rest, gap, z, labels, class_weights, axis=axis)
@@ -66,20 +68,20 @@ def logits_derivatives(z, labels, class_weights, stats: Statistics, *, axis):
     gap = below_maximum(z, stats.max_logit, axis)
     e, inverse = jnp.exp(gap), 1 / (1 + stats.sum_exp_rest)  # p = e * inverse
     if labels.ndim < z.ndim:
-        # p - 1 at the label. The second form has the better derivative for a small p.
+        # p - 1 at the label. JAX differentiates expm1(x) as expm1(x) + 1, which cancels for a small p; the derivative of exp(x) is exp(x).
         log_p = -stats.label_nll
         p_minus_1 = jnp.where(log_p > -0.5, jnp.expm1(log_p), jnp.exp(log_p) - 1)
         of_others = per_row(stats.label_mass * inverse, axis) * e
         of_label = jnp.where(is_label(z, labels, axis), per_row(p_minus_1, axis), of_others)
     else:
-        # Of a class that is nearly certain, p and q / mass are both nearly 1. Its derivative is a sum of terms that are small themselves.
+        # Where p and q / mass are both nearly 1, the derivative is mass (p - 1) + (mass - q), two small terms, instead of mass p - q.
         q, mass = labels.astype(z.dtype), per_row(stats.label_mass, axis)
         p_minus_1 = ((e - 1) - per_row(stats.sum_exp_rest, axis)) * per_row(inverse, axis)
         is_certain = (gap == 0) & (2 * q > mass)
         of_others = per_row(stats.label_mass * inverse, axis) * e
         of_label = jnp.where(is_certain, mass * p_minus_1 + (mass - q), of_others - q)
     of_uniform = per_row(stats.weight_sum * inverse, axis) * e - weights(z, class_weights, axis)
-    return jnp.where(z == jnp.inf, 0.0, e), of_label, of_uniform  # a logit of +inf does not move
+    return jnp.where(z == jnp.inf, 0.0, e), of_label, of_uniform  # the derivative of exp(z - m) at z = +inf is 0
 
 
 def logits_jvp(z_dot, z, labels, class_weights, stats: Statistics, *, axis):
@@ -108,9 +110,9 @@ def weights_jvp(class_weights_dot, z, stats: Statistics, *, axis):
 
 
 def class_nll(z, stats: Statistics, axis):
-    """Return `log_z - z_k` of each class; 0 where a class takes no part."""
+    """Return `log_z - z_k` of each class, at most the largest number, so that 0 times it is 0; 0 where a class takes no part."""
     nll = per_row(jnp.log1p(stats.sum_exp_rest), axis) - below_maximum(z, stats.max_logit, axis)
-    return jnp.where(z > -jnp.inf, nll, 0.0)
+    return jnp.where(z > -jnp.inf, jnp.minimum(jnp.finfo(z.dtype).max, nll), 0.0)
 
 
 def label_distribution(z, labels, axis):

@@ -21,9 +21,10 @@ from jaxce._types import working_dtype
 
 # Rows of fewer classes take the definition.
 SHORTEST = 1000
-# The number of slices of a row, and of a row of narrow logits, whose loop computes longer than it reads. XLA splits slices of more than 16,384.
+# The number of slices of a row; for logits of 16 bits, which take longer to compute with than to read; and the length above which XLA splits a slice.
 _SLICES, _SLICES_OF_NARROW, _LONGEST = 8, 16, 2**14
-# How many logits share one look-up of their row, where rows are no multiple of 16 bytes.
+# The number of logits that share one look-up of their row, if rows are no multiple of 16 bytes. It is below SHORTEST, so a run is part of two rows
+# at most.
 _RUN = 512
 
 
@@ -81,7 +82,7 @@ def _max_and_rest_of_slices(slices, *, is_widened):
         largest = [jnp.maximum(a, b) for a, b in pairs]
     (m,) = largest
     if is_widened:
-        # No logit is the largest number of the wider dtype. A difference above 0 is that of two infinities, which are equal.
+        # No logit is the largest number of the wider dtype. So only the difference of +inf and this number is above 0; it counts as 0.
         top = jnp.minimum(m, jnp.finfo(m.dtype).max)
         gaps = [jnp.minimum(z - top, 0) for z in others]
     else:

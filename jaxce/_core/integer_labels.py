@@ -39,7 +39,7 @@ def row_coefficients(cotangents: tuple, stats: Statistics) -> dict:
 def gradient(z, is_label, rows: dict):
     """Return the cotangent of the logits `z`, from numbers per row that broadcast against them; every class has the weight 1."""
     with_others = "rest_ct" in rows or "uniform_ct" in rows
-    # With the label's term alone, a logit of +inf is the label's own, or in a row whose cotangents are NaN. The difference may be NaN there.
+    # Without the other terms, a gap of +inf - inf = NaN is harmless: the logit is that of the label, or the cotangents of its row are NaN.
     gap = z - rows["max_logit"]
     e = jnp.exp(jnp.where(z == jnp.inf, 0.0, gap) if with_others else gap)
     terms = []

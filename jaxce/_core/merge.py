@@ -35,7 +35,7 @@ def _merge(parts: Statistics, largest, total) -> Statistics:
     m = largest(part_max)
     has_top = part_max == m
     below = jnp.where(has_top, 0.0, part_max - m)
-    # Each part that has a maximal class leaves one out of its sum. All but one are added again: a sum of exact ones.
+    # Each part that has a maximal class leaves one out of its sum. Each contributes exactly 1, and all but one are added.
     rest = total(jnp.where(has_top, part_rest, (1 + part_rest) * jnp.exp(below)))
     rest = jnp.where(m == -jnp.inf, 0.0, rest + (total(has_top.astype(rest.dtype)) - 1))
     growth = (jnp.log1p(rest) - jnp.log1p(part_rest)) - below

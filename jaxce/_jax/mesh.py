@@ -61,8 +61,8 @@ def psum_over(axis_name: AxisName, values):
 def cotangent_share(axis_name: AxisName):
     """Return the share of each device in the cotangent of a merged value, and the function that completes gradients which no merge has summed.
 
-    Where JAX tracks what varies over devices, the share is 1 and the function does nothing. Where JAX does not, the transpose of a sum over
-    devices is this sum again. So each device pulls back its share of the cotangent, and the function sums a gradient over devices.
+    Where JAX tracks what varies over devices, the share is 1 and the function does nothing. Where JAX does not, the transpose of a sum over n
+    devices is this sum again. So each device pulls back 1 / n of the cotangent, and the function sums a gradient over devices.
     """
     if axis_name is None or is_tracked(axis_name):
         return 1, lambda gradient: gradient

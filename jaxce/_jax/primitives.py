@@ -129,24 +129,23 @@ def _transpose(cotangents, *leaves, code, transpose, forms, **_):
 
 def _transpose_code(cotangents, leaves, code, forms):
     """Transpose the code and the forms, each by itself, with respect to the operands whose cotangents are asked for."""
-    is_linear = [ad.is_undefined_primal(x) for x in leaves]
-    avals = [x.aval for x, linear in zip(leaves, is_linear, strict=True) if linear]
-
-    def transposed(form):
-        def function(cotangents, known):
-            def of_linear(*xs):
-                xs, others = iter(xs), iter(known)
-                return list(form(*(next(xs if linear else others) for linear in is_linear)))
-
-            return list(jax.linear_transpose(of_linear, *avals)(cotangents))
-
-        return function
-
+    avals = [x.aval if ad.is_undefined_primal(x) else None for x in leaves]
     args = list(map(ad.instantiate_zeros, cotangents)), [x for x in leaves if not ad.is_undefined_primal(x)]
-    function = transposed(jaxpr_as_fun(code))
-    cpu, gpu = (transposed(form) if form else None for form in map(dict(forms).get, ("cpu", "cuda")))
-    found = iter(call(trace(function, args), args, jvp=functools.partial(partial_jvp, function), cpu=cpu, gpu=gpu))
-    return [next(found) if linear else None for linear in is_linear]
+    function = functools.partial(_transposed, jaxpr_as_fun(code), avals)
+    of_forms = {name: functools.partial(_transposed, form, avals) for name, form in forms}
+    jvp = functools.partial(partial_jvp, function)
+    found = iter(call(trace(function, args), args, jvp=jvp, cpu=of_forms.get("cpu"), gpu=of_forms.get("cuda")))
+    return [None if aval is None else next(found) for aval in avals]
+
+
+def _transposed(function, avals, cotangents, known):
+    """Return the cotangents of the operands in which the function is linear. They have an aval; those that are `known` have None."""
+
+    def of_linear(*xs):
+        xs, others = iter(xs), iter(known)
+        return list(function(*(next(others if aval is None else xs) for aval in avals)))
+
+    return list(jax.linear_transpose(of_linear, *(aval for aval in avals if aval is not None))(cotangents))
 
 
 def partial_jvp(function: Callable[..., Any], args, tangents):

@@ -1,4 +1,4 @@
-"""How a derivative rule is put together: one definition for every mode, order and nesting, and forms that only compute.
+"""How a derivative rule is put together: one rule serves every mode, order and nesting; a form only computes.
 
 A loss reads a large array and gives a few numbers per row. Reverse mode should keep that large array in its own dtype and those few numbers,
 nothing else; forward mode and Hessians should work too. Two pieces give both:
@@ -31,19 +31,18 @@ def with_rule(value: Function, tangent: Function, higher: Function | None = None
       tangent: `tangent(args, outs, tangents)` returns the tangent of each result, linear in `tangents`; None stands for a tangent that is 0.
       higher: The same, for derivatives of the second order and above; `tangent` by default.
     """
-    higher = higher or tangent
 
     def function(*args):
         program = trace(value, args)
-
-        def jvp(tangent, args, tangents):
-            outs = call(program, args, jvp=functools.partial(jvp, higher))
-            outs = jax.tree.map(lambda out: checkpoint_name(out, _NAME), outs)
-            return outs, tangent(args, outs, tangents)
-
-        return call(program, args, jvp=functools.partial(jvp, tangent))
+        return call(program, args, jvp=functools.partial(_jvp_by_rule, program, tangent, higher or tangent))
 
     return function
+
+
+def _jvp_by_rule(program, tangent, higher, args, tangents):
+    outs = call(program, args, jvp=functools.partial(_jvp_by_rule, program, higher, higher))
+    outs = jax.tree.map(lambda out: checkpoint_name(out, _NAME), outs)
+    return outs, tangent(args, outs, tangents)
 
 
 def with_jvp(function: Function, jvp: Function) -> Function:
@@ -72,7 +71,7 @@ def linear(function: Function, transpose: Function, x, *others):
 def inlined(function: Function) -> Function:
     """Return `function`, which has no loops, traced as one program.
 
-    JAX traces and lowers each function of `jnp` as a program of its own. Without these, both together take two thirds of the time.
+    JAX otherwise traces and lowers each call of a function of `jnp` as a program of its own, which takes half as long again.
     """
 
     @functools.wraps(function)
@@ -88,5 +87,5 @@ def keep_statistics(function: Function) -> Function:
 
     It stands once, around a whole loss. So whatever an option does to a large array before the rule is recomputed too.
     """
-    # The recomputation reads what the forward pass reads; barriers against common subexpressions would only keep XLA from fusing it.
+    # Barriers against common subexpressions (`prevent_cse`) would save no memory here, and would keep XLA from fusing the recomputation.
     return jax.checkpoint(function, prevent_cse=False, policy=jax.checkpoint_policies.save_only_these_names(_NAME))

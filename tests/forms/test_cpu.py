@@ -191,6 +191,16 @@ def test_the_largest_number_is_infinitely_far_below_an_infinity(num_classes, cla
     np.testing.assert_array_equal(found.uniform_nll, [0, 0] if class_weight == 0 else [INF, INF])
 
 
+@pytest.mark.parametrize("num_classes", [900, 1000])
+@pytest.mark.parametrize("class_weight", [None, 0.5])
+def test_a_gap_above_the_largest_number_is_infinite(num_classes, class_weight, rng):
+    logits = cases.make_logits(rng, (2, num_classes))
+    logits[0] = -INF
+    logits[0, 3], logits[0, 8] = 3e38, -3e38
+    weights = None if class_weight is None else np.full(num_classes, class_weight, np.float32)
+    assert (np.isinf(run(logits, np.int32([3, 3]), class_weights=weights, axis=1).uniform_nll) == [True, False]).all()
+
+
 INFINITE_ROWS = {"largest": np.finfo(np.float32).max, "zeros": 0, "-inf": -INF}
 
 

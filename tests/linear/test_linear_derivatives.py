@@ -187,3 +187,18 @@ def test_reverse_mode_twice_through_a_loop_of_a_masked_sum():
     masked = of_total(Chunked(2, None), MASK)
     check(TWICE, masked, in_checkpoint, masked_textbook)
     check(TWICE, masked, in_scan, masked_textbook)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_hessian_with_respect_to_an_option_of_another_dtype(dtype, rng, x64):
+    hidden, classifier = (rng.standard_normal(shape).astype("float32") for shape in ((4, 3), (3, 5)))
+    labels = np.int32([0, 1, 2, 3])
+
+    def total(weight):
+        return linear_softmax_cross_entropy_sum(hidden, classifier, labels, z_loss=weight**2).total
+
+    z = hidden.astype("float64") @ classifier
+    want = 2 * np.sum(np.log(np.sum(np.exp(z), 1)) ** 2)
+    found = jax.hessian(total)(jnp.asarray(0.5, dtype))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(np.float64(found), want, rtol=2e-2 if dtype == "bfloat16" else 2e-3)

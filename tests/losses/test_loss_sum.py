@@ -112,8 +112,9 @@ def test_zero_is_a_sum_of_no_losses():
     whole = sum([LossSum.of(LOSSES[:1]), LossSum.of(LOSSES[1:])], start=LossSum.zero())
     assert (whole.total, whole.weight, whole.mean()) == (38, 4, 9.5)
     assert all(x.dtype == jnp.float32 and not x.weak_type for x in jax.tree.leaves(LossSum.zero()))
-    with pytest.raises(TypeError, match=r"`dtype` must be floating; got .*int32"):
-        LossSum.zero(jnp.int32)
+    for dtype in (jnp.int32, jnp.bfloat16):
+        with pytest.raises(TypeError, match=rf"`dtype` must be float32 or float64, .*; got {jnp.dtype(dtype)}"):
+            LossSum.zero(dtype)
     with pytest.raises(TypeError, match=r"`dtype` must be a dtype; got 'single precision'"):
         LossSum.zero("single precision")
 
