@@ -55,32 +55,35 @@ def _tangent(blocks: Blocks, layer: Layer, stats: Statistics, dots: Layer) -> St
     dtype = stats.label_nll.dtype
     # Cast the tangents to the dtype of the statistics, because reverse mode sums their cotangents over blocks in the dtype of the tangents.
     dots = jax.tree.map(lambda dot: dot.astype(dtype), dots)
-    of_hidden, of_classifier = _products_with_tangents(operand_dtype(layer.hidden, layer.classifier))
+    of_tokens = functools.partial(_tangent_of_tokens, blocks, layer, dots)
+    return loops.map_tokens(of_tokens, (token_rows(layer), dots.hidden, stats), blocks.tokens)
 
-    def of_tokens(rows):
-        tokens, hidden_dot, stats = rows
-        some = layer._replace(**tokens)
 
-        def of_classes(start, size):
-            part, part_dot = loops.some_classes(some, start, size), loops.some_classes(dots, start, size)
-            terms = [] if hidden_dot is None else [of_hidden(hidden_dot, part.classifier)]
-            terms += [] if part_dot.classifier is None else [of_classifier(part_dot.classifier, some.hidden)]
-            terms += [] if part_dot.bias is None else [jnp.broadcast_to(part_dot.bias, (some.hidden.shape[0], size))]
-            raw_dot = sum(terms[1:], terms[0]) if terms else None
-            block = Block(
-                raw_logits(some.hidden, part.classifier, part.bias), part.labels, part.class_weights, some.soft_cap
-            )
-            return block_jvp(block, stats, Block(raw_dot, None, part_dot.class_weights, dots.soft_cap))
+def _tangent_of_tokens(blocks: Blocks, layer: Layer, dots: Layer, rows) -> Statistics:
+    tokens, hidden_dot, stats = rows
+    layer, dots = layer._replace(**tokens), dots._replace(hidden=hidden_dot)
 
-        # The checkpoint makes reverse mode recompute each block instead of storing residuals of every block.
-        return loops.sum_over_classes(
-            jax.checkpoint(of_classes, prevent_cse=False, static_argnums=1),
-            layer.classifier.shape[1],
-            blocks.classes,
-            (layer, dots),
+    # The checkpoint makes reverse mode recompute each block instead of storing residuals of every block.
+    @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=1)
+    def of_classes(start, size):
+        part, part_dots = loops.some_classes(layer, start, size), loops.some_classes(dots, start, size)
+        raw = raw_logits(part.hidden, part.classifier, part.bias)
+        block = Block(raw, part.labels, part.class_weights, part.soft_cap)
+        return block_jvp(
+            block, stats, Block(_raw_logits_dot(part, part_dots), None, part_dots.class_weights, dots.soft_cap)
         )
 
-    return loops.map_tokens(of_tokens, (token_rows(layer), dots.hidden, stats), blocks.tokens)
+    return loops.sum_over_classes(of_classes, layer.classifier.shape[1], blocks.classes, (layer, dots))
+
+
+def _raw_logits_dot(layer: Layer, dots: Layer):
+    """Return the tangent of `raw_logits`; None if it is 0."""
+    of_hidden, of_classifier = _products_with_tangents(operand_dtype(layer.hidden, layer.classifier))
+    shape = layer.hidden.shape[0], layer.classifier.shape[1]
+    terms = [] if dots.hidden is None else [of_hidden(dots.hidden, layer.classifier)]
+    terms += [] if dots.classifier is None else [of_classifier(dots.classifier, layer.hidden)]
+    terms += [] if dots.bias is None else [jnp.broadcast_to(dots.bias, shape)]
+    return sum(terms[1:], terms[0]) if terms else None
 
 
 def token_rows(layer: Layer) -> dict:

@@ -170,14 +170,14 @@ def add_matmul(total, a, b, start):
         return add_at(total, dot(a, b, (1, 0)), start)
 
     def in_parts(total, a, b):
-        def of_classes(total, offset, size):
-            part = lax.dynamic_slice_in_dim(b, offset, size, 1)
-            return add_at(total, dot(a, part, (1, 0)), start + offset)
-
-        return over_classes(of_classes, total, num_classes, size)
+        return over_classes(functools.partial(_add_part, a, b, start), total, num_classes, size)
 
     is_small = not is_known(num_classes) or size >= num_classes
     return choose(at_once, total, a, b, cpu=None if is_small else in_parts)
+
+
+def _add_part(a, b, start, total, offset, size):
+    return add_at(total, dot(a, lax.dynamic_slice_in_dim(b, offset, size, 1), (1, 0)), start + offset)
 
 
 def _length(rows):

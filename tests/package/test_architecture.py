@@ -1,4 +1,4 @@
-"""The five rules of the layout hold, modules and functions are small, and a caller's mistake is refused in few places.
+"""The five rules of the layout hold, modules and functions are small, closures nest once, and a caller's mistake is refused in few places.
 
 1. The definition imports jnp and the axis helpers alone.
 2. Forms import the definition, and what they share; they do not import each other.
@@ -183,6 +183,18 @@ def raising(sources):
                     yield f"{module}:{node.lineno} raises"
 
 
+def nested_closures(sources):
+    """Functions inside of functions inside of functions."""
+    for module, source in sources.items():
+        for outer in ast.walk(ast.parse(source)):
+            if isinstance(outer, ast.FunctionDef):
+                inner = [node for node in ast.walk(outer) if isinstance(node, ast.FunctionDef) and node is not outer]
+                for node in inner:
+                    for deep in ast.walk(node):
+                        if isinstance(deep, ast.FunctionDef) and deep is not node:
+                            yield f"{module}.{outer.name}.{node.name} has the closure {deep.name}"
+
+
 def long_modules(sources):
     for module, source in sources.items():
         if len(source.splitlines()) > MAX_LINES:
@@ -278,6 +290,7 @@ BROKEN = {
         {"_blocks.chunked": "raise ValueError"},
         {"_checks_of_mine": "raise ValueError"},
     ],
+    nested_closures: [{"_stats": "def f():\n    def g():\n        def h():\n            return 1"}],
     long_modules: [{"_stats": "\n" * 251}],
     long_functions: [{"_stats": "def f():\n" + "    x = 1\n" * 60}],
     more_than_exports: [
