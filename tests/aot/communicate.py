@@ -42,7 +42,7 @@ def compiled(target, name, mode):
         n: jax.ShapeDtypeStruct(*SHAPES[n], sharding=NamedSharding(mesh, sharded.spec(n))) for n in (*names, "labels")
     }
     labels = arguments.pop("labels")
-    loss = sharded.spread(name, mesh, mode)
+    loss = sharded.loss_on_mesh(name, mesh, mode)
 
     def total(arguments, labels):
         return jax.tree.leaves(loss({**arguments, "labels": labels}))[0].sum()

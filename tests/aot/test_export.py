@@ -9,7 +9,7 @@ from tests.aot import programs
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize(
     "loss",
     [pytest.param(n, marks=pytest.mark.nightly if loss.variant else ()) for n, loss in programs.LOSSES.items()],

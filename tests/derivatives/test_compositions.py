@@ -11,7 +11,7 @@ import pytest
 from tests.support import compositions, compositions_around, covering
 from tests.support.ours import OURS
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 TABLE = compositions_around.TABLE
 # The others run inside one more jit, which is quicker.

@@ -15,7 +15,7 @@ from jax import lax
 import jaxce
 from tests.support.platform import forms_of
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 ROWS, FEATURES = 3, 4
 DTYPES = ["float64", "float32", "bfloat16", "float16", "float8_e4m3fn"]

@@ -23,7 +23,7 @@ from tests.support.hessians import (
     weighted,
 )
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 on_a_cpu = platform.on_a_cpu
 
 ORDERS = [

@@ -16,7 +16,7 @@ from jaxce._jax.primitives import call, partial_jvp, trace
 from tests.support.platform import lowered_for
 from tests.support.programs import number_of_equations
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 DTYPES = ["float64", "float32", "bfloat16", "float16", "float8_e4m3fn"]
 MARK = {"cpu": 0.5, "cuda": 1.0, "tpu": 0.0}  # what each form adds

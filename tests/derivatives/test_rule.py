@@ -13,7 +13,7 @@ from tests.support import cases
 from tests.support.cases import INTEGER, SIGMOID, SOFT
 from tests.support.closeness import assert_within
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 SHAPE = (3, 4)
 OPTION_SETS = [(loss, names) for loss in (INTEGER, SOFT) for names in cases.SOFTMAX_OPTION_SETS]

@@ -12,7 +12,7 @@ from tests.support import cases
 from tests.support.cases import INTEGER, SIGMOID
 from tests.support.closeness import assert_within
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 SHAPE = (6, 4, 5)
 

@@ -15,7 +15,7 @@ from tests.support import cases, statistics
 from tests.support.closeness import assert_within
 from tests.support.oracle import Quantity
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 INF, NAN = np.inf, np.nan
 DTYPES = ["float8_e4m3fn", "float16", "bfloat16", "float32", "float64"]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from jaxce._blocks import choice, loops, sizes
-from tests.support.covering import at_night
+from tests.support.covering import nightly_values
 from tests.support.linear import ALL_OR_NONE, check, differentiate
 from tests.support.linear_cases import TOKENS
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_gathered_blocks(rng, names, gathered):
     check(rng, None, names)
 
 
-@pytest.mark.parametrize("mode", ["vmap of grad", "hvp of scan", *at_night("hvp", "checkpoint")])
+@pytest.mark.parametrize("mode", ["vmap of grad", "hvp of scan", *nightly_values("hvp", "checkpoint")])
 def test_derivatives_in_gathered_blocks(rng, mode, gathered, x64):
     differentiate(rng, mode, True, None)
 
@@ -39,7 +39,7 @@ def test_blocks_that_are_others_on_a_gpu(rng, names, others_on_a_gpu):
     check(rng, None, names)
 
 
-@pytest.mark.parametrize("mode", ["hvp of scan", *at_night("vmap of grad", "hvp")])
+@pytest.mark.parametrize("mode", ["hvp of scan", *nightly_values("vmap of grad", "hvp")])
 def test_derivatives_in_blocks_that_are_others_on_a_gpu(rng, mode, others_on_a_gpu, x64):
     differentiate(rng, mode, True, None)
 

@@ -21,7 +21,7 @@ from tests.support.linear_cases import OPTIONS as LINEAR_OPTIONS
 from tests.support.linear_cases import expected, make
 from tests.support.ways import INF, LOGITS, NAN, C, targets, value_and_gradient
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 on_a_gpu = platform.on_a_gpu
 MASK = np.array([True, True, False, True, True])

@@ -16,7 +16,7 @@ import pytest
 
 from jaxce.keras import backend, losses, metrics
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 REDUCTIONS = ["sum_over_batch_size", "sum", "mean", "mean_with_sample_weight", "none", None]
 B, T, C = 4, 3, 5

@@ -17,7 +17,7 @@ from jaxce.keras import backend, losses, metrics
 from tests.support.paths import ROOT
 
 pytestmark = [
-    pytest.mark.usefixtures("made_quickly"),
+    pytest.mark.usefixtures("fast_compilation"),
     # Saving a model converts Keras variables to arrays, which raises this warning in Keras.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]

@@ -23,7 +23,7 @@ from tests.support.linear import MODES, ULPS, answers, check, differentiate
 from tests.support.linear_cases import CLASSES, FEATURES, OPTIONS, TOKENS, expected, make
 from tests.support.oracle import Quantity
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 # All at once; blocks of tokens; of classes; of both, of which neither divides; the same with no remainder; one of each.
@@ -35,7 +35,7 @@ IMPLEMENTATIONS = {
     "both": Chunked(6, 7),
     "single": Chunked(1, 1),
 }
-QUICK_AND_OTHERS = ["None", "both", "reference", *covering.at_night("tokens", "classes", "single")]
+QUICK_AND_OTHERS = ["None", "both", "reference", *covering.nightly_values("tokens", "classes", "single")]
 
 
 @pytest.mark.covering(1)
@@ -80,7 +80,7 @@ def test_rows_so_long_that_they_are_cut(rng):
         np.testing.assert_allclose(found["hidden"], slopes @ classifier.T, rtol=2e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(), (2, 3), *covering.at_night((6,), (3, 1, 2))], ids=str)
+@pytest.mark.parametrize("shape", [(), (2, 3), *covering.nightly_values((6,), (3, 1, 2))], ids=str)
 def test_tokens_of_any_rank(rng, shape):
     hidden, classifier, labels = make(rng, 6 if shape else 1)
     mask = np.arange(labels.size) != 2
@@ -98,7 +98,7 @@ def test_tokens_of_any_rank(rng, shape):
 
 @pytest.mark.parametrize(
     "blocks",
-    [Chunked(3, 5), Chunked(5, None), *covering.at_night(Chunked(None, 4), Chunked(2, 12), Chunked(10, 7))],
+    [Chunked(3, 5), Chunked(5, None), *covering.nightly_values(Chunked(None, 4), Chunked(2, 12), Chunked(10, 7))],
     ids=str,
 )
 def test_statistics_are_those_of_the_logits(rng, blocks):
@@ -115,7 +115,7 @@ def test_statistics_are_those_of_the_logits(rng, blocks):
 
 @pytest.mark.parametrize(
     "sizes",
-    [(1, 20), (5, 3), (8, 21), *covering.at_night((1, 1), (2, 39), (2, 64), (5, 1), (8, 40), (9, 3), (9, 39))],
+    [(1, 20), (5, 3), (8, 21), *covering.nightly_values((1, 1), (2, 39), (2, 64), (5, 1), (8, 40), (9, 3), (9, 39))],
     ids=str,
 )
 def test_result_does_not_depend_on_the_blocks(rng, sizes):
@@ -177,7 +177,7 @@ DTYPES = [
     (jnp.bfloat16, jnp.bfloat16),
     (jnp.float32, jnp.bfloat16),
     (jnp.float16, jnp.float16),
-    *covering.at_night((jnp.bfloat16, jnp.float32), (jnp.float16, jnp.bfloat16), (jnp.float32, jnp.float32)),
+    *covering.nightly_values((jnp.bfloat16, jnp.float32), (jnp.float16, jnp.bfloat16), (jnp.float32, jnp.float32)),
 ]
 
 
@@ -309,7 +309,7 @@ def test_micro_batches_add_up_to_one_batch(rng):
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("check_vma", [True, False])
 @pytest.mark.parametrize(
-    "blocks", [None, Chunked(2, 5), *covering.at_night(Chunked(1, None), Chunked(None, 5))], ids=str
+    "blocks", [None, Chunked(2, 5), *covering.nightly_values(Chunked(1, None), Chunked(None, 5))], ids=str
 )
 def test_tokens_on_several_devices(rng, blocks, check_vma):
     """Inside `jax.shard_map`, whose gradients are those of one batch."""

@@ -15,7 +15,7 @@ from jax import lax
 from jaxce import Chunked, LossSum, linear_softmax_cross_entropy, linear_softmax_cross_entropy_sum
 from tests.support import covering
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 BATCHES, TOKENS, FEATURES, CLASSES = 2, 5, 2, 4
 
@@ -61,11 +61,11 @@ def vdot(a, b):
     return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
 
 
-def along(g, t):
+def jvp_along(g, t):
     return lambda x: jax.jvp(g, (x,), (t,))[1]
 
 
-def back_along(g, t):
+def grad_along(g, t):
     return jax.grad(lambda x: vdot(g(x), t))
 
 
@@ -80,15 +80,15 @@ def with_its_value(f):
 
 
 SECOND = {
-    "forward over reverse": lambda f, t: along(jax.grad(f), t),
-    "reverse over forward": lambda f, t: jax.grad(along(f, t)),
-    "reverse over reverse": lambda f, t: back_along(jax.grad(f), t),
-    "reverse over reverse with the value": lambda f, t: back_along(with_its_value(f), t),
+    "forward over reverse": lambda f, t: jvp_along(jax.grad(f), t),
+    "reverse over forward": lambda f, t: jax.grad(jvp_along(f, t)),
+    "reverse over reverse": lambda f, t: grad_along(jax.grad(f), t),
+    "reverse over reverse with the value": lambda f, t: grad_along(with_its_value(f), t),
 }
 TWICE = {"twice": SECOND["reverse over reverse"]}
 THIRD = {
-    "forward over forward over reverse": lambda f, t: along(along(jax.grad(f), t), t),
-    "reverse thrice": lambda f, t: back_along(back_along(jax.grad(f), t), t),
+    "forward over forward over reverse": lambda f, t: jvp_along(jvp_along(jax.grad(f), t), t),
+    "reverse thrice": lambda f, t: grad_along(grad_along(jax.grad(f), t), t),
 }
 
 

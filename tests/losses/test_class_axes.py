@@ -11,7 +11,7 @@ from tests.support import cases
 from tests.support.cases import INTEGER, SOFT
 from tests.support.closeness import assert_within
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 SHAPE = (3, 4, 5, 2)
 AXES = [(-2, -1), (1, 2), (2, 1), (0, 3), (3, 1), (1, 2, 3), (-1,), (0, 1, 2, 3)]

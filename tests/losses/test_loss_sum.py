@@ -16,7 +16,7 @@ from tests.support import cases, oracle
 from tests.support.cases import INTEGER
 from tests.support.closeness import assert_within
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 LOSSES = np.float32([1, 2, 30, 5])
 MASK = np.array([True, True, False, True])

@@ -11,7 +11,7 @@ from tests.support.cases import INTEGER, SIGMOID
 from tests.support.closeness import assert_within
 from tests.support.ways import INF, LABELS, LOGITS, NAN, WAYS, C, targets, value_and_gradient
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 @pytest.mark.covering(1)

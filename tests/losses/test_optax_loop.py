@@ -10,7 +10,7 @@ import pytest
 import jaxce
 from jaxce import LossSum
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 def clusters(rng, examples=96, features=4, num_classes=3):

@@ -83,7 +83,7 @@ def test_class_probabilities_most_of_which_are_the_largest_logits():
     assert_within(gradient, SOFT.oracle(logits, labels).logits, 4)
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", cases.INTEGER_DTYPES)
 @pytest.mark.parametrize("names", [(), ("class_weights",), ("mask", "label_smoothing")], ids=cases.name_of)
@@ -94,7 +94,7 @@ def test_labels_of_any_integer_dtype(dtype, names, rng, x64):
     check_softmax(INTEGER, logits, labels, rng, **cases.make_options(rng, names, INTEGER, shape, labels))
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("dtype", [np.bool_, np.int8, np.int32, np.float16, jnp.bfloat16, np.float32])
 def test_class_probabilities_of_any_real_dtype(dtype, rng):
     logits, labels = cases.make_logits(rng, (4, 6)), rng.integers(0, 2, (4, 6)).astype(dtype)
@@ -105,7 +105,7 @@ def test_class_probabilities_need_not_sum_to_one(rng):
     check_softmax(SOFT, cases.make_logits(rng, (6, 5)), rng.uniform(0, 3, (6, 5)).astype(np.float32), rng)
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("shape", [(1, 5), (4, 1), (1, 1), (4, 5)])
@@ -118,7 +118,7 @@ def test_where_broadcasts_to_the_logits(loss, shape, rng):
     check_softmax(loss, logits, labels, rng, where=where)
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("smoothing", [0, 0.0, 1e-6, 0.5, 1, 1.0])
@@ -128,7 +128,7 @@ def test_label_smoothing_from_none_to_all(loss, smoothing, rng):
     assert_within(values, loss.oracle(logits, labels, label_smoothing=np.float32(smoothing)).loss, SOFTMAX_ULPS)
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("weight", [0, 1, 1e-4, 2.0])
@@ -166,7 +166,7 @@ def test_one_class_costs_exactly_nothing(loss):
     np.testing.assert_array_equal(gradient, np.zeros((4, 1)))
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 def test_arrays_of_numpy_and_jax_and_scalars_of_both_are_taken(rng):
     logits, labels = cases.make_logits(rng, (3, 4)), INTEGER.make_labels(rng, (3, 4), -1)
     expected = INTEGER.oracle(logits, labels, label_smoothing=0.25, z_loss=0.5).loss

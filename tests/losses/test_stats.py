@@ -14,7 +14,7 @@ from tests.support import cases, covering, oracle
 from tests.support.cases import INTEGER, SOFT
 from tests.support.closeness import assert_within
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 ULPS = 6
 C = 12

@@ -12,7 +12,7 @@ from tests.support.cases import INTEGER, SIGMOID, SOFT
 from tests.support.closeness import assert_within
 from tests.support.ways import EXTRA_IDS, EXTRAS, INF, LABELS, LOGITS, NAN, WAYS, C, targets, value_and_gradient
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 INT_MIN, INT_MAX = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 

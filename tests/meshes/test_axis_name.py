@@ -16,7 +16,7 @@ from jaxce import Chunked
 from tests.support import cases, covering, linear_cases, oracle, sharded
 from tests.support.closeness import assert_within
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 UNCHECKED = pytest.mark.parametrize("check_vma", [True, False])
 

@@ -18,7 +18,7 @@ from tests.support.paths import ROOT
 TOKENS, FEATURES, CLASSES = 16, 4, 24
 
 
-@pytest.mark.parametrize("only", [("5", "13"), *covering.at_night(())], ids=["two", "all"])
+@pytest.mark.parametrize("only", [("5", "13"), *covering.nightly_values(())], ids=["two", "all"])
 def test_every_layout_and_dtype_of_an_explicit_mesh(only):
     """In a process of its own, which a fault of the compiler may end."""
     command = [sys.executable, "-W", "error", "-m", "tests.support.layouts", *only]
@@ -39,7 +39,7 @@ SPECS = {
 }
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("specs", SPECS.values(), ids=SPECS)
 def test_losses_and_statistics_are_split_as_labels_are(specs):
     mesh = sharded.mesh_of((2, 4), "explicit")

@@ -19,7 +19,7 @@ from tests.support.cases import INTEGER, SOFT
 from tests.support.closeness import assert_within
 from tests.support.oracle import Quantity
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 ROWS, CLASSES, FEATURES, ULPS = 16, 24, 4, 8
 DIFFERENTIABLE = {
@@ -158,7 +158,7 @@ def sent(mesh, mode, name, option, gradients):
         for n in names
     }
     static = {option: 0.1} if option in ("label_smoothing", "z_loss") else {}
-    loss = sharded.spread(name, mesh, mode, **static)
+    loss = sharded.loss_on_mesh(name, mesh, mode, **static)
     total = lambda x, y: jax.tree.leaves(loss({**x, **y}))[0].sum()  # noqa: E731
     x = {n: chosen.pop(n) for n in names if n in ("logits", "hidden", "classifier")}
     run = jax.value_and_grad(total) if gradients else total

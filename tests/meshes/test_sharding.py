@@ -13,7 +13,7 @@ from jaxce import LossSum
 from tests.support import cases
 from tests.support.closeness import assert_within
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 SHAPE = (8, 4, 16)
 SPECS = [P("data"), P(None, "data"), P(None, None, "model"), P("data", None, "model"), P(("data", "model"))]

@@ -17,7 +17,7 @@ from tests.support.cases import INTEGER, SIGMOID, SOFT
 from tests.support.closeness import assert_within
 from tests.support.ours import OURS
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 SHAPE = (4, 6)
 CONFIGURATIONS = {
@@ -41,7 +41,7 @@ CONFIGURATIONS = {
 USUAL = ("no x64", "strict dtypes", "no rank promotion")
 
 
-@pytest.fixture(params=[*(name for name in CONFIGURATIONS if name not in USUAL), *covering.at_night(*USUAL)])
+@pytest.fixture(params=[*(name for name in CONFIGURATIONS if name not in USUAL), *covering.nightly_values(*USUAL)])
 def configured(request):
     with contextlib.ExitStack() as stack:
         for setting in CONFIGURATIONS[request.param]:

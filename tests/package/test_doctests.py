@@ -22,7 +22,7 @@ def examples_of(module):
     return [docstring for docstring in docstrings if docstring.examples]
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("docstring", [pytest.param(d, id=d.name) for m in MODULES for d in examples_of(m)])
 def test_examples_in_docstring(docstring):
     report = []

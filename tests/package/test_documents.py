@@ -24,10 +24,10 @@ def run_block(line, block, namespace, path=README):
         exec(compile("\n" * (line - 1) + block, str(path), "exec"), namespace)
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize(
     "path",
-    [README, *covering.at_night(*(path for path in DOCUMENTS if path != README))],
+    [README, *covering.nightly_values(*(path for path in DOCUMENTS if path != README))],
     ids=lambda path: path.relative_to(ROOT).as_posix(),
 )
 def test_python_blocks(path):

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.others import dense, linear
 from benchmarks.peers import libraries
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 OURS = next(libraries.installed())
 *_, LINEAR = next(linear.libraries())

@@ -21,7 +21,9 @@ for _case in accuracy.cases(np.float32, quick=True):
 AT_NIGHT = ("integer", "soft", "sigmoid")
 
 
-@pytest.mark.parametrize("kind", [*(kind for kind in BY_KIND if kind not in AT_NIGHT), *covering.at_night(*AT_NIGHT)])
+@pytest.mark.parametrize(
+    "kind", [*(kind for kind in BY_KIND if kind not in AT_NIGHT), *covering.nightly_values(*AT_NIGHT)]
+)
 def test_float32_meets_the_target(kind):
     for case in BY_KIND[kind]:
         answer = OURS.with_gradient(OURS.losses[kind], *case.arguments)

@@ -15,7 +15,7 @@ from tests.support.cases import INTEGER, SOFT
 from tests.support.closeness import assert_within
 from tests.support.oracle import Quantity
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 DTYPES = (jnp.float32, jnp.bfloat16)

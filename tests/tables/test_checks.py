@@ -17,7 +17,7 @@ def named(table):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_call_that_does_not_fit_is_refused_while_tracing(name):
-    assert bad_inputs.why_not(CALLS[name]) is None
+    assert bad_inputs.refusal_fault(CALLS[name]) is None
 
 
 def test_every_message_names_its_argument_a_rule_and_what_came():

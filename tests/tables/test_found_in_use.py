@@ -167,7 +167,7 @@ FOUND = (
 # Two more are tested elsewhere: a fault of the compiler that ends the process (test_layouts), and types (test_types).
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("found", FOUND, ids=lambda f: f.__name__)
 def test_what_was_found_is_right(found):
     found()

@@ -9,7 +9,7 @@ import pytest
 from tests.support import covering
 from tests.support.golden import comparison
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 def _parameters(name):

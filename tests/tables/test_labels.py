@@ -6,7 +6,7 @@ import pytest
 from tests.support import label_cells as cells
 from tests.support.ours import OURS
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 @pytest.mark.parametrize(

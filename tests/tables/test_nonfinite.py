@@ -16,7 +16,7 @@ FIRST_ORDER = ("value", "gradient", "jvp")
 on_a_cpu = platform.on_a_cpu
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("way", [jax.jit, eager], ids=["jit", "eager"])
 def test_every_cell_is_what_the_rules_say(way):
     quantities = cells.QUANTITIES if way is jax.jit else ("value", "gradient")
@@ -25,7 +25,7 @@ def test_every_cell_is_what_the_rules_say(way):
     assert not failed
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize(
     "quantities", [FIRST_ORDER, pytest.param(cells.QUANTITIES, marks=pytest.mark.nightly)], ids="+".join
 )
@@ -45,7 +45,7 @@ def test_every_cell_is_what_the_rules_say_in_a_large_array(functions, least, on_
     assert not failed
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize(
     ("functions", "quantities", "least"),
     [
@@ -78,7 +78,7 @@ def reverse_of_forward(losses, logits):
     return cells.batched_hessian(lambda z: losses(z).sum(), logits, jax.jacfwd, "reverse")
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.covering(1)
 @pytest.mark.parametrize(
     "nesting", [forward_of_forward, reverse_of_reverse, reverse_of_forward], ids=lambda f: f.__name__
@@ -104,7 +104,7 @@ def test_every_hessian_is_the_same_in_every_order(group, nesting):
     assert not failed
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 def test_hessian_through_a_loop(on_a_cpu):
     """Where jax <= 0.11.2 leaves out the rules of `jax.custom_jvp`."""
     entries = {"-inf", "+inf", "max", "-max", "subnormal"}
@@ -130,7 +130,7 @@ def clean_cases():
 CLEAN_CASES = dict(clean_cases())
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("check", [jax.debug_nans, jax.debug_infs], ids=["nans", "infs"])
 @pytest.mark.parametrize("way", [eager, jax.jit], ids=["eager", "jit"])
