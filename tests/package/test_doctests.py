@@ -1,4 +1,4 @@
-"""The examples in the package's docstrings: each docstring is one test."""
+"""The examples in the docstrings of the package. Each docstring is one test."""
 
 import doctest
 import importlib
