@@ -17,25 +17,25 @@ from tests.support import covering
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# JAX makes so many objects while it traces that looking for garbage as often as by default takes a twentieth of the time.
+# JAX creates so many objects during tracing that the default garbage collection takes 5 % of the time.
 gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_configure(config):
-    """Here, as the mutants' copies of the tests have no pyproject.toml."""
+    """Register the markers here, because the copies of the tests for mutants have no pyproject.toml."""
     config.addinivalue_line("markers", "nightly: slow and rarely red; run by -m nightly, left out by default")
     config.addinivalue_line("markers", "covering(strength): a selection of its parameters is quick, see covering.py")
     config.option.markexpr = config.option.markexpr or "not nightly"
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m is looked at
+@pytest.hookimpl(tryfirst=True)  # before pytest evaluates -m
 def pytest_collection_modifyitems(items):
-    """The combinations that no covering selection needs are nightly."""
-    of_test = {}
+    """Mark as nightly the combinations of parameters that are not in the covering selection."""
+    items_by_test = {}
     for item in items:
         if item.get_closest_marker("covering"):
-            of_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    for cases in of_test.values():
+            items_by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cases in items_by_test.values():
         (strength,) = cases[0].get_closest_marker("covering").args
         quick = set(covering.selection([item.callspec.params for item in cases], strength))
         for i, item in enumerate(cases):
@@ -44,10 +44,10 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def programs_made_once(request, tmp_path_factory):
-    """What several tests or processes of one run compile is compiled by the first of them. It starts with nothing."""
+def shared_compilation_cache(request, tmp_path_factory):
+    """Share compiled programs between the tests and processes of one run. The cache is empty at the start."""
     folder = tmp_path_factory.getbasetemp()
-    # With pytest-xdist each process has a folder of its own in one of the run.
+    # With pytest-xdist, the folder of each process is inside the folder of the run.
     folder = folder.parent if hasattr(request.config, "workerinput") else folder
     jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -56,27 +56,27 @@ def programs_made_once(request, tmp_path_factory):
 
 @pytest.fixture
 def x64():
-    """float64 and int64 are what they say."""
+    """Enable float64 and int64."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture
 def rng():
-    """The same numbers for every test, whichever tests run."""
+    """Return a random generator with the same seed for every test."""
     return np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_programs_of_other_modules():
-    """Thousands of compiled programs in one process are more than some machines let it map into memory."""
+def clear_compiled_programs():
+    """Clear the programs after each module: some machines do not let one process map thousands of programs into memory."""
     yield
     jax.clear_caches()
 
 
 @functools.cache
-def options_in_haste():
-    """XLA for CPU without its emitters of fused loops. Where it has nothing else to use, as in jax 0.12, it has no such option."""
+def fast_compiler_options():
+    """Return the option that turns off the fusion emitters of XLA for CPU, or no option if XLA does not know it, as in jax 0.12."""
     options = {"xla_cpu_use_fusion_emitters": False}
     try:
         jax.jit(lambda: 0, compiler_options=options)()
@@ -86,17 +86,18 @@ def options_in_haste():
 
 
 @pytest.fixture
-def made_quickly(monkeypatch):
-    """Programs are compiled in haste, which takes a third off: for tests of rules, not of what a compiler makes of them.
+def fast_compilation(monkeypatch):
+    """Compile programs without optimisation, which saves a third of the time: for tests of rules, not of compiled code.
 
-    LLVM does not optimise them. JAX has no setting for options of XLA that holds for every program, so they are added here.
+    LLVM does not optimise the programs. JAX has no global setting for compiler options of XLA, so this fixture adds them to each compilation.
     """
-    make, options = compiler.get_compile_options, options_in_haste()
+    get_compile_options, options = compiler.get_compile_options, fast_compiler_options()
 
-    def made(*arguments, env_options_overrides=None, **others):
-        return make(*arguments, env_options_overrides={**options, **(env_options_overrides or {})}, **others)
+    def patched(*arguments, env_options_overrides=None, **others):
+        overrides = {**options, **(env_options_overrides or {})}
+        return get_compile_options(*arguments, env_options_overrides=overrides, **others)
 
-    monkeypatch.setattr(compiler, "get_compile_options", made)
+    monkeypatch.setattr(compiler, "get_compile_options", patched)
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

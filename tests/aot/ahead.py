@@ -1,4 +1,4 @@
-"""Accelerators that are not here, and how to compile for them. Importing it sets up the process, so nothing else may have imported jax before."""
+"""Compile programs ahead of time for accelerators, without the devices. This module sets the environment of the process: import it before jax."""
 
 import os
 
@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# What XLA has to know of an H100 of 80 GB, in its own text format.
+# The properties of an H100 with 80 GB that XLA needs, in the text format of XLA.
 H100 = """
 gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
@@ -36,7 +36,7 @@ TARGETS = tuple(_TOPOLOGIES)
 
 
 def compiled_for(target, function, arguments):
-    """`function` compiled for one device of a target, of arguments given as (shape, dtype)."""
+    """Compile `function` for one device of a target. The arguments are given as (shape, dtype)."""
     devices = topologies.get_topology_desc(**_TOPOLOGIES[target]).devices
     mesh = Mesh(np.array(devices[:1]), ("x",))
     whole = NamedSharding(mesh, PartitionSpec())

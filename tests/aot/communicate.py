@@ -1,4 +1,4 @@
-"""Compiles the losses for eight accelerators that are not here, in the shape of a language model, and prints as JSON what they send and hold.
+"""Compile the losses ahead of time for eight accelerators, in the shape of a language model. Print their communication and memory as JSON.
 
 python -m tests.aot.communicate v5e h100
 """
@@ -7,7 +7,7 @@ import itertools
 import json
 import sys
 
-from tests.aot.ahead import H100  # before jax: it sets up what importing jax reads
+from tests.aot.ahead import H100  # before jax: this module sets the environment that jax reads on import
 
 # isort: split
 import jax
@@ -22,7 +22,7 @@ TOPOLOGIES = {
     "h100": {"platform": "cuda", "target_config": H100, "topology": "1x1x8"},
 }
 _ALL = list(itertools.product(TOPOLOGIES, ("integer", "linear", "linear sum"), sharded.MODES))
-# Each loss in each mode for one of the targets at least.
+# A covering selection: every pair of a target, a loss and a mode.
 PROGRAMS = [_ALL[i] for i in covering.selection([dict(zip("tlm", row, strict=True)) for row in _ALL], 2)]
 ROWS, FEATURES, CLASSES = 8192, 1024, 131072
 SHAPES = {
@@ -34,7 +34,7 @@ SHAPES = {
 
 
 def compiled(target, name, mode):
-    """Value and gradients of a sum, on a mesh of 2 x 4."""
+    """Compile the value and the gradients of a sum, on a mesh of 2 x 4."""
     devices = topologies.get_topology_desc(**TOPOLOGIES[target]).devices
     mesh = sharded.mesh_of((2, 4), mode, devices)
     names = ("hidden", "classifier") if name.startswith("linear") else ("logits",)
@@ -42,7 +42,7 @@ def compiled(target, name, mode):
         n: jax.ShapeDtypeStruct(*SHAPES[n], sharding=NamedSharding(mesh, sharded.spec(n))) for n in (*names, "labels")
     }
     labels = arguments.pop("labels")
-    loss = sharded.spread(name, mesh, mode)
+    loss = sharded.loss_on_mesh(name, mesh, mode)
 
     def total(arguments, labels):
         return jax.tree.leaves(loss({**arguments, "labels": labels}))[0].sum()

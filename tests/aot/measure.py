@@ -1,28 +1,28 @@
-"""Compiles the programs for a target and prints a line of JSON for each: what its compiler says of it.
+"""Compile the programs for a target. Print a line of JSON for each, with the memory and the passes that its compiler reports.
 
 python -m tests.aot.measure v5e
 python -m tests.aot.measure v6e --losses "integer" "optax integer" --shapes real
-python -m tests.aot.measure v5p --of-tests
+python -m tests.aot.measure v5p --for-tests
 """
 
 import argparse
 import json
 import time
 
-from tests.aot import ahead  # before programs: it sets up what importing jax reads
+from tests.aot import ahead  # before programs: this module sets the environment that jax reads on import
 
 # isort: split
 from tests.aot import passes, programs
 
 
 def figures(target, loss, what, shape, dtype):
-    """Temporary memory, passes over the logits and the largest array of one program; or the error that its compiler gave."""
+    """Return the temporary memory, the passes over the logits and the largest array of one program, or the error of its compiler."""
     sizes = loss.shapes[shape]
     arguments = loss.arguments(sizes, dtype)
     start = time.process_time()
     try:
         compiled = ahead.compiled_for(target, loss.program(what), arguments)
-    except Exception as error:  # whatever a compiler may raise is the result
+    except Exception as error:  # any error of a compiler is a result
         return {"error": f"{type(error).__name__}: {error}"[:2000]}
     memory, text = compiled.memory_analysis(), compiled.as_text()
     logits = sizes[0] * sizes[-1]
@@ -48,10 +48,12 @@ def main():
     parser.add_argument("target", choices=ahead.TARGETS)
     parser.add_argument("--losses", nargs="*")
     parser.add_argument("--shapes", nargs="*", default=list(programs.DENSE_SHAPES))
-    parser.add_argument("--of-tests", action="store_true", help="what the tests ask of this target")
+    parser.add_argument(
+        "--for-tests", action="store_true", help="compile the programs that the tests need for this target"
+    )
     options = parser.parse_args()
     losses = programs.LOSSES | programs.OTHERS
-    if options.of_tests:
+    if options.for_tests:
         cells = programs.cells_of(options.target, every=programs.EVERY)
     else:
         cells = ((name, *cell) for name in options.losses or losses for cell in losses[name].cells())

@@ -1,6 +1,6 @@
-"""What a compiled program does with arrays as large as the logits, read off its optimised HLO: each read and write of one in memory is a pass.
+"""Count the passes of a compiled program from its optimised HLO. A pass is a read or a write of an array as large as the logits in memory.
 
-A fusion reads each of its operands once, whatever it makes of it, so what counts are the instructions outside of fusions.
+A fusion reads each of its operands once. So only the instructions outside fusions count.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ _CALLED = re.compile(
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
-# They name what exists already.
+# Instructions that only name existing arrays.
 _FREE = {
     "parameter",
     "tuple",
@@ -27,7 +27,12 @@ _FREE = {
     "after-all",
 }
 _CONTROL = {"while", "conditional", "call"}
-_PICKING = {"gather", "dynamic-slice", "scatter", "dynamic-update-slice"}  # of their first operand they touch little
+_PICKING = {
+    "gather",
+    "dynamic-slice",
+    "scatter",
+    "dynamic-update-slice",
+}  # they access few elements of their first operand
 _GATHERING = {
     "reduce",
     "reduce-window",
@@ -37,7 +42,7 @@ _GATHERING = {
     "select-and-scatter",
     "scatter",
     "custom-call",
-}  # many into one
+}  # one result element depends on many elements
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,23 +53,23 @@ class Instruction:
     operands: tuple[str, ...]
     called: dict[str, tuple[str, ...]]
     is_root: bool
-    trips: float  # of a loop; infinite where the compiler does not say
+    trips: float  # the number of iterations of a loop; infinite if the compiler does not know it
     position: int  # of a parameter
 
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
-    """How often an array of at least a given size is read from memory and written to it; the dtypes of those that are made."""
+    """The number of reads and writes of arrays of at least a given size, and the dtypes of such arrays that the program computes."""
 
-    reads: dict[str, float]  # by the number of the program's parameter; "made" for what the program has made itself
+    reads: dict[str, float]  # by the number of the program's parameter; "made" for arrays that the program computes
     writes: float
-    made: tuple[str, ...]  # wherever: an accelerator may have a large array in memory of its own
+    made: tuple[str, ...]  # in any memory: an accelerator may store a large array in on-chip memory
 
 
 def passes(text: str, size: int, dtype: str | None = None) -> Passes:
-    """The passes of a program over arrays of at least `size` elements.
+    """Return the passes of a program over arrays of at least `size` elements.
 
-    Of a narrow `dtype`, as the compiler writes it, two numbers may be read as one of 32 bits: those count as what they are.
+    `dtype` is a narrow dtype in the notation of the compiler. A program may read two such numbers as one 32-bit integer; they count as two numbers.
     """
     text = _unpacked(text, size, dtype) if dtype else text
     computations, entry = _parse(text)
@@ -72,13 +77,13 @@ def passes(text: str, size: int, dtype: str | None = None) -> Passes:
     writes, made = 0.0, []
     for computation, times in _run(computations, entry):
         by_name = {i.name: i for i in computations[computation]}
-        origins = {}  # the parameter of the program that a name stands for
+        origins = {}  # name -> the parameter of the program that the name refers to
         for i in computations[computation]:
             if i.opcode in _FREE:
                 if i.opcode == "parameter" and computation == entry and _is_large(i, size):
                     origins[i.name] = str(i.position)
                 elif _is_large(i, size):
-                    # A tuple of one of them and of small arrays stands for it.
+                    # A tuple with one large array and small arrays refers to the large array.
                     sources = {origins[o] for o in i.operands if o in origins}
                     origins |= {i.name: sources.pop()} if len(sources) == 1 else {}
             elif _is_work(i):
@@ -98,7 +103,7 @@ def passes(text: str, size: int, dtype: str | None = None) -> Passes:
 
 
 def _unpacked(text, size, dtype):
-    """A program of integers that hold several numbers each, as one of those numbers."""
+    """Rewrite the types of a program: arrays of 32-bit integers that hold two numbers each become arrays of these numbers."""
     return re.sub(
         r"\bu32\[([\d,]+)\]",
         lambda found: f"{dtype}[{found[1]},2]" if math.prod(map(int, found[1].split(","))) * 2 == size else found[0],
@@ -107,14 +112,14 @@ def _unpacked(text, size, dtype):
 
 
 def largest(text: str) -> int:
-    """The size of the largest array that the program makes, its results included."""
+    """Return the size of the largest array that the program computes, including its results."""
     computations, entry = _parse(text)
     made = (i for name, _ in _run(computations, entry) for i in computations[name] if _is_work(i))
     return max(elements for i in made for _, elements, _ in i.arrays)
 
 
 def multiplied(text: str) -> list[str]:
-    """The dtypes of what the program multiplies as matrices, wherever it does."""
+    """Return the dtypes of the operands of all matmuls in the program."""
     computations, _ = _parse(text)
     return sorted(
         {
@@ -130,7 +135,7 @@ def multiplied(text: str) -> list[str]:
 
 
 def _run(computations, name, times=1.0):
-    """The computations that are run as they stand, not as parts of a fusion, and how often."""
+    """Yield the computations that run outside fusions, and how often each runs."""
     yield name, times
     for i in computations[name]:
         if i.opcode in _CONTROL or (i.opcode.endswith("-start") and i.called):
@@ -141,7 +146,7 @@ def _run(computations, name, times=1.0):
 
 
 def _is_work(instruction):
-    """Whether it reads and writes; of an asynchronous pair that is the start, unless it runs a computation that does."""
+    """Whether an instruction counts as a read and a write. Of an asynchronous pair only the start counts, unless it calls a computation."""
     opcode = instruction.opcode
     runs = opcode in _CONTROL or (opcode.endswith("-start") and instruction.called)
     return not (opcode in _FREE or runs or opcode.endswith(("-done", "-update")))
@@ -152,7 +157,7 @@ def _is_large(instruction, size, *, memory=False):
 
 
 def _only_picked(instruction, body, operand):
-    """Whether of this operand the instruction touches a few elements only."""
+    """Whether the instruction accesses only a few elements of this operand."""
     positions = [n for n, name in enumerate(instruction.operands) if name == operand]
     if body is None:
         return instruction.opcode in _PICKING and positions == [0]
@@ -162,7 +167,7 @@ def _only_picked(instruction, body, operand):
 
 
 def _makes_little_of_little(instruction, body, size):
-    """Whether it is a fusion with few results, each made of a few elements: whatever lies between an operand and the picking of some."""
+    """Whether the instruction is a fusion with few result elements, each computed from a few elements of the operands."""
     return body is not None and not _is_large(instruction, size) and _GATHERING.isdisjoint(i.opcode for i in body)
 
 

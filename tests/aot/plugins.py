@@ -1,3 +1,3 @@
-"""The packages in which the compilers of accelerators are."""
+"""The packages with the compilers of the accelerators."""
 
 PLUGINS = {"v5e": "libtpu", "v5p": "libtpu", "v6e": "libtpu", "h100": "jax_cuda12_plugin"}

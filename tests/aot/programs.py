@@ -1,4 +1,4 @@
-"""Every public loss and its gradients, as the programs that are compiled ahead of time: over which shapes, dtypes and arguments."""
+"""The programs that are compiled ahead of time: every public loss and its gradients, with their shapes, dtypes and arguments."""
 
 import dataclasses
 import os
@@ -19,21 +19,21 @@ LINEAR_SHAPES = {"small": (8, 16, 10), "real": (8192, 2048, 128256), "odd": (102
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """A loss of arrays; `labels` says what the last of them holds: class indices, or a number per logit."""
+    """A loss. The last argument of `function` has the labels: class indices ("integer"), or a number per logit ("soft")."""
 
-    of: Callable[..., Any]
+    function: Callable[..., Any]
     labels: str
     linear: bool = False
-    tied: bool = False  # to an embedding, `[classes, features]`
-    brief: bool = False  # not the odd shape, nor the large one in float32: another loss stands for it there
-    variant: bool = False  # of a loss that stands here too, or of what that is made of
+    tied: bool = False  # the classifier is the transpose of an embedding `[classes, features]`
+    brief: bool = False  # leave out the odd shape and the large shape in float32, where another loss is tested instead
+    variant: bool = False  # a variant of another loss in this table
 
     @property
     def shapes(self):
         return LINEAR_SHAPES if self.linear else DENSE_SHAPES
 
     def cells(self):
-        """(what, shape, dtype) of each program. The forward pass alone where it says more than its gradients do."""
+        """Yield (what, shape, dtype) of each program. Some losses also have a program of the forward pass alone."""
         if not (self.linear and self.brief):
             yield "forward", "real", "bfloat16"
         for shape in self.shapes:
@@ -46,13 +46,13 @@ class Loss:
         return shape == "small" or (is_real and not self.variant)
 
     def program(self, what):
-        """The losses, or their mean with its gradients by the logits or by both factors of a linear layer."""
+        """Return the losses, or their mean with its gradients with respect to the logits or to both operands of a linear layer."""
         if what == "forward":
-            return self.of
-        return jax.value_and_grad(lambda *arguments: _mean(self.of(*arguments)), tuple(range(1 + self.linear)))
+            return self.function
+        return jax.value_and_grad(lambda *arguments: _mean(self.function(*arguments)), tuple(range(1 + self.linear)))
 
     def arguments(self, shape, dtype):
-        """(shape, dtype) of each argument."""
+        """Return (shape, dtype) of each argument."""
         *rows, classes = shape
         floating = (
             [((rows[0], rows[1]), dtype), ((classes, rows[1]) if self.tied else (rows[1], classes), dtype)]
@@ -70,7 +70,7 @@ def _mean(losses):
 
 
 def _from_stats(stats):
-    """A loss of one's own over every field that has a derivative."""
+    """Compute a custom loss from every statistic that has a derivative."""
     return stats.nll + 1e-4 * jnp.square(stats.log_z) + 0.1 * stats.smooth_nll
 
 
@@ -123,7 +123,7 @@ LOSSES = {
     ),
 }
 
-# What they are compared with, and what the assertions must refuse. Of bfloat16 optax gives losses in bfloat16, unless it is asked for ours.
+# Losses for comparison, for which the assertions must fail. For bfloat16 logits, optax returns bfloat16 losses unless the logits are converted.
 _optax_integer = optax.softmax_cross_entropy_with_integer_labels
 OTHERS = {
     "optax integer": Loss(lambda z, y: _optax_integer(z.astype(jnp.float32), y), "integer", brief=True),
@@ -139,17 +139,17 @@ OTHERS = {
     "matmul, then optax integer": Loss(
         lambda h, w, y: _optax_integer((h @ w).astype(jnp.float32), y), "integer", linear=True, brief=True
     ),
-    "what no compiler knows": Loss(
+    "unknown custom call": Loss(
         lambda z, _: jax.ffi.ffi_call("absent", jax.ShapeDtypeStruct(z.shape, z.dtype))(z), "integer", brief=True
     ),
 }
 
-# What the tests ask of those: by the compiler of a GPU and by one of TPUs.
-_ASKED = {
+# The programs of OTHERS that the tests use, for one GPU and one TPU.
+_OTHERS_TESTED = {
     ("optax integer", "value and gradients", "real", "bfloat16"),
     ("optax soft", "forward", "real", "bfloat16"),
     ("matmul, then optax integer", "value and gradients", "real", "bfloat16"),
-    ("what no compiler knows", "forward", "real", "bfloat16"),
+    ("unknown custom call", "forward", "real", "bfloat16"),
 }
 TPUS = ("v5e", "v5p", "v6e")
 # Whether every program is compiled for every target.
@@ -157,10 +157,11 @@ EVERY = bool(os.environ.get("JAXCE_EVERY_PROGRAM"))
 
 
 def cells_of(target, every=False):
-    """(loss, what, shape, dtype) of what is compiled for a target by the tests.
+    """Yield (loss, what, shape, dtype) of the programs that the tests compile for a target.
 
-    The gradients of a loss in a small shape, and of bfloat16 in its real one, for each. The rest for GPUs and for one kind of TPU, in turn, as
-    those have one compiler; unless it is asked for `every`.
+    Every target compiles the gradients of a loss in the small shape, and in the real shape in bfloat16 (for variants only the small shape). The
+    other programs are compiled for the GPU and for one kind of TPU, in turn, because all TPUs have one compiler. With `every`, each target compiles
+    all programs.
     """
     rest = 0
     for name, loss in LOSSES.items():
@@ -170,4 +171,4 @@ def cells_of(target, every=False):
             if every or turn in (None, target) or target not in TPUS:
                 yield (name, *cell)
     if every or target in ("v5p", "h100"):
-        yield from sorted(_ASKED)
+        yield from sorted(_OTHERS_TESTED)

@@ -1,4 +1,4 @@
-"""What the losses send between eight accelerators, and hold on each, by their compilers' own programs. Needs the extra `aot`, no devices."""
+"""The communication between eight accelerators and the memory on each, from the compiled programs. Needs the extra `aot`, but no devices."""
 
 import functools
 import importlib.util
@@ -20,12 +20,15 @@ def over(rows):
     return pytest.mark.parametrize(("target", "name", "mode"), marked)
 
 
-OF_DEVICE = ROWS // 2, CLASSES // 4  # on a mesh of 2 x 4
+DEVICE_SHAPE = ROWS // 2, CLASSES // 4  # on a mesh of 2 x 4
 
 
 @functools.cache
 def programs(target):
-    """(name, mode) -> (temporary bytes, what is sent); in a process of its own, as the compilers are set up by its environment."""
+    """Return (name, mode) -> (temporary bytes, arrays sent).
+
+    The programs are compiled in another process, because its environment configures the compilers.
+    """
     command = [sys.executable, "-m", "tests.aot.communicate", target]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -35,21 +38,21 @@ def programs(target):
 
 @over(PROGRAMS)
 def test_value_and_gradients_send_five_numbers_per_row_and_the_gradients_of_a_linear_layer(target, mode, name):
-    rows, classes = OF_DEVICE
+    rows, classes = DEVICE_SHAPE
     _, sent = programs(target)[name, mode]
     assert {operation for operation, _, _ in sent} == {"all-reduce"}
     sizes = [size for _, _, size in sent]
-    of_gradients = [rows * FEATURES, FEATURES * classes] if name.startswith("linear") else []
-    assert sorted(size for size in sizes if size > 5 * rows) == sorted(of_gradients)
-    # Where `shard_map` does not keep track of what varies, JAX sums one cotangent of each row.
+    gradient_sizes = [rows * FEATURES, FEATURES * classes] if name.startswith("linear") else []
+    assert sorted(size for size in sizes if size > 5 * rows) == sorted(gradient_sizes)
+    # If `shard_map` does not track what varies over devices, JAX sums one cotangent per row.
     allowed = 5 + (mode == "shard_map unchecked")
     assert sum(size for size in sizes if 2 < size <= 5 * rows) <= allowed * rows
 
 
 @over([row for row in PROGRAMS if row[1].startswith("linear")])
-def test_logits_are_held_in_blocks_where_it_is_known_which_device_has_which(target, mode, name):
-    """Beside the gradient of the classifier; in Auto mode XLA alone knows, so all of a device's logits are held."""
-    rows, classes = OF_DEVICE
+def test_only_blocks_of_logits_are_stored_except_in_auto_mode(target, mode, name):
+    """The limit excludes the gradient of the classifier. In Auto mode only XLA knows the layout, so a device stores all its logits."""
+    rows, classes = DEVICE_SHAPE
     temporary, _ = programs(target)[name, mode]
     logits, accumulator = rows * classes * 4, FEATURES * classes * 4
     assert temporary - accumulator <= (logits * 2 if mode == "auto" else logits / 8)

@@ -1,4 +1,4 @@
-"""One lowering of each loss, with its gradients, serves every platform; needs neither their compilers nor the devices."""
+"""One exported program of each loss with its gradients works on every platform. Needs no compilers of accelerators and no devices."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from tests.aot import programs
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize(
     "loss",
     [pytest.param(n, marks=pytest.mark.nightly if loss.variant else ()) for n, loss in programs.LOSSES.items()],
@@ -20,15 +20,15 @@ def test_one_export_serves_all_platforms(loss, rng):
     program = jax.jit(loss.program("value and gradients"))
     exported = jax.export.export(program, platforms=PLATFORMS)(*(jax.ShapeDtypeStruct(*s) for s in shapes))
     assert exported.platforms == PLATFORMS
-    again = jax.export.deserialize(exported.serialize())
+    loaded = jax.export.deserialize(exported.serialize())
     arguments = [
         np.asarray(rng.integers(0, 8, shape) if d == "int32" else rng.random(shape), np.dtype(d)) for shape, d in shapes
     ]
-    # Which is what the program itself says: with the branches of all platforms inside, and by the one of this machine.
-    jax.tree.map(np.testing.assert_array_equal, again.call(*arguments), program(*arguments))
+    # The exported program has the branches of all platforms. On this machine it must give the same result as the program itself.
+    jax.tree.map(np.testing.assert_array_equal, loaded.call(*arguments), program(*arguments))
 
 
-def test_a_program_of_one_platform_is_refused():
+def test_program_of_one_platform_is_refused():
     only_tpu = jax.jit(lambda x: jax.lax.platform_dependent(x, tpu=lambda x: x + 1))
     with pytest.raises(NotImplementedError, match="platform"):
         jax.export.export(only_tpu, platforms=PLATFORMS)(jax.ShapeDtypeStruct((2,), "float32"))

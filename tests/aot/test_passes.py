@@ -1,4 +1,4 @@
-"""The reader of HLO, on programs whose passes are known: written here in HLO, so that no accelerator's compiler is needed."""
+"""The reader of HLO, on programs with a known number of passes. The programs are written in HLO, so no compiler of an accelerator is needed."""
 
 import pytest
 
@@ -61,21 +61,21 @@ def found(*lines, size=8 * 128):
     return passes.passes(FUSED.replace("BODY", "\n".join(f"  {line}" for line in lines)), size)
 
 
-def test_a_fusion_reads_its_operand_once_whatever_it_makes_inside():
+def test_fusion_reads_its_operand_once():
     assert found() == passes.Passes({"0": 1.0}, 0.0, ())
 
 
-def test_an_array_made_on_the_way_is_a_write_and_a_read():
+def test_intermediate_array_is_a_write_and_a_read():
     lines = ("%w = f32[8,128]{1,0} convert(%z)", "%v = f32[8]{0} fusion(%w, %zero), kind=kLoop, calls=%fused")
     assert found(*lines) == passes.Passes({"0": 2.0, "made": 1.0}, 1.0, ("f32",))
 
 
 @pytest.mark.parametrize("shape", ["f32[1024]{0}", "f32[4,2,128]{2,1,0}"])
-def test_another_shape_of_as_many_elements_counts(shape):
+def test_array_of_another_shape_with_as_many_elements_counts(shape):
     assert found(f"%w = {shape} convert(%z)").made == ("f32",)
 
 
-def test_names_for_what_exists_are_free_and_stand_for_it():
+def test_aliases_are_free_and_count_as_the_aliased_array():
     lines = (
         "%t = (s32[8]{0}, bf16[8,128]{1,0}) tuple(%labels, %z)",
         "%g = bf16[8,128]{1,0} get-tuple-element(%t), index=1",
@@ -91,12 +91,12 @@ def test_a_few_elements_are_no_pass():
     assert found("%v = bf16[8]{0} gather(%z, %labels), slice_sizes={1,1}").reads == {"0": 1.0}
 
 
-def test_memory_of_the_accelerators_own_is_no_write_but_is_seen():
+def test_array_in_on_chip_memory_is_no_write_but_is_listed():
     lines = ("%w = f32[8,128]{1,0:T(8,128)S(1)} convert(%z)",)
     assert found(*lines) == passes.Passes({"0": 2.0}, 0.0, ("f32",))
 
 
-def test_a_copy_that_is_started_and_done_counts_once():
+def test_asynchronous_copy_counts_once():
     lines = (
         "%s = (bf16[8,128]{1,0}, bf16[8,128]{1,0}, u32[]) copy-start(%z)",
         "%d = bf16[8,128]{1,0} copy-done(%s)",
@@ -107,7 +107,7 @@ def test_a_copy_that_is_started_and_done_counts_once():
 @pytest.mark.parametrize(
     ("says", "times"), [(', backend_config={"known_trip_count":{"n":"5"}}', 5.0), ("", float("inf"))]
 )
-def test_a_loop_passes_as_often_as_it_turns(says, times):
+def test_passes_in_a_loop_count_once_per_iteration(says, times):
     lines = (
         "%i0 = s32[] constant(0)",
         "%t = (s32[], bf16[8,128]{1,0}) tuple(%i0, %z)",
@@ -116,12 +116,12 @@ def test_a_loop_passes_as_often_as_it_turns(says, times):
     assert found(*lines) == passes.Passes({"0": 1.0, "made": times}, times, ("bf16",))
 
 
-def test_the_largest_array_is_that_of_no_fusion_nor_parameter():
+def test_largest_array_ignores_parameters_and_the_inside_of_fusions():
     text = FUSED.replace("BODY", "  %w = f32[8,64]{1,0} slice(%z), slice={[0:8],[0:64]}")
     assert passes.largest(text) == 512
 
 
-def test_two_narrow_numbers_that_are_read_as_one_count_as_what_they_are():
+def test_pairs_of_narrow_numbers_count_as_two_numbers():
     lines = (
         "%b = u32[8,64]{1,0} bitcast(%z)",
         "%w = u32[8,64]{1,0} negate(%b)",
@@ -134,7 +134,7 @@ def test_two_narrow_numbers_that_are_read_as_one_count_as_what_they_are():
     assert passes.passes(text, 1024).made == ()
 
 
-def test_what_is_multiplied():
+def test_multiplied_returns_the_dtypes_of_matmul_operands():
     text = FUSED.replace("BODY", "  %d = f32[8,8]{1,0} dot(%z, %z), lhs_contracting_dims={1}, rhs_contracting_dims={1}")
     assert passes.multiplied(text) == ["bf16"]
     assert passes.multiplied(FUSED.replace("BODY", "")) == []

@@ -1,4 +1,4 @@
-"""Every composition of JAX's transformations gives what it gives for the plain formulas, in every dtype."""
+"""Every composition of JAX transforms gives the same result for the losses and for the plain formulas, in every dtype."""
 
 import functools
 import itertools
@@ -11,10 +11,10 @@ import pytest
 from tests.support import compositions, compositions_around, covering
 from tests.support.ours import OURS
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 TABLE = compositions_around.TABLE
-# The others run inside one more jit, which is quicker.
+# The other compositions run inside one more jit, which is faster.
 EAGER = {
     "eager",
     "jit",
@@ -40,7 +40,10 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
 def quick():
-    """Each composition in a dtype, taken in turn; second and third order in float64 or bfloat16, for which there is the most code of its own."""
+    """Return each composition with one dtype, taken in turn.
+
+    Compositions of second and third order take float64 or bfloat16, the dtypes with the most special code.
+    """
     is_of_higher_order = re.compile(r"hvp|hessian|third|jac\w*_of_jac|grad_of_(vmap_of_grad|descent|fori_loop)").search
     turns, of_higher_order = itertools.cycle(DTYPES), itertools.cycle(("float64", "bfloat16"))
     return [(name, next(of_higher_order if is_of_higher_order(name) else turns)) for name in TABLE]
@@ -57,12 +60,12 @@ def composed(name, problem):
     return jax.jit(lambda arrays: TABLE[name](problem._replace(**arrays)))({n: getattr(problem, n) for n in "zyvw"})
 
 
-def test_the_table_is_as_long_as_promised():
+def test_table_has_at_least_60_compositions():
     assert len(TABLE) >= 60
     assert set(TABLE) >= EAGER | FIRST.keys() | SAME.keys()
 
 
-# Compositions that are one function in other words: the plain formulas are asked for the first alone.
+# Compositions that compute the same function: the result of the plain formulas is computed only for the first.
 SAME = {
     "eager": """jit jit_of_jit compiled_ahead_of_time vmap_both scan scan_reversed_and_unrolled cond map map_in_batches shard_map
         shard_map_unchecked export export_with_symbolic_rows checkify_floats closure_convert""",
@@ -87,18 +90,18 @@ FIRST = {name: first for first, names in SAME.items() for name in names.split()}
 
 
 @functools.cache
-def plainly(name, dtype):
-    """What the plain formulas give for the numbers of this dtype, in float64."""
+def plain_results(name, dtype):
+    """Compute the composition with the plain formulas in float64, for arrays rounded to this dtype."""
     plain = compositions.widened(compositions.problem(losses, dtype))._replace(f=compositions.plain)
     if name in ("leak_checking", "eval_shape"):
         return TABLE[name](plain)
     return jax.jit(lambda arrays: TABLE[name](plain._replace(**arrays)))({n: getattr(plain, n) for n in "zyvw"})
 
 
-def both(name, dtype):
-    """The leaves of what the losses give in this dtype, and of what the plain formulas give for the same numbers in float64."""
+def result_pairs(name, dtype):
+    """Return pairs of leaves: the result of the losses in this dtype, and that of the plain formulas for the same numbers in float64."""
     actual = composed(name, compositions.problem(losses, dtype))
-    expected = plainly(FIRST.get(name, name), dtype)
+    expected = plain_results(FIRST.get(name, name), dtype)
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     pairs = list(zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True))
     assert all(a.shape == e.shape for a, e in pairs)
@@ -107,9 +110,9 @@ def both(name, dtype):
 
 @pytest.mark.parametrize(("name", "dtype"), covering.quick([*itertools.product(TABLE, DTYPES)], quick()))
 def test_composition_is_that_of_the_plain_formulas(name, dtype, x64):
-    """In float64 to its last digits; else up to rounding the results, and what they are made of, to that dtype."""
+    """In float64, all but the last digits agree. In other dtypes, the allowed error is the rounding of the results and of their terms."""
     eps = 8 * float(np.finfo(np.float32).eps if dtype == "float32" else jax.numpy.finfo(dtype).eps)
-    for a, e in both(name, dtype):
+    for a, e in result_pairs(name, dtype):
         if dtype == "float64":
             np.testing.assert_allclose(a, e, rtol=1e-11, atol=1e-12)
         else:

@@ -1,7 +1,7 @@
 """Second and third derivatives of every loss, in every dtype, under every transform and in every order of modes, against closed forms.
 
-What a derivative is made of, compilers may be given in other forms: rounding by bits, reading in pairs, a transpose written by hand. Each form
-needs its own derivatives, under `vmap` and in loops too.
+The forms compute parts of a derivative in special ways: they round by bit operations, read pairs of logits, and have their own transpose. Each of
+these needs correct derivatives, also under `vmap` and in loops.
 """
 
 import functools
@@ -15,7 +15,7 @@ from jax import lax
 import jaxce
 from tests.support.platform import forms_of
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 ROWS, FEATURES = 3, 4
 DTYPES = ["float64", "float32", "bfloat16", "float16", "float8_e4m3fn"]
@@ -26,7 +26,7 @@ def working(dtype):
 
 
 def softmax_terms(z, v, cotangent):
-    """`H v`, and the gradient of `v' H v`, of `cotangent` times the loss of each row, where H is its Hessian by the logits."""
+    """Return `H v` and the gradient of `v' H v`. H is the Hessian of `sum(cotangent * losses)` with respect to the logits."""
     p = np.exp(z - z.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     mean = (p * v).sum(-1, keepdims=True)
@@ -45,7 +45,7 @@ def integer(z, y):
 
 
 def smoothed(z, y):
-    """Through `uniform` terms too, whose second derivative is that of the loss."""
+    """A loss that also uses `uniform_nll`. Smoothing does not change its second derivatives."""
     return jaxce.softmax_cross_entropy_with_integer_labels(z, y, label_smoothing=0.25)
 
 
@@ -65,7 +65,7 @@ LOSSES = {
 }
 
 
-# Each way makes, of the loss of one row, the loss of all rows.
+# Each way turns the loss of one row into the losses of all rows.
 def over_rows(f):
     return f
 
@@ -102,7 +102,7 @@ def forward(g, v):
 
 
 def reverse(g, v):
-    """In float32 at least, so that rounding the product does not hide what is asked."""
+    """Differentiate the product with `v`, computed in at least float32, so that its rounding does not hide other errors."""
     wide = working(v.dtype)
     return jax.grad(lambda z: jnp.sum(g(z).astype(wide) * v.astype(wide)))
 
@@ -121,7 +121,7 @@ def problem(loss, dtype, classes, rng):
     y = rng.integers(0, classes, ROWS).astype(np.int32)
     if loss == "soft":
         y = rng.dirichlet(np.ones(classes), ROWS)
-        # Label probabilities sum to 1 as numbers of a wide dtype, which does not count among what is asked.
+        # The label probabilities sum to 1 only in a wide dtype. The dtype of the labels is not tested here.
         y = y.astype(np.float64 if dtype == "float64" else np.float32)
     elif loss == "sigmoid":
         y = np.asarray(rng.integers(0, 2, (ROWS, classes)), jnp.dtype(dtype))
@@ -130,7 +130,7 @@ def problem(loss, dtype, classes, rng):
 
 
 def assert_close(found, want, dtype, roundings=1):
-    """Up to rounding each result, and what it is made of, to the dtype of the logits."""
+    """Assert equality up to the rounding of each result, and of its terms, to the dtype of the logits."""
     eps = {"float64": 1e-13, "float32": 1e-5}.get(dtype, 4 * float(jnp.finfo(dtype).eps) * roundings)
     tiny = float(jnp.finfo(dtype).smallest_subnormal)
     assert found.dtype == jnp.dtype(dtype)
@@ -140,7 +140,7 @@ def assert_close(found, want, dtype, roundings=1):
 
 @pytest.fixture
 def platform(request):
-    """The forms of this platform."""
+    """Use the forms of this platform."""
     with forms_of(request.param):
         yield request.param
 
@@ -172,7 +172,7 @@ def test_derivatives(loss, classes, dtype, way, order, platform, rng, x64):
 @pytest.mark.parametrize("classes", [5, 1002])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_transform_between_two_derivatives(loss, classes, dtype, between, mode, rng, x64):
-    """A penalty on the gradients of single examples: the transform lies between the two derivatives."""
+    """A transform between the two derivatives, as in a penalty on the gradients of single examples."""
     row_loss, terms = LOSSES[loss]
     z, y, v, _ = problem(loss, dtype, classes, rng)
     of_rows = {
@@ -190,7 +190,7 @@ def test_transform_between_two_derivatives(loss, classes, dtype, between, mode, 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradient_penalty(loss, dtype, rng, x64):
-    """The sum of the squares of the gradients: its derivative is `2 H g`."""
+    """The derivative of the sum of the squared gradients is `2 H g`."""
     row_loss, terms = LOSSES[loss]
     z, y, _, _ = problem(loss, dtype, 5, rng)
     wide = working(dtype)
@@ -204,7 +204,7 @@ def test_gradient_penalty(loss, dtype, rng, x64):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradient_inside_of_a_while_loop(loss, dtype, rng, x64):
-    """JAX differentiates a `while_loop` in forward mode alone."""
+    """JAX can differentiate a `while_loop` only in forward mode."""
     row_loss, terms = LOSSES[loss]
     z, y, v, cotangent = problem(loss, dtype, 5, rng)
 
@@ -227,14 +227,14 @@ def linear_problem(dtype):
 
 
 def linear_second(primals, tangents, y):
-    """The derivative of the gradients by hidden and classifier along the tangents, of the sum of the losses, in float64."""
+    """Return the directional derivatives of the two gradients of the sum of the losses (with respect to hidden and classifier), in float64."""
     (h, w), (h_dot, w_dot) = ([x.astype(np.float64) for x in xs] for xs in (primals, tangents))
     z, z_dot = h @ w, h_dot @ w + h @ w_dot
     p = np.exp(z - z.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    slope = p - np.eye(w.shape[1])[y]
-    slope_dot = p * (z_dot - (p * z_dot).sum(1, keepdims=True))
-    return slope_dot @ w.T + slope @ w_dot.T, h_dot.T @ slope + h.T @ slope_dot
+    z_gradient = p - np.eye(w.shape[1])[y]
+    z_gradient_dot = p * (z_dot - (p * z_dot).sum(1, keepdims=True))
+    return z_gradient_dot @ w.T + z_gradient @ w_dot.T, h_dot.T @ z_gradient + h.T @ z_gradient_dot
 
 
 LINEAR = {
@@ -267,12 +267,12 @@ def test_derivatives_of_linear_losses(loss, implementation, dtype, way, order, p
     total = LINEAR_WAYS[way](lambda h, w, y: LINEAR[loss](h, w, y, implementation))
     wide = working(dtype)
 
-    def along(h, w):
+    def directional(h, w):
         gradients = jax.grad(lambda h, w: total(h, w, y), (0, 1))(h, w)
         return sum(jnp.sum(g.astype(wide) * d.astype(wide)) for g, d in zip(gradients, tangents, strict=True))
 
-    of = {
-        "reverse over reverse": jax.grad(along, (0, 1)),
+    derivative = {
+        "reverse over reverse": jax.grad(directional, (0, 1)),
         "forward over reverse": lambda h, w: jax.jvp(jax.grad(lambda h, w: total(h, w, y), (0, 1)), (h, w), tangents)[
             1
         ],
@@ -280,6 +280,6 @@ def test_derivatives_of_linear_losses(loss, implementation, dtype, way, order, p
             lambda h, w: jax.jvp(lambda h, w: total(h, w, y), (h, w), tangents)[1], (0, 1)
         ),
     }[order]
-    found = jax.jit(of)(*primals)
+    found = jax.jit(derivative)(*primals)
     for one, want in zip(found, linear_second(primals, tangents, y), strict=True):
         assert_close(one, want, dtype)

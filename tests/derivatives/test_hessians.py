@@ -1,4 +1,4 @@
-"""Hessians and third derivatives of the losses: every nesting of modes, and through loops, against their closed forms."""
+"""Hessians and third derivatives of the losses against closed forms: in every nesting of modes, and through loops."""
 
 import functools
 import itertools
@@ -23,7 +23,7 @@ from tests.support.hessians import (
     weighted,
 )
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 on_a_cpu = platform.on_a_cpu
 
 ORDERS = [
@@ -36,7 +36,7 @@ ORDERS = [
 @pytest.mark.parametrize("way", [weighted, through_scan, through_map], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("loss", cases.LOSSES)
 def test_third_derivatives(way, loss, rng, x64):
-    """Against differences of the Hessian's closed form."""
+    """Compare with finite differences of the closed form of the Hessian."""
     logits, v = rng.standard_normal(SHAPE), rng.standard_normal(SHAPE)
     labels, w, _ = hessian_case(loss, logits, rng)
     step = 1e-5
@@ -63,7 +63,7 @@ def test_hessian_in_four_orders(inner, outer, hard, loss, rng):
 @pytest.mark.parametrize("hard", HESSIAN_LOGITS)
 @pytest.mark.parametrize("loss", cases.LOSSES)
 def test_hessian_through_loops_and_checkpoint(way, hard, loss, rng):
-    """In jax <= 0.11.2 reverse mode through a loop leaves out the rules of `jax.custom_jvp`."""
+    """In jax <= 0.11.2, reverse mode through a loop ignores the rules of `jax.custom_jvp`."""
     logits = HESSIAN_LOGITS[hard](rng)
     labels, w, expected = hessian_case(loss, logits, rng)
     for outer in (jax.jacfwd, jax.jacrev):
@@ -75,7 +75,10 @@ def test_hessian_through_loops_and_checkpoint(way, hard, loss, rng):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 def test_second_derivatives_of_long_rows_through_a_loop(loss, dtype, vmapped, rng, on_a_cpu):
-    """By the logits twice, and by them and the labels, in rows long enough to be cut into parts, some of whose classes tie."""
+    """Differentiate twice with respect to the logits, and once each with respect to logits and labels.
+
+    The rows are long enough for the form of a CPU to cut them into parts, and some logits are equal.
+    """
     z = np.asarray(np.round(2 * rng.standard_normal((3, 1000))) / 2, jnp.dtype(dtype))
     labels = np.asarray(loss.make_labels(rng, z.shape, -1))
     labels = labels if loss is INTEGER else np.asarray(labels, z.dtype)
@@ -86,12 +89,12 @@ def test_second_derivatives_of_long_rows_through_a_loop(loss, dtype, vmapped, rn
     mass = 1 if loss is INTEGER else labels.astype(np.float64).sum(1, keepdims=True)
 
     def total(z, labels):
-        of_row = loss.function
+        row_loss = loss.function
         if vmapped:
-            of_row = lambda z, labels: jax.vmap(loss.function)(z[None], labels[None])[0]  # noqa: E731
-        return jax.lax.scan(lambda t, row: (t + of_row(*row), None), jnp.float32(0), (z, labels))[0]
+            row_loss = lambda z, labels: jax.vmap(loss.function)(z[None], labels[None])[0]  # noqa: E731
+        return jax.lax.scan(lambda t, row: (t + row_loss(*row), None), jnp.float32(0), (z, labels))[0]
 
-    def along(z, labels, argnum):
+    def directional(z, labels, argnum):
         return jnp.vdot(jax.grad(total, argnum)(z, labels).astype(jnp.float32), v)
 
     def close(found, want):
@@ -101,21 +104,23 @@ def test_second_derivatives_of_long_rows_through_a_loop(loss, dtype, vmapped, rn
         )
 
     hessian_v = mass * p * (v - (p * v).sum(1, keepdims=True))
-    close(jax.jit(jax.grad(functools.partial(along, argnum=0)))(z, labels), hessian_v)
+    close(jax.jit(jax.grad(functools.partial(directional, argnum=0)))(z, labels), hessian_v)
     close(jax.jit(lambda z: jax.jvp(jax.grad(lambda z: total(z, labels)), (z,), (v.astype(z.dtype),))[1])(z), hessian_v)
     if loss is not INTEGER:
-        close(jax.jit(jax.grad(functools.partial(along, argnum=1)))(z, labels), v.sum(1, keepdims=True) * p - v)
-        close(jax.jit(jax.grad(functools.partial(along, argnum=0), 1))(z, labels), (p * v).sum(1, keepdims=True) - v)
+        close(jax.jit(jax.grad(functools.partial(directional, argnum=1)))(z, labels), v.sum(1, keepdims=True) * p - v)
+        close(
+            jax.jit(jax.grad(functools.partial(directional, argnum=0), 1))(z, labels), (p * v).sum(1, keepdims=True) - v
+        )
 
 
 @pytest.mark.covering(1)
 @pytest.mark.parametrize(("inner", "outer"), ORDERS)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 def test_hessian_where_the_maximum_is_the_largest_number(inner, outer, loss, rng):
-    """An infinite logit counts as that number and does not move; a logit that is that number does."""
+    """The largest finite logit is an ordinary number with ordinary derivatives, in contrast to an infinite logit."""
     logits = np.zeros(SHAPE, np.float32)
     logits[0, :2] = logits[1, 3] = logits[2] = np.finfo(np.float32).max
-    # Of the closed form a shift of all the logits changes nothing but its digits.
+    # Shifting all logits of a row does not change the closed form, and keeps its digits.
     labels, w, expected = hessian_case(loss, logits - logits.max(1, keepdims=True), rng)
     assert_within(jax.jit(outer(inner(weighted(loss, labels, w))))(logits), expected, 16)
 

@@ -1,6 +1,6 @@
-"""The primitive: its rules are taken in every dtype, under every transform, in every order, and its form is that of the platform lowered for.
+"""The primitive: JAX uses its rules in every dtype, transform and order, and lowers the form of the right platform.
 
-Each function here has rules, and forms, that are not those of its code. So a result says which of them JAX has taken.
+In each function here, the rules and the forms differ from the code on purpose. So the result shows which of them JAX used.
 """
 
 import functools
@@ -16,14 +16,14 @@ from jaxce._jax.primitives import call, partial_jvp, trace
 from tests.support.platform import lowered_for
 from tests.support.programs import number_of_equations
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 DTYPES = ["float64", "float32", "bfloat16", "float16", "float8_e4m3fn"]
-MARK = {"cpu": 0.5, "cuda": 1.0, "tpu": 0.0}  # what each form adds
+MARK = {"cpu": 0.5, "cuda": 1.0, "tpu": 0.0}  # the number that each form adds
 
 
 def power(x, count):
-    """`exp(x) + mark + count`, whose derivative is twice itself: the n-th is `2**n` times the value."""
+    """Return `exp(x) + mark + count`. By the rule, the derivative is twice the value, so the n-th derivative is `2**n` times the value."""
     wide = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
 
     def code(x, count):
@@ -58,7 +58,7 @@ WAYS = {
 
 
 def differentiated(f, order, modes):
-    """The derivative of this order of each `f(x[i])` with respect to `x[i]`."""
+    """Return the derivative of this order of each `f(x[i])` with respect to `x[i]`, as a function."""
     for mode in modes[:order]:
         f = _derivative(f, mode)
     return f
@@ -95,7 +95,7 @@ def on_platform(request):
 @pytest.mark.parametrize("modes", MODES, ids="-".join)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rule_and_form_are_taken_inside_of_every_transform(dtype, way, modes, order, on_platform, x64):
+def test_rule_and_form_are_used_inside_every_transform(dtype, way, modes, order, on_platform, x64):
     x, n = arguments(dtype)
     found = jax.jit(differentiated(WAYS[way](power), order, modes))(x, n)
     assert_power(found, x, n, order, on_platform, dtype=dtype)
@@ -106,7 +106,7 @@ def test_rule_and_form_are_taken_inside_of_every_transform(dtype, way, modes, or
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_transforms_of_derivatives(dtype, way, order, on_platform, x64):
-    """`vmap` of `grad`, a loop over derivatives, and so on."""
+    """Apply the transform outside the derivatives: `vmap` of `grad`, a loop over derivatives, and so on."""
     x, n = arguments(dtype)
     found = jax.jit(WAYS[way](differentiated(power, order, MODES[0])))(x, n)
     assert_power(found, x, n, order, on_platform, dtype=dtype)
@@ -117,7 +117,7 @@ def test_transforms_of_derivatives(dtype, way, order, on_platform, x64):
 @pytest.mark.parametrize("way", ["as it is", "vmap", "scan", "checkpoint"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_program_for_several_platforms(dtype, way, order, x64):
-    """The one that is called on a CPU takes the form for a CPU; alone or together, all platforms can be lowered for."""
+    """A program exported for several platforms uses the CPU form on a CPU. Export works for each platform alone and for all together."""
     x, n = arguments(dtype)
     function = jax.jit(differentiated(WAYS[way](power), order, MODES[0]))
     exported = export.export(function, platforms=["cpu", "cuda", "tpu"])(x, n)
@@ -126,13 +126,13 @@ def test_one_program_for_several_platforms(dtype, way, order, x64):
         assert export.export(function, platforms=[platform])(x, n).platforms == (platform,)
 
 
-def test_outside_of_jit_the_code_itself_runs():
+def test_outside_jit_the_code_runs():
     x, n = arguments("float32")
     np.testing.assert_allclose(power(x, n), np.exp(x) + np.asarray(n, np.float32), rtol=1e-6)
 
 
-def scaled(x, y, *, with_transpose, moved=None):
-    """`x * y`, linear in `x`, whose forms multiply by 3 and by 5, and whose transpose multiplies by 7. With `moved` it is noted that it ran."""
+def scaled(x, y, *, with_transpose):
+    """Return `x * y`, which is linear in `x`. The forms also multiply by 3 and 5, the transpose by 7."""
 
     def code(x, y):
         return x * y
@@ -141,8 +141,6 @@ def scaled(x, y, *, with_transpose, moved=None):
         return x * y * jnp.asarray(factor, x.dtype)
 
     def transpose(ct, y):
-        if moved is not None:
-            moved.append(ct)
         return ct * y * jnp.asarray(7, y.dtype)
 
     forms = {"cpu": functools.partial(form, 3), "gpu": functools.partial(form, 5)}
@@ -156,7 +154,7 @@ def scaled(x, y, *, with_transpose, moved=None):
 
 
 def linear_in_x(x, y, with_transpose):
-    """A function of `x` whose derivative is `scaled`, a linear one."""
+    """Return `sum(x)`, with a rule that says that its tangent is `sum(scaled(x_dot, y))`."""
 
     def jvp(args, tangents):
         (x, y), x_dot = args, tangents[0]
@@ -169,7 +167,7 @@ def linear_in_x(x, y, with_transpose):
 @pytest.mark.parametrize("way", ["as it is", "jit", "vmap", "vmap of vmap", "scan", "map", "checkpoint"])
 @pytest.mark.parametrize("with_transpose", [True, False], ids=["own transpose", "code transposed"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_transpose_is_the_rule_or_the_transposed_code_and_forms(dtype, with_transpose, way, on_platform, x64):
+def test_transpose_uses_the_rule_or_transposes_the_code_and_the_forms(dtype, with_transpose, way, on_platform, x64):
     x = jnp.asarray([1, 2, 3], dtype)
     y = jnp.asarray([1, 0.5, 2], dtype)
 
@@ -186,20 +184,20 @@ def test_transpose_is_the_rule_or_the_transposed_code_and_forms(dtype, with_tran
 @pytest.mark.parametrize("with_transpose", [True, False], ids=["own transpose", "code transposed"])
 @pytest.mark.parametrize("way", ["as it is", "vmap", "scan"])
 def test_transposed_functions_are_differentiable_with_respect_to_what_they_depend_on(way, with_transpose):
-    """The gradient of `sum(x * y)` with respect to `x` is a multiple of `y`; that depends on `y` linearly."""
+    """The gradient with respect to `x` is a multiple of `y`, so its Jacobian with respect to `y` is a multiple of the identity."""
     x, y = jnp.asarray([1.0, 2.0, 3.0]), jnp.asarray([1.0, 0.5, 2.0])
 
     def gradient(y):
         return jax.grad(lambda x: jnp.sum(WAYS[way](lambda x, y: linear_in_x(x, y, with_transpose))(x, y)))(x)
 
     jacobian = jax.jit(jax.jacrev(gradient))(y), jax.jit(jax.jacfwd(gradient))(y)
-    # Without a rule for the transpose, the derivative is that of the code.
+    # Without a rule for the transpose, JAX differentiates the transposed code, not the form.
     for found in jacobian:
         np.testing.assert_array_equal(found, (7 if with_transpose else 1) * np.eye(3))
 
 
 def test_transposed_code_with_respect_to_some_of_its_operands():
-    """Linear in both operands together; only one of them is transposed where only its cotangent is asked for."""
+    """The function is linear in both operands together. If only one cotangent is needed, only that operand is transposed."""
 
     def both(x, y):
         return call(
@@ -216,7 +214,7 @@ def test_transposed_code_with_respect_to_some_of_its_operands():
 
 
 def several(x):
-    """Three results, of which each costs something else; their rule needs the first alone."""
+    """Return three results with different costs. The rule needs only the first result."""
 
     def code(x):
         return {"exp": jnp.exp(x), "sum": jnp.sum(jnp.sin(jnp.cos(jnp.tan(x)))), "log": jnp.log1p(jnp.abs(x))}
@@ -232,11 +230,11 @@ def several(x):
     return call(trace(code, (x,)), (x,), jvp=jvp, gpu=form)
 
 
-def only_first(x):
-    """`several`, made with its first result alone."""
+def first_result(x):
+    """Return only the first result of `several`, with the same rule and form."""
 
     def jvp(args, tangents):
-        out = only_first(*args)
+        out = first_result(*args)
         return out, 2 * out * tangents[0]
 
     return call(trace(jnp.exp, (x,)), (x,), jvp=jvp, gpu=lambda x: jnp.exp(x) + 1)
@@ -254,47 +252,47 @@ DROPPING = {
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("way", DROPPING)
 def test_unused_results_are_dropped(way, order, on_platform):
-    """The values and derivatives are the same as without them, and so is the program.
+    """Values, derivatives and the compiled cost are the same as for a function without the unused results.
 
-    Of a form, the compiler drops them.
+    The lowered program is the same too, except with a form: only the compiler drops the unused results of a form.
     """
     x = jnp.asarray([0, 0.25, 1])
 
-    def function(of):
-        total = DROPPING[way](of)
+    def function(row_function):
+        total = DROPPING[way](row_function)
         for _ in range(order):
             total = functools.partial(lambda f, x: jnp.sum(jax.grad(f)(x)), total)
         return jax.jit(total)
 
-    dropped, single = function(lambda x: several(x)["exp"]), function(only_first)
+    dropped, single = function(lambda x: several(x)["exp"]), function(first_result)
     want = 2**order * np.sum(np.exp(x) + (on_platform == "cuda"))
     np.testing.assert_allclose(dropped(x), want, rtol=1e-6)
     np.testing.assert_allclose(single(x), want, rtol=1e-6)
     lowered = dropped.lower(x), single.lower(x)
     if on_platform != "cuda":
         assert len(lowered[0].as_text().splitlines()) == len(lowered[1].as_text().splitlines())
-    costs = [of.compile().cost_analysis() for of in lowered]
+    costs = [program.compile().cost_analysis() for program in lowered]
     for name in ("flops", "transcendentals", "bytes accessed"):
         assert costs[0].get(name, 0) == costs[1].get(name, 0)
 
 
-def test_results_that_are_used_cost_something():
+def test_used_results_make_the_program_longer():
     x = jnp.asarray([0, 0.25, 1])
     one, all_three = (jax.jit(f).lower(x).as_text().splitlines() for f in (lambda x: several(x)["exp"], several))
     assert len(one) < len(all_three)
 
 
-def test_results_of_a_reverse_pass_that_are_not_used_are_dropped_when_it_is_traced():
+def test_unused_results_of_a_reverse_pass_are_dropped_at_trace_time():
     x = jnp.asarray([0, 0.25, 1])
     dropped, single = (
         number_of_equations(jax.grad(lambda x, f=f: jnp.sum(jax.checkpoint(f)(x))), x)
-        for f in (lambda x: several(x)["exp"], only_first)
+        for f in (lambda x: several(x)["exp"], first_result)
     )
     assert dropped == single
 
 
 def test_unused_results_have_no_cotangent():
-    """A transpose gets None for a result that is not used, and is not called where none is."""
+    """A transpose gets None as the cotangent of an unused result. If no result is used, the transpose is not called."""
     seen = []
 
     def pair(x, y):
@@ -317,7 +315,7 @@ def test_unused_results_have_no_cotangent():
 
 
 def test_tangents_that_are_zero_are_none():
-    """Of an operand that does not move, and of an integer; so a rule computes nothing for them."""
+    """The tangent of a constant operand and of an integer is None, so the rule can skip it."""
     seen = []
 
     def product(x, y, n):
@@ -341,7 +339,7 @@ def test_tangents_that_are_zero_are_none():
     assert set(seen) == {(True, True, False), (True, False, False), (False, True, False)}
 
 
-def test_results_whose_tangent_is_none_do_not_move():
+def test_results_whose_tangent_is_none_have_zero_tangents():
     def parts(x):
         return call(
             trace(lambda x: (jnp.sin(x), jnp.cos(x)), (x,)),
@@ -356,23 +354,23 @@ def test_results_whose_tangent_is_none_do_not_move():
     np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(parts(x)[1]))(x), [0, 0])
 
 
-def test_integer_results_and_operands_inside_of_transforms(on_platform):
-    """The place of the largest number, and what stands there: an integer result has no derivative."""
+def test_integer_results_and_operands_inside_transforms(on_platform):
+    """The function returns the index of the largest number and the number. The index has no derivative."""
 
     def largest(x, n):
         def code(x, n):
             return jnp.argmax(x) + n, jnp.max(x)
 
         def jvp(args, tangents):
-            place, value = largest(*args)
-            return (place, value), (None, tangents[0][place - args[1]])
+            index, value = largest(*args)
+            return (index, value), (None, tangents[0][index - args[1]])
 
         return call(trace(code, (x, n)), (x, n), jvp=jvp)
 
     x, n = jnp.asarray([[1.0, 3.0, 2.0], [9.0, 0.0, 0.0]]), jnp.asarray([10, 20])
     want = np.float32([[0, 1, 0], [1, 0, 0]])
-    place, value = jax.jit(jax.vmap(largest))(x, n)
-    np.testing.assert_array_equal(place, [11, 20])
+    index, value = jax.jit(jax.vmap(largest))(x, n)
+    np.testing.assert_array_equal(index, [11, 20])
     np.testing.assert_array_equal(value, [3, 9])
     np.testing.assert_array_equal(jax.vmap(jax.grad(lambda x, n: largest(x, n)[1]))(x, n), want)
 
@@ -383,7 +381,7 @@ def test_integer_results_and_operands_inside_of_transforms(on_platform):
 
 
 def test_operands_that_are_not_mapped_are_summed_over():
-    """The cotangent of what `vmap` does not map, by the rule for the transpose."""
+    """The rule for the transpose gives the cotangent of an operand that `vmap` does not map, summed over the mapped axis."""
     x, ys = jnp.asarray([1.0, 2.0]), jnp.asarray([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     scaled_by = functools.partial(scaled, with_transpose=True)
     (found,) = jax.linear_transpose(lambda x: jax.vmap(scaled_by, (None, 0))(x, ys), x)(jnp.ones_like(ys))
@@ -392,11 +390,11 @@ def test_operands_that_are_not_mapped_are_summed_over():
     np.testing.assert_array_equal(found, 7 * ys * x[None])
 
 
-# Why the module exists. Each of these fails, or is skipped, once JAX needs it no more.
+# The reasons for the primitive. Each of these tests fails, or is skipped, once JAX no longer needs the primitive.
 
 
-def own(x):
-    """`exp(x)`, whose rule says that its derivative is twice itself, by JAX's public function."""
+def custom_exp(x):
+    """Return `exp(x)` as a `jax.custom_jvp` function. By its rule, the derivative is twice the value."""
     function = jax.custom_jvp(jnp.exp)
 
     @function.defjvp
@@ -408,13 +406,13 @@ def own(x):
 
 
 def test_jax_loses_the_rule_of_custom_jvp_in_a_loop():
-    """The second derivative is 4. Reverse mode through a loop differentiates the code of the function that the rule calls: it finds 2."""
+    """By the rule, the second derivative is 4. Reverse mode through a loop differentiates the code that the rule calls, and gives 2."""
 
     def in_loop(x):
-        return lax.map(own, x[None])[0]
+        return lax.map(custom_exp, x[None])[0]
 
     x = jnp.zeros(())
-    assert jax.grad(jax.grad(own))(x) == 4
+    assert jax.grad(jax.grad(custom_exp))(x) == 4
     found = jax.grad(jax.grad(in_loop))(x)
     if found == 4:
         pytest.skip(f"JAX {jax.__version__} keeps the rule. Above 0.11.2 `call` may be a `jax.custom_jvp` function.")
@@ -422,7 +420,7 @@ def test_jax_loses_the_rule_of_custom_jvp_in_a_loop():
 
 
 def test_jax_transposes_the_code_of_custom_jvp():
-    """A function that is linear has no way to say what its transpose is: here JAX finds that of the code, 2, not that of the rule, 3."""
+    """A `jax.custom_jvp` function cannot define its transpose. JAX transposes the code (factor 2), not the rule (factor 3)."""
     function = jax.custom_jvp(lambda x: 2 * x)
     function.defjvp(lambda primals, tangents: (function(*primals), 3 * tangents[0]))
     assert jax.linear_transpose(function, 1.0)(1.0) == (2,)
@@ -437,7 +435,7 @@ def test_jax_has_no_forward_mode_of_custom_vjp():
 
 
 def product(x, y):
-    """`x * y`, linear in `x`, by JAX's public function for a transpose of one's own."""
+    """Return `x * y`, linear in `x`, by `linear_call`, the function of JAX for custom transposes."""
     return linear_call(lambda y, x: x * y, lambda y, ct: ct * y, y, x)
 
 
@@ -475,7 +473,7 @@ def test_jax_traces_and_differentiates_the_code_of_all_platforms():
 
 
 def test_call_traces_a_form_when_a_program_is_lowered_for_its_platform():
-    """And then alone. That keeps tracing short, and lets a form have no derivative."""
+    """A form is traced only at that time. This keeps tracing fast, and a form needs no derivative."""
     traced = []
 
     def form(platform, x):

@@ -1,4 +1,4 @@
-"""The derivative rules: exact in every mode and order, for every differentiable input, and keeping little for the reverse pass."""
+"""The derivative rules: exact in every mode and order, for every differentiable input, with small residuals for the reverse pass."""
 
 import functools
 
@@ -13,7 +13,7 @@ from tests.support import cases
 from tests.support.cases import INTEGER, SIGMOID, SOFT
 from tests.support.closeness import assert_within
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 SHAPE = (3, 4)
 OPTION_SETS = [(loss, names) for loss in (INTEGER, SOFT) for names in cases.SOFTMAX_OPTION_SETS]
@@ -30,7 +30,7 @@ OPTION_SETS = [
 
 
 def example(rng, loss, names):
-    """(the differentiable inputs, a direction to move them in, everything else), in float64."""
+    """Return the differentiable inputs, a direction for each of them, and the other arguments, in float64."""
     logits = cases.make_logits(rng, SHAPE, np.float64, size=1.5)
     labels = loss.make_labels(rng, SHAPE, -1)
     options = cases.make_options(rng, names, loss, SHAPE, labels)
@@ -42,13 +42,13 @@ def example(rng, loss, names):
         fixed["labels"] = labels
     direction = {n: np.asarray(rng.standard_normal(v.shape)) for n, v in inputs.items()}
     if "where" in names and "labels" in direction:
-        direction["labels"] *= fixed["where"]  # off 0, the loss of a class left out is infinite
+        direction["labels"] *= fixed["where"]  # a nonzero label of an excluded class has an infinite loss
     return inputs, direction, fixed
 
 
 @pytest.mark.parametrize(("loss", "names"), OPTION_SETS)
 def test_second_derivatives_of_every_input_in_every_mode(loss, names, rng, x64):
-    """Against differences of the oracle's gradients, in extended precision."""
+    """Compare with finite differences of the gradients of the oracle, in extended precision."""
     inputs, direction, fixed = example(rng, loss, names)
     cotangent = rng.uniform(-2, 2, loss.shape(SHAPE))
 
@@ -57,7 +57,7 @@ def test_second_derivatives_of_every_input_in_every_mode(loss, names, rng, x64):
         def total(inputs):
             return jnp.sum(cotangent * call(loss, inputs, fixed))
 
-        def along(inputs):
+        def directional(inputs):
             return sum(jnp.vdot(x, direction[n]) for n, x in jax.grad(total)(inputs).items())
 
         def forward(inputs):
@@ -66,7 +66,7 @@ def test_second_derivatives_of_every_input_in_every_mode(loss, names, rng, x64):
         forward_over_reverse = jax.jvp(jax.grad(total), (inputs,), (direction,))[1]
         return (
             forward_over_reverse,
-            jax.grad(along)(inputs),
+            jax.grad(directional)(inputs),
             jax.grad(forward)(inputs),
             jax.jvp(forward, (inputs,), (direction,))[1],
         )
@@ -80,11 +80,11 @@ def test_second_derivatives_of_every_input_in_every_mode(loss, names, rng, x64):
     ahead, behind = gradient(step), gradient(-step)
     expected = {n: (ahead[n] - behind[n]) / (2 * step) for n in inputs}
     *products, curvature = second_derivatives(inputs, direction)
-    # The error of the difference, which is of second order in the step, and of its rounding where `longdouble` is double.
+    # The truncation error is of second order in the step. On platforms where `longdouble` is double, rounding adds more.
     tolerance = {"rtol": 1e-8, "atol": 1e-8}
     for product in products:
         for n in inputs:
-            # The derivative by the label of a class left out is 0 by rule, not by calculus.
+            # The derivative with respect to the label of an excluded class is 0 by definition; the oracle gives another value.
             counts = fixed.get("where", True) if n == "labels" else True
             np.testing.assert_allclose(
                 np.asarray(product[n]) * counts, expected[n].astype(np.float64), **tolerance, err_msg=n
@@ -124,7 +124,7 @@ def test_check_grads(mode, loss, names, rng, x64):
 
 
 def closed_forms(z, labels, w):
-    """The derivatives of each statistic of one row, the maximum being a constant; by z, then by w."""
+    """Return the derivatives of each statistic of one row with respect to z and to w. The maximum counts as a constant."""
     e = np.exp(z - z.max())
     p = e / e.sum()
     nll = np.log(e.sum()) + z.max() - z
@@ -177,8 +177,8 @@ def test_jvp_linearize_and_vjp_agree_with_the_oracle(loss, rng):
     logits, labels = cases.make_logits(rng, SHAPE), loss.make_labels(rng, SHAPE, -1)
     z_dot = np.float32(rng.standard_normal(SHAPE))
     answer = loss.oracle(logits, labels)
-    along = (answer.logits.value * z_dot, answer.logits.scale * abs(z_dot))
-    expected = tuple(x if loss is SIGMOID else x.sum(1) for x in along)
+    tangents_wanted = (answer.logits.value * z_dot, answer.logits.scale * abs(z_dot))
+    expected = tuple(x if loss is SIGMOID else x.sum(1) for x in tangents_wanted)
     f = functools.partial(loss.function, labels=labels)
     values, tangents = jax.jvp(lambda z: f(z), (logits,), (z_dot,))
     assert_within(values, answer.loss, 6)
@@ -212,7 +212,7 @@ def test_reverse_pass_keeps_the_logits_in_their_own_dtype_and_numbers_per_row(dt
     large = sorted(x.dtype.name for x in kept if x.size >= 8 * 64)
     assert large == [jnp.dtype(dtype).name] * (1 if loss is INTEGER else 2)
     assert {x.shape for x in kept if x.size < 8 * 64} <= {(), (8,), (64,)}
-    assert "float32" in {x.dtype.name for x in kept if x.shape == (8,)}  # statistics, which are not made again
+    assert "float32" in {x.dtype.name for x in kept if x.shape == (8,)}  # statistics, which are stored, not recomputed
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])

@@ -1,4 +1,4 @@
-"""The losses inside everything that JAX does to functions: vmap, loops, branches, checkpoint, and jit that traces once."""
+"""The losses inside the transforms of JAX: vmap, loops, branches, checkpoint, and jit, which traces once."""
 
 import functools
 import itertools
@@ -12,7 +12,7 @@ from tests.support import cases
 from tests.support.cases import INTEGER, SIGMOID
 from tests.support.closeness import assert_within
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 SHAPE = (6, 4, 5)
 
@@ -123,14 +123,14 @@ def test_forward_mode_in_a_while_loop(loss, batch):
 
     answer = loss.oracle(logits, labels)
     values, tangents = jax.jvp(twice, (logits,), (jnp.ones_like(logits),))
-    along = [x if loss is SIGMOID else x.sum(-1) for x in answer.logits]
+    tangents_wanted = [x if loss is SIGMOID else x.sum(-1) for x in answer.logits]
     assert_within(values, tuple(2 * x for x in answer.loss), 6)
-    assert_within(tangents, tuple(2 * x for x in along), 6)
+    assert_within(tangents, tuple(2 * x for x in tangents_wanted), 6)
 
 
 @pytest.mark.parametrize("loss", cases.LOSSES)
-def test_gradient_descent_in_a_scan_may_be_differentiated(loss, batch):
-    """A derivative of a gradient through a loop, as meta-learning takes it: against differences of the same steps by the oracle."""
+def test_gradient_descent_in_a_scan_is_differentiable(loss, batch):
+    """Differentiate gradient descent in a loop, as in meta-learning. Compare with finite differences of the same steps by the oracle."""
     logits, labels = (x[0, :2] for x in batch(loss))
     rate = np.float32(0.5)
 
@@ -153,7 +153,7 @@ def test_gradient_descent_in_a_scan_may_be_differentiated(loss, batch):
 @pytest.mark.parametrize("name", ["label_smoothing", "z_loss"])
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 def test_another_value_of_an_option_traces_nothing(name, loss, rng):
-    # A shape of their own, so that no other test has traced it.
+    # No other test uses this shape, so it is not traced yet.
     shape = (3, 10 + len(name))
     logits, labels = cases.make_logits(rng, shape), loss.make_labels(rng, shape, -1)
     loss.function(logits, labels, **{name: 0.5})
@@ -184,6 +184,6 @@ def test_one_trace_for_each_shape_and_axis(rng):
 
 
 def test_a_call_that_was_not_made_before_is_traced(rng):
-    """Or the tests above could not fail."""
+    """A new shape is traced. Otherwise the tests above could not fail."""
     with pytest.raises(RuntimeError, match="no_tracing"), jax.no_tracing():
         INTEGER.function(cases.make_logits(rng, (3, 31)), np.zeros(3, np.int32))

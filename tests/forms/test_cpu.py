@@ -1,4 +1,4 @@
-"""The forms for a CPU, called by themselves: the same functions as the definition, whatever ties, is missing or is not finite."""
+"""The forms for a CPU, called directly: they agree with the definition, also for ties, missing classes and non-finite logits."""
 
 import functools
 
@@ -17,7 +17,7 @@ from tests.support.closeness import assert_within
 
 INF, NAN = np.inf, np.nan
 DTYPES = ["float8_e4m3fn", "float16", "bfloat16", "float32", "float64"]
-# No part divides 1009; 1001 is cut into seven parts; rows of fewer than 1,000 classes are whole.
+# Rows of 1009 classes (a prime) are not cut. Rows of 1001 classes are cut into seven parts. Rows of fewer than 1,000 classes are not cut.
 LENGTHS = [1, 7, 64, 1000, 1001, 1009]
 LABELS = ["integer", "soft"]
 
@@ -33,7 +33,7 @@ def run_vjp(cotangents, logits, labels, where, class_weights, stats, *, axis):
 
 
 def make_labels(kind, rng, shape, axis=-1):
-    """Integers, some of which are no class; or probabilities, some of which are 0."""
+    """Return integers, some of them outside the classes; or probabilities, some of them 0."""
     axis %= len(shape)
     if kind == "integer":
         labels = rng.integers(0, shape[axis], (*shape[:axis], *shape[axis + 1 :])).astype(np.int32)
@@ -45,7 +45,7 @@ def make_labels(kind, rng, shape, axis=-1):
 
 @pytest.fixture
 def short_parts(monkeypatch):
-    """Even a row of four classes is cut, into parts of two if it can be."""
+    """Cut even rows of four classes, into parts of two classes if possible."""
     monkeypatch.setattr(cpu_sums, "SHORT", 4)
     monkeypatch.setattr(cpu_sums, "PART_SIZES", [2, 3, 5, 7])
     jax.clear_caches()
@@ -94,7 +94,7 @@ def test_rows_of_special_numbers(dtype, num_classes, kind, rng, x64):
     statistics.assert_statistics(found, logits, labels, ulps=16)
 
 
-# Few different values, so that classes tie, in one part and in several; margins at which exp is tiny, and one at which it is nearly 1.
+# A few values, so that there are ties in one part and across parts. Some differences have a tiny exp, and one has an exp near 1.
 VALUES = st.sampled_from([0.0, -1e-37, 0.5, 1.0, 3.0, -2.0, -30.0, -80.0, 1e4, -np.inf])
 
 
@@ -112,8 +112,8 @@ def test_any_ties_in_one_part_and_in_several(dtype, num_classes):
 
 
 @pytest.mark.usefixtures("short_parts")
-def test_a_logit_nearly_maximal_counts_once(x64):
-    """Below the maximum by so little that the difference is subnormal, or would be in float32."""
+def test_nearly_maximal_logit_counts_once(x64):
+    """The logit is so near the maximum that the difference is subnormal in float64, or would be in float32."""
     for below in (1e-40, 1e-300, 5e-324):
         logits, labels = np.array([[-below, -50, 0, -60], [0, -50, -60, -below]]), np.int32([0, 0])
         stats = run(logits, labels, axis=1)
@@ -122,7 +122,7 @@ def test_a_logit_nearly_maximal_counts_once(x64):
 
 @pytest.mark.parametrize("num_classes", [9, 1000, 2048])
 @pytest.mark.parametrize("margin", [1e-6, 1e-3, 1.0, 27.0, 80.0])
-def test_a_tiny_rest_keeps_its_digits_wherever_the_maximum_is(num_classes, margin, rng):
+def test_tiny_sum_exp_rest_is_accurate_for_any_position_of_the_maximum(num_classes, margin, rng):
     logits = -np.float32(margin) - rng.random((num_classes, num_classes), np.float32)
     np.fill_diagonal(logits, 0)
     labels = np.arange(num_classes, dtype=np.int32)
@@ -137,7 +137,7 @@ def test_a_tiny_rest_keeps_its_digits_wherever_the_maximum_is(num_classes, margi
 def test_sizes_of_real_vocabularies(dtype, num_classes, rng, x64):
     logits = np.asarray(4 * rng.standard_normal((6, num_classes)), jnp.dtype(dtype))
     logits[0, 5] = logits[0, 6] = logits[0, -1] = 20  # ties, near and far
-    logits[1, -1] = 60  # a tiny sum
+    logits[1, -1] = 60  # a tiny sum_exp_rest
     labels = np.int32([5, num_classes - 1, 7, -1, num_classes, 0])
     statistics.assert_statistics(run(logits, labels, axis=1), logits, labels, ulps=12)
 
@@ -152,8 +152,8 @@ def test_a_single_row(dtype, kind, shape, rng):
 
 
 @pytest.mark.parametrize("shape", [(0, 1000), (0, 3, 2048), (3, 0, 1000)], ids=str)
-def test_no_rows_take_the_definition(shape):
-    """They are fewer logits than the forms are for."""
+def test_no_rows_use_the_definition(shape):
+    """Arrays with so few logits do not use the forms."""
     logits, labels = jnp.zeros(shape), jnp.zeros(shape[:-1], jnp.int32)
     assert not cpu.suits(logits)
     losses, pull = jax.vjp(lambda z: jaxce.softmax_cross_entropy_with_integer_labels(z, labels), logits)
@@ -161,12 +161,12 @@ def test_no_rows_take_the_definition(shape):
     assert pull(losses)[0].shape == shape
 
 
-def test_few_logits_and_logits_on_an_explicit_mesh_take_the_definition():
+def test_few_logits_and_logits_on_an_explicit_mesh_use_the_definition():
     assert not cpu.suits(jax.ShapeDtypeStruct((256, 10), "float32"))
     assert cpu.suits(jax.ShapeDtypeStruct((8, 2**12), "float32"))
     mesh = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))
-    spread = jax.device_put(jnp.zeros((8, 2**12)), jax.NamedSharding(mesh, jax.P("rows")))
-    assert not cpu.suits(spread)
+    split = jax.device_put(jnp.zeros((8, 2**12)), jax.NamedSharding(mesh, jax.P("rows")))
+    assert not cpu.suits(split)
 
 
 @pytest.mark.parametrize("num_classes", [20, 1000])
@@ -207,8 +207,8 @@ INFINITE_ROWS = {"largest": np.finfo(np.float32).max, "zeros": 0, "-inf": -INF}
 @pytest.mark.parametrize("kind", ["integer", "soft"])
 @pytest.mark.parametrize("num_classes", [900, 1000])
 @pytest.mark.parametrize("others", INFINITE_ROWS)
-def test_an_infinite_logit_alone_has_loss_0_and_gradient_0(others, num_classes, kind, rng):
-    """As the true class of its row, in a large array. With smoothing it has no loss, unless no other class takes part."""
+def test_single_infinite_logit_has_loss_0_and_gradient_0(others, num_classes, kind, rng):
+    """The infinite logit is at the true class, in a large array. With smoothing the loss is NaN, unless no other class takes part."""
     logits = cases.make_logits(rng, (40, num_classes))
     logits[3], logits[3, 8] = INFINITE_ROWS[others], INF
     labels = np.full(40, 8) if kind == "integer" else np.eye(num_classes, dtype=np.float32)[np.full(40, 8)]
@@ -241,11 +241,11 @@ def test_gradient(shape, axis, dtype, kind, used, option, rng, x64):
     logits, labels = cases.make_logits(rng, shape, jnp.dtype(dtype)), make_labels(kind, rng, shape, axis)
     where = rng.random(shape) < 0.7 if option == "where" else None
     class_weights = rng.uniform(0, 2, shape[axis]).astype(np.float32) if option == "class_weights" else None
-    if where is not None:  # Where no class takes part, there is no gradient.
+    if where is not None:  # in each row some class takes part, because a row without classes has no gradient
         where |= where.sum(axis, keepdims=True) == 0
-        labels = labels * where if kind == "soft" else labels
-        of_label = labels if kind == "soft" else None
-        if of_label is None:
+        if kind == "soft":
+            labels = labels * where
+        else:
             at = np.expand_dims(np.clip(labels, 0, shape[axis] - 1), axis)
             np.put_along_axis(where, at, True, axis)
     working = statistics.working_dtype(logits.dtype)
@@ -270,7 +270,7 @@ def test_gradient(shape, axis, dtype, kind, used, option, rng, x64):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_gradient_of_rows_of_special_numbers(dtype, rng):
-    """A row without a loss has a NaN for its cotangent. The gradient of its finite logits is NaN; other rows are untouched."""
+    """A row without a loss has a NaN cotangent, and a NaN in its gradient. The other rows are correct."""
     logits = statistics.special_rows(rng, 1000, jnp.dtype(dtype))
     labels = np.full(len(logits), 8, np.int32)
     stats = statistics.by_definition(logits, labels)
@@ -283,20 +283,17 @@ def test_gradient_of_rows_of_special_numbers(dtype, rng):
     assert_within(narrowed, oracle.Quantity(*(x[is_defined] for x in want)), 8, working="float32")
 
 
-BFLOAT16 = np.arange(2**16, dtype=np.uint16).view(jnp.bfloat16)  # all there are
-
-
 def bits(values):
-    """Those of a NaN aside, of which there are many."""
+    """Return the bits of bfloat16 values, with the same bits for every NaN."""
     values = np.asarray(values)
     return np.where(np.isnan(values.astype(np.float32)), 0x7FC0, values.view(np.uint16))
 
 
-def test_every_float32_between_two_bfloat16_is_rounded_to_the_nearest():
-    """The values themselves, the middles, of which the even one is taken, and the neighbours of a middle; to infinity above the largest."""
+def test_float32_is_rounded_to_the_nearest_bfloat16():
+    """Check every bfloat16 value, and float32 values next to it and next to the midpoint. Ties go to even. Large values go to infinity."""
     ends = np.uint32([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
     values = (np.arange(2**16, dtype=np.uint32)[:, None] << 16 | ends).view(np.float32)
-    # XLA for CPU flushes numbers below the least normal one.
+    # XLA for CPU flushes subnormal numbers to 0.
     values = np.where(np.abs(values) < np.finfo(np.float32).tiny, np.float32(0), values)
     with np.errstate(invalid="ignore", over="ignore"):
         want = values.astype(jnp.bfloat16)
@@ -305,7 +302,7 @@ def test_every_float32_between_two_bfloat16_is_rounded_to_the_nearest():
 
 
 @pytest.mark.parametrize(("dtype", "to"), [("float32", "float16"), ("float64", "bfloat16"), ("float32", "float32")])
-def test_other_dtypes_are_rounded_as_ever(dtype, to, rng, x64):
+def test_other_dtypes_are_rounded_like_astype(dtype, to, rng, x64):
     values = (10 ** rng.uniform(-5, 5, 1000)).astype(dtype)
     with np.errstate(over="ignore"):
         want = values.astype(jnp.dtype(to))
@@ -335,7 +332,7 @@ def sigmoid_source(names, dtype, rng, shape=(6, 50)):
 
 def as_source(logits, labels, options):
     weight = options.get("pos_weight")
-    weight = None if weight is None else weight[None]  # of the rank of the logits, as checked arguments are
+    weight = None if weight is None else weight[None]  # checked arguments have the rank of the logits
     return logits, labels, options.get("mask"), options.get("label_smoothing"), weight
 
 
@@ -362,7 +359,7 @@ def test_sigmoid_losses_and_gradient(names, dtype, rng, x64):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_sigmoid_losses_of_special_numbers(dtype, x64):
-    """The limits at infinity; NaN where a logit is; the largest number itself."""
+    """At infinity the losses are the limits. A NaN logit gives NaN. The largest number is a logit like any other."""
     largest = float(jnp.finfo(dtype).max)
     x = np.asarray([[INF, -INF, NAN, largest, -largest, 0, 30, -30]] * 3, jnp.dtype(dtype))
     y = np.broadcast_to(np.float32([[0], [1], [0.25]]), x.shape)
@@ -378,8 +375,8 @@ def test_sigmoid_losses_of_special_numbers(dtype, x64):
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("option", ["plain", "mask", "label_smoothing", "z_loss"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_value_and_gradient_hold_nothing_as_large_as_the_logits(dtype, option):
-    """By the compiler's figure: no float32 copy of narrow logits, no exponentials, no second gradient."""
+def test_value_and_gradient_store_nothing_as_large_as_the_logits(dtype, option):
+    """By the memory analysis of the compiler, there is no float32 copy of narrow logits, no array of exponentials and no second gradient."""
     rows, num_classes = 64, 32768
 
     def mean(logits, labels):
@@ -392,25 +389,26 @@ def test_value_and_gradient_hold_nothing_as_large_as_the_logits(dtype, option):
 
 
 @pytest.mark.covering(2)
-@pytest.mark.parametrize("of_narrow_labels", [False, True])
+@pytest.mark.parametrize("has_narrow_labels", [False, True])
 @pytest.mark.parametrize("option", ["plain", "label_smoothing", "pos_weight", "labels made on the way"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_sigmoid_loss_and_gradient_hold_no_more_than_labels_made_on_the_way(dtype, option, of_narrow_labels):
+def test_sigmoid_loss_and_gradient_store_at_most_computed_labels(dtype, option, has_narrow_labels):
     rows, num_classes = 64, 8192
-    of_labels = "bfloat16" if of_narrow_labels else "float32"
+    labels_dtype = "bfloat16" if has_narrow_labels else "float32"
 
     def mean(logits, labels):
         options = {"label_smoothing": {option: 0.1}, "pos_weight": {option: jnp.arange(num_classes)}}
         if labels.ndim == 1:
-            labels = jax.nn.one_hot(labels, num_classes, dtype=of_labels)
+            labels = jax.nn.one_hot(labels, num_classes, dtype=labels_dtype)
         return jaxce.sigmoid_binary_cross_entropy(logits, labels, **options.get(option, {})).mean()
 
-    made = option == "labels made on the way"
-    labels = jax.ShapeDtypeStruct((rows,), "int32") if made else jax.ShapeDtypeStruct((rows, num_classes), of_labels)
+    is_computed = option == "labels made on the way"
+    dense_labels = jax.ShapeDtypeStruct((rows, num_classes), labels_dtype)
+    labels = jax.ShapeDtypeStruct((rows,), "int32") if is_computed else dense_labels
     logits = jax.ShapeDtypeStruct((rows, num_classes), dtype)
     compiled = jax.jit(jax.value_and_grad(mean)).lower(logits, labels).compile()
-    size = rows * num_classes * jnp.dtype(of_labels).itemsize
-    assert compiled.memory_analysis().temp_size_in_bytes <= made * size + size / 16
+    size = rows * num_classes * jnp.dtype(labels_dtype).itemsize
+    assert compiled.memory_analysis().temp_size_in_bytes <= is_computed * size + size / 16
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -1,4 +1,4 @@
-"""The forms for a GPU, called by themselves and compiled for a CPU: the same functions as the definition.
+"""The forms for a GPU, called directly and compiled for a CPU: they agree with the definition.
 
 Measurements on a GPU are in `benchmarks/`.
 """
@@ -15,11 +15,11 @@ from tests.support import cases, statistics
 from tests.support.closeness import assert_within
 from tests.support.oracle import Quantity
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 INF, NAN = np.inf, np.nan
 DTYPES = ["float8_e4m3fn", "float16", "bfloat16", "float32", "float64"]
-# Slices of all lengths: fewer classes than slices, one slice that is empty, a last slice that is filled up.
+# Different lengths of slices: fewer classes than slices, an empty slice, and a last slice with padding.
 LENGTHS = [1, 2, 3, 7, 8, 9, 16, 17, 63, 64, 65, 1000]
 run = jax.jit(gpu.statistics)
 run_vjp = jax.jit(gpu.logits_vjp)
@@ -50,13 +50,13 @@ def test_one_pass_over_rows_of_any_rank(size, rng):
 
 @pytest.mark.parametrize("size", [2, 9, 64, 1000])
 @pytest.mark.parametrize("margin", [1e-8, 1e-3, 1.0, 27.0, 80.0])
-def test_a_tiny_rest_keeps_its_digits_wherever_the_maximum_is(size, margin, rng):
+def test_tiny_sum_exp_rest_is_accurate_for_any_position_of_the_maximum(size, margin, rng):
     logits = np.full((size, size), -margin, np.float32) - rng.random((size, size), np.float32)
     np.fill_diagonal(logits, 0)
     assert_max_and_rest(logits)
 
 
-def test_ties_are_counted_wherever_they_are(rng):
+def test_ties_are_counted_at_any_position(rng):
     for size in (2, 9, 64):
         assert_max_and_rest(rng.integers(-2, 3, (200, size)).astype(np.float32))
         _, rest = gpu.max_and_rest(np.zeros((1, size), np.float32))
@@ -96,8 +96,8 @@ def test_infinities_and_the_largest_numbers(size, dtype):
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("size", [1, 2, 9, 20])
 @pytest.mark.parametrize("fill", [0.0, -INF, INF, 5.0])
-def test_a_nan_anywhere_is_in_the_rest(size, fill):
-    """The library reads it there: a compiler for CPUs may lose a NaN from a maximum."""
+def test_nan_at_any_position_is_in_sum_exp_rest(size, fill):
+    """The library detects a NaN in `sum_exp_rest`, because a compiler for CPUs may lose a NaN in a maximum."""
     logits = np.full((size, size), fill, np.float32)
     np.fill_diagonal(logits, NAN)
     assert np.isnan(max_and_rest(logits)[1]).all()
@@ -105,7 +105,7 @@ def test_a_nan_anywhere_is_in_the_rest(size, fill):
 
 @pytest.fixture
 def short_slices(monkeypatch):
-    """Rows of a thousand classes are cut into more slices, as rows of more than 131,072 classes are."""
+    """Cut rows of a thousand classes into more slices, as the form normally does for rows of more than 131,072 classes."""
     monkeypatch.setattr(gpu, "_LONGEST", 16)
     jax.clear_caches()
     yield
@@ -120,7 +120,7 @@ def test_very_long_rows_are_cut_into_more_slices(num_classes, dtype, rng):
 
 
 def make_labels(kind, rng, shape):
-    """Integers, some of which are no class; or probabilities, some of which are 0."""
+    """Return integers, some of them outside the classes; or probabilities, some of them 0."""
     if kind == "integer":
         labels = rng.integers(0, shape[-1], shape[:-1]).astype(np.int32)
         no_class = np.int32([-1, shape[-1], 2**31 - 1, -(2**31)])
@@ -161,7 +161,7 @@ COTANGENTS = {"label": (1,), "rest": (0,), "uniform": (2,), "all": (0, 1, 2), "l
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(9, 7), (9, 8), (5, 1), (5, 1001), (5, 1000), (2, 3, 1002), (0, 16)], ids=str)
 def test_gradient(shape, dtype, used, masked, rng, x64):
-    """In rows of any length: of narrow logits, pairs are read where a row has a multiple of eight classes."""
+    """Rows of any length. Narrow logits are read in pairs if the number of classes is a multiple of eight."""
     logits, labels = np.asarray(3 * rng.standard_normal(shape), jnp.dtype(dtype)), make_labels("integer", rng, shape)
     assert_gradient(logits, labels, rng, used=COTANGENTS[used], masked=masked)
 
@@ -171,8 +171,8 @@ def test_gradient(shape, dtype, used, masked, rng, x64):
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "mask"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("run", "rows", "num_classes"), [(64, 64, 101), (64, 32, 1002), (16, 16, 33), (8, 8, 9)])
-def test_gradient_of_rows_that_begin_anywhere(run, rows, num_classes, dtype, masked, used, rng, monkeypatch):
-    """Runs of narrow logits, which may be of two rows. Labels are found at both ends of a row and of a run."""
+def test_gradient_of_unaligned_rows(run, rows, num_classes, dtype, masked, used, rng, monkeypatch):
+    """A run of narrow logits may contain parts of two rows. There are labels at both ends of a row and of a run."""
     monkeypatch.setattr(gpu, "_RUN", run)
     jax.clear_caches()
     logits = np.asarray(4 * rng.standard_normal((rows, num_classes)), jnp.dtype(dtype))
@@ -193,7 +193,7 @@ def assert_gradient(logits, labels, rng, *, used, masked):
     cotangents = tuple(
         (rng.uniform(-size, size, rows) * mask).astype(working) if i in used else None for i, size in enumerate(sizes)
     )
-    # What a masked row holds does not matter.
+    # The values of a masked row do not matter.
     given = np.where(mask[..., None], logits, np.asarray(NAN, logits.dtype))
     found = run_vjp(cotangents, given, labels, mask if masked else None, stats)
     assert found.dtype == logits.dtype
@@ -203,10 +203,11 @@ def assert_gradient(logits, labels, rng, *, used, masked):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("num_classes", [1000, 1002])
-def test_a_row_without_a_loss_stays_alone(num_classes, dtype, rng):
-    """Its cotangent is NaN, and so is its gradient."""
+def test_row_without_a_loss_does_not_affect_other_rows(num_classes, dtype, rng):
+    """The cotangent of a row without a loss is NaN, and its gradient has a NaN."""
     logits = statistics.special_rows(rng, num_classes, jnp.dtype(dtype))
-    logits = np.concatenate([logits] * 256)[: 256 * (len(logits) // 2)]  # In runs where rows are no multiple of eight.
+    # A multiple of the run length, so that rows whose length is not a multiple of eight are computed in runs.
+    logits = np.concatenate([logits] * 256)[: 256 * (len(logits) // 2)]
     labels = np.full(len(logits), 8, np.int32)
     stats = statistics.by_definition(logits, labels)
     is_defined = np.isfinite(np.asarray(stats.label_nll)) & np.isfinite(np.asarray(stats.max_logit))
@@ -219,7 +220,7 @@ def test_a_row_without_a_loss_stays_alone(num_classes, dtype, rng):
     assert np.isfinite(found[is_defined].astype(np.float32)).all()
 
 
-def test_rows_that_the_forms_are_for():
+def test_suits_only_long_rows_of_the_last_axis_without_where():
     suits = functools.partial(gpu.suits, where=None, axis=1)
     assert suits(jnp.zeros((2, 1000)))
     assert not suits(jnp.zeros((2, 999)))

@@ -1,4 +1,4 @@
-"""Whole losses by the code of each platform, run on a CPU: the forms for CPU and GPU in rows of any length, and the definition, as on a TPU."""
+"""Whole losses with the code of each platform, run on a CPU: the forms of CPU and GPU for rows of any length, and the definition, as on a TPU."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from tests.support.linear_cases import OPTIONS as LINEAR_OPTIONS
 from tests.support.linear_cases import expected, make
 from tests.support.ways import INF, LOGITS, NAN, C, targets, value_and_gradient
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 on_a_gpu = platform.on_a_gpu
 MASK = np.array([True, True, False, True, True])
@@ -30,7 +30,7 @@ OPTIONS = {"label_smoothing": np.float32(0.1), "z_loss": np.float32(1e-2)}
 
 @pytest.fixture(params=platform.PLATFORMS)
 def on_platform(request, monkeypatch):
-    """Every loss takes the forms of this platform; on a CPU, rows of four classes are cut into parts."""
+    """Use the forms of this platform for every loss. The CPU form cuts rows of four or more classes into parts."""
     monkeypatch.setattr(cpu_sums, "SHORT", 4)
     monkeypatch.setattr(cpu_sums, "PART_SIZES", [2, 3, 5, 7])
     with platform.forms_of(request.param):
@@ -38,11 +38,11 @@ def on_platform(request, monkeypatch):
 
 
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
-def test_forms_are_reached(loss, on_platform, rng, monkeypatch):
-    """The tests here are about the forms: so each form that a platform has runs, and no form of another platform does."""
+def test_only_the_forms_of_the_platform_are_used(loss, on_platform, rng, monkeypatch):
+    """Every form of this platform runs, and no form of another platform runs. The other tests of this file rely on this."""
     called = set()
 
-    def noted(name, function):
+    def recorded(name, function):
         def form(*args, **kwargs):
             called.add(name)
             return function(*args, **kwargs)
@@ -52,15 +52,15 @@ def test_forms_are_reached(loss, on_platform, rng, monkeypatch):
     for module in (cpu, gpu):
         for name in ("statistics", "logits_vjp"):
             key = f"{module.__name__.rpartition('.')[2]}.{name}"
-            monkeypatch.setattr(module, name, noted(key, getattr(module, name)))
+            monkeypatch.setattr(module, name, recorded(key, getattr(module, name)))
     logits, labels = cases.make_logits(rng, (3, 6)), loss.make_labels(rng, (3, 6), -1)
     jax.jit(jax.grad(lambda z: loss.function(z, labels).sum()))(logits)
-    of = {
+    forms = {
         "cpu": {"cpu.statistics", "cpu.logits_vjp"},
         "cuda": {"gpu.statistics"} | ({"gpu.logits_vjp"} if loss is INTEGER else set()),
         "tpu": set(),
     }
-    assert called == of[on_platform]
+    assert called == forms[on_platform]
 
 
 @pytest.mark.covering(2)
@@ -100,7 +100,7 @@ def test_sigmoid_loss(names, dtype, rng, on_platform):
 
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 def test_hard_logits(loss, rng, on_platform):
-    """All of them at once, in rows of one length: classes at -inf take no part."""
+    """Test all hard logits in one array. Shorter rows are padded with classes at -inf, which take no part."""
     tables = [make(rng) for make in cases.HARD_LOGITS.values()]
     longest = max(table.shape[1] for table in tables)
     rows, labels = [], []
@@ -119,8 +119,8 @@ def test_hard_logits(loss, rng, on_platform):
 
 
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
-def test_rows_without_a_loss_and_rows_that_are_masked(loss, on_platform):
-    """NaN and infinities; the true class alone at +inf, and at -inf; a label that is no class."""
+def test_rows_without_a_loss_and_masked_rows(loss, on_platform):
+    """The rows have NaN, infinities, a single +inf at the true class, -inf at the true class, or an invalid label."""
     rows = [[NAN, 1, 2, 3, 4], [INF, INF, 0, 0, 0], [-INF] * C, [0, INF, 0, 0, -INF], [1, -INF, 2, 0, 0], LOGITS[0]]
     logits, labels = np.float32([*rows, *rows]), np.int32([1, 1, 1, 1, 1, 2] * 2)
     if loss is INTEGER:
@@ -135,7 +135,7 @@ def test_rows_without_a_loss_and_rows_that_are_masked(loss, on_platform):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_a_masked_row_of_nan_is_nowhere(rng, on_platform, dtype):
+def test_masked_row_of_nan_affects_no_value_and_no_gradient(rng, on_platform, dtype):
     z = np.asarray(rng.standard_normal((5, 1000)), jnp.dtype(dtype))
     z[~MASK] = NAN
     value, pull = jax.vjp(jax.jit(lambda z: INTEGER.function(z, np.arange(5), mask=MASK, z_loss=1e-2)), z)
@@ -150,11 +150,11 @@ def test_a_masked_row_of_nan_is_nowhere(rng, on_platform, dtype):
 @pytest.mark.parametrize("loss", cases.LOSSES)
 def test_hessian(way, hard, loss, rng, on_platform):
     logits = hessians.HESSIAN_LOGITS[hard](rng)
-    labels, w, expected_ = hessians.hessian_case(loss, logits, rng)
-    assert_within(jax.jit(jax.jacfwd(jax.jacrev(way(loss, labels, w))))(logits), expected_, 16)
+    labels, w, want = hessians.hessian_case(loss, logits, rng)
+    assert_within(jax.jit(jax.jacfwd(jax.jacrev(way(loss, labels, w))))(logits), want, 16)
 
 
-def test_statistics_of_classes_that_do_not_hold_the_label(rng, on_platform):
+def test_statistics_of_classes_without_the_label(rng, on_platform):
     logits = cases.make_logits(rng, (4, 6))
     stats = logit_stats(logits, np.int32([-1, 6, -100, 3]))
     np.testing.assert_array_equal(stats.label_mass, [0, 0, 0, 1])
@@ -175,7 +175,7 @@ def test_long_rows(rng, on_platform, x64, dtype, num_classes, options):
 @pytest.mark.parametrize("num_classes", [6, 1002])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_second_derivatives(rng, on_platform, dtype, num_classes):
-    """In every order of modes: those of p, not those of the code, in which a bitcast has none."""
+    """Every order of modes. The derivatives come from the definition, because the code of a form has a bitcast without derivatives."""
     z, v = (np.asarray(rng.standard_normal((2, num_classes)), jnp.dtype(dtype)) for _ in range(2))
     y = np.int32([3, num_classes - 1])
 
@@ -191,7 +191,7 @@ def test_second_derivatives(rng, on_platform, dtype, num_classes):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_second_derivatives_through_a_loop_where_classes_tie(rng, on_platform, dtype):
+def test_second_derivatives_through_a_loop_with_ties(rng, on_platform, dtype):
     z = np.asarray(rng.integers(-1, 2, (3, 1000)), jnp.dtype(dtype))
     v = rng.standard_normal(z.shape).astype(np.float32)
 
@@ -216,7 +216,7 @@ def _assert_close(found, want, dtype):
     np.testing.assert_allclose(np.asarray(found, np.float64), want, rtol=rtol, atol=atol)
 
 
-def test_every_cell_is_what_the_rules_say_among_many_classes(on_platform):
+def test_every_cell_is_correct_among_many_classes(on_platform):
     number, failed = cells.failures(Changed(among_many_classes, ("integer", "soft", "loss_sum")))
     assert number >= 4 * 100
     assert not failed
@@ -249,7 +249,7 @@ def test_hessian_vector_product_of_a_linear_loss(rng, x64, on_platform):
     linear.differentiate(rng, "hvp", False, Chunked(4, 5))
 
 
-def test_blocks_of_a_linear_loss_that_are_others_on_a_gpu(rng, on_platform, others_on_a_gpu):
+def test_blocks_of_a_linear_loss_that_differ_on_a_gpu(rng, on_platform, other_blocks_on_gpu):
     linear.check(rng, None, tuple(LINEAR_OPTIONS))
 
 
@@ -258,7 +258,10 @@ def test_blocks_of_a_linear_loss_that_are_others_on_a_gpu(rng, on_platform, othe
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("loss", ["losses", "sum"])
 def test_narrow_linear_losses_on_a_gpu(rng, on_a_gpu, monkeypatch, names, dtype, loss):
-    """Blocks of classes and, of the sum, gathered blocks of tokens. Gradients by logits are bfloat16 where both operands are."""
+    """The losses use blocks of classes, and the sum uses buffered blocks of tokens.
+
+    Gradients with respect to the logits are bfloat16 if both operands are bfloat16.
+    """
     monkeypatch.setattr(sizes, "for_statistics_on_gpu", lambda tokens, *_: sizes.Blocks(4, 7))
     monkeypatch.setattr(sizes, "for_total_on_gpu", lambda tokens, num_classes, _: sizes.Blocks(2, num_classes, 3))
     hidden, classifier, labels = make(rng)
@@ -266,12 +269,12 @@ def test_narrow_linear_losses_on_a_gpu(rng, on_a_gpu, monkeypatch, names, dtype,
     options = {name: LINEAR_OPTIONS[name] for name in names}
     cotangent = np.ones(len(labels)) if loss == "sum" else rng.uniform(-2, 2, len(labels))
 
-    def of(hidden, classifier):
+    def total(hidden, classifier):
         if loss == "sum":
             return jaxce.linear_softmax_cross_entropy_sum(hidden, classifier, labels, **options).total
         return jnp.vdot(jaxce.linear_softmax_cross_entropy(hidden, classifier, labels, **options), cotangent)
 
-    value, gradients = jax.jit(jax.value_and_grad(of, (0, 1)))(hidden, classifier)
+    value, gradients = jax.jit(jax.value_and_grad(total, (0, 1)))(hidden, classifier)
     wide = [x.astype(np.float32) for x in (hidden, classifier)]
     want, want_gradients = expected(*wide, labels, cotangent, **options)
     np.testing.assert_allclose(value, float((want.value * cotangent).sum()), rtol=1e-5)

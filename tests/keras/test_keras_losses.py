@@ -1,4 +1,4 @@
-"""The loss objects of `jaxce.keras.losses` against Keras 3's own, on the JAX backend; and inside `model.compile`."""
+"""The loss objects of `jaxce.keras.losses` against those of Keras 3 on the JAX backend, also inside `model.compile`."""
 
 import functools
 import inspect
@@ -16,22 +16,22 @@ import pytest
 
 from jaxce.keras import backend, losses, metrics
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 REDUCTIONS = ["sum_over_batch_size", "sum", "mean", "mean_with_sample_weight", "none", None]
 B, T, C = 4, 3, 5
 
 
 @pytest.fixture(autouse=True)
-def _as_keras_expects():
-    """Keras itself relies on implicit promotion."""
+def _standard_promotion():
+    """Allow implicit promotion, because the code of Keras needs it."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
 @pytest.fixture
-def alone(monkeypatch):
-    """As if Keras had never been imported."""
+def without_keras(monkeypatch):
+    """Remove Keras from `sys.modules`, so that jaxce behaves as if Keras had never been imported."""
     monkeypatch.delitem(__import__("sys").modules, "keras")
 
 
@@ -69,13 +69,13 @@ WEIGHTS = {
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_reduces_as_keras_does(name, reduction, weights, rng, request):
+def test_reduces_like_keras(name, reduction, weights, rng, request):
     rows, make = WEIGHTS[weights]
     y_true, y_pred = _examples(name, rng, *rows)
     sample_weight = None if make is None else np.asarray(make(rng), np.float32)
-    # Through the probabilities Keras's own formulas differ, so compare what is the same: the reduction, from logits.
+    # From probabilities, the formulas of Keras differ. So compare the reductions with losses from logits.
     theirs = getattr(keras.losses, name)(from_logits=True, reduction=reduction)(y_true, y_pred, sample_weight)
-    request.getfixturevalue("alone")
+    request.getfixturevalue("without_keras")
     ours = getattr(losses, name)(from_logits=True, reduction=reduction)
     assert type(ours) is getattr(losses, name)
     answer = ours(y_true, y_pred, sample_weight)
@@ -87,7 +87,7 @@ def test_reduces_as_keras_does(name, reduction, weights, rng, request):
 @pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("ignored", ["some", "all"])
-def test_ignore_class_averages_over_the_rest_as_keras_does(reduction, weighted, ignored, rng, request):
+def test_ignore_class_averages_over_the_other_labels_like_keras(reduction, weighted, ignored, rng, request):
     y_true, y_pred = rng.integers(0, C, (B, T), np.int32), _softmax(rng, B, T, C)
     y_true[0] = y_true[2, 1] = 3
     if ignored == "all":
@@ -95,7 +95,7 @@ def test_ignore_class_averages_over_the_rest_as_keras_does(reduction, weighted, 
     sample_weight = rng.uniform(size=(B, T)).astype(np.float32) if weighted else None
     options = {"from_logits": True, "ignore_class": 3, "reduction": reduction}
     theirs = keras.losses.SparseCategoricalCrossentropy(**options)(y_true, y_pred, sample_weight)
-    request.getfixturevalue("alone")
+    request.getfixturevalue("without_keras")
     answer = losses.SparseCategoricalCrossentropy(**options)(y_true, y_pred, sample_weight)
     np.testing.assert_allclose(answer, theirs, rtol=2e-6)
 
@@ -103,19 +103,19 @@ def test_ignore_class_averages_over_the_rest_as_keras_does(reduction, weighted, 
 @pytest.mark.parametrize("name", NAMES)
 def test_call_and_config_are_those_of_keras(name, rng, request):
     keras_config = getattr(keras.losses, name)().get_config()
-    request.getfixturevalue("alone")
+    request.getfixturevalue("without_keras")
     loss = getattr(losses, name)(from_logits=True, reduction="sum", name="mine")
     config = loss.get_config()
     assert set(keras_config) <= set(config)
     assert config["from_logits"] is True and config["reduction"] == "sum" and loss.name == "mine"
-    again = getattr(losses, name).from_config(config)
+    restored = getattr(losses, name).from_config(config)
     examples = _examples(name, rng, B)
-    assert again(*examples) == loss(*examples)
+    assert restored(*examples) == loss(*examples)
 
 
 @pytest.mark.parametrize("weight_shape", [(B,), (B, 1)])
-def test_weight_of_each_example_weighs_all_its_losses(weight_shape, rng, alone):
-    """By Keras's documentation; its code broadcasts a vector along the last axis instead, which only a square batch lets through."""
+def test_weight_of_each_example_applies_to_all_its_losses(weight_shape, rng, without_keras):
+    """This follows the documentation of Keras. The code of Keras broadcasts a vector along the last axis, which only works for a square batch."""
     y_true, y_pred = _examples("SparseCategoricalCrossentropy", rng, B, B)
     weights = rng.uniform(size=weight_shape).astype(np.float32)
     each = losses.sparse_categorical_crossentropy(y_true, y_pred)
@@ -123,19 +123,19 @@ def test_weight_of_each_example_weighs_all_its_losses(weight_shape, rng, alone):
     np.testing.assert_allclose(answer, each * weights.reshape(B, 1), rtol=1e-6)
 
 
-def test_vector_of_labels_fits_a_column_of_predictions(rng, alone):
+def test_vector_of_labels_fits_a_column_of_predictions(rng, without_keras):
     y_true, y_pred = np.float32([0, 1, 1, 0]), rng.uniform(size=(4, 1)).astype(np.float32)
     assert losses.BinaryCrossentropy()(y_true, y_pred) == losses.BinaryCrossentropy()(y_true[:, None], y_pred)
 
 
-def test_predictions_are_converted_to_the_dtype_asked_for(alone):
+def test_predictions_are_converted_to_the_dtype_of_the_loss(without_keras):
     y_true, y_pred = [[0.0, 1.0]], np.float16([[0.3, 0.7]])
     assert losses.CategoricalCrossentropy()(y_true, y_pred).dtype == np.float32
     assert losses.CategoricalCrossentropy(dtype="float16")(y_true, y_pred).dtype == np.float16
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_is_jitted_differentiable_and_weighted_inside_jit(name, rng, alone):
+def test_gradient_and_sample_weight_work_inside_jit(name, rng, without_keras):
     y_true, y_pred = _examples(name, rng, B)
     weights = rng.uniform(size=B).astype(np.float32)
     loss = getattr(losses, name)(from_logits=True)
@@ -154,7 +154,7 @@ def test_is_jitted_differentiable_and_weighted_inside_jit(name, rng, alone):
         (lambda: losses.BinaryCrossentropy()([[0.0, 1.0]], "half"), TypeError, "`y_pred` must be an array"),
     ],
 )  # fmt: skip
-def test_bad_use_raises(make, error, message, alone):
+def test_invalid_use_raises(make, error, message, without_keras):
     with pytest.raises(error, match=message):
         make()
 
@@ -186,16 +186,16 @@ BAD_CONSTRUCTIONS = [
 
 @pytest.mark.parametrize("with_keras", [False, True])
 @pytest.mark.parametrize(("name", "case"), BAD_CONSTRUCTIONS)
-def test_constructor_refuses_what_the_call_could_not_use(name, case, with_keras, request):
+def test_constructor_refuses_invalid_options(name, case, with_keras, request):
     option, (value, error, message) = case.partition(" ")[0], BAD_OPTIONS[case]
     if not with_keras:
-        request.getfixturevalue("alone")
+        request.getfixturevalue("without_keras")
     with pytest.raises(error, match=message):
         getattr(losses, name)(**{option: value})
 
 
 def test_options_by_position_in_another_order_are_refused():
-    """Keras's functions and classes have `ignore_class` and `axis` in different places."""
+    """In Keras, `ignore_class` and `axis` have different positions in the functions and in the classes."""
     with pytest.raises(TypeError, match="`ignore_class` must be a Python integer, not traced; got 'sum'"):
         losses.SparseCategoricalCrossentropy(True, "sum")
 
@@ -218,7 +218,7 @@ def test_smoothing_may_be_traced():
 
 
 @pytest.mark.parametrize("given", [None, ""])
-def test_name_is_that_of_the_function_by_default(given):
+def test_default_name_is_that_of_the_function(given):
     assert losses.BinaryCrossentropy(name=given).name == "binary_crossentropy"
 
 
@@ -226,10 +226,10 @@ DTYPES = ["float16", "bfloat16", "float64", np.float16, jnp.bfloat16, np.dtype("
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, keras.DTypePolicy("mixed_float16"), keras.DTypePolicy("float64")], ids=str)
-def test_dtype_is_what_keras_takes_for_one(dtype, request):
+def test_dtype_accepts_the_same_values_as_keras(dtype, request):
     theirs = keras.losses.BinaryCrossentropy(dtype=dtype).dtype
     assert losses.BinaryCrossentropy(dtype=dtype).dtype == theirs
-    request.getfixturevalue("alone")
+    request.getfixturevalue("without_keras")
     assert losses.BinaryCrossentropy(dtype=dtype).dtype == theirs
 
 
@@ -241,7 +241,7 @@ def test_dtype_may_be_a_policy_that_only_keras_knows(dtype):
     assert losses.BinaryCrossentropy(dtype=dtype).dtype == keras.losses.BinaryCrossentropy(dtype=dtype).dtype
 
 
-def test_dtype_is_the_floatx_of_the_moment_as_in_keras(monkeypatch, x64):
+def test_default_dtype_is_the_current_floatx_of_keras(monkeypatch, x64):
     examples = np.eye(2), np.full((2, 2), 0.5)
     before = losses.CategoricalCrossentropy()
     keras.config.set_floatx("float64")
@@ -256,7 +256,7 @@ def test_dtype_is_the_floatx_of_the_moment_as_in_keras(monkeypatch, x64):
     assert losses.CategoricalCrossentropy().dtype == "float32"
 
 
-def test_config_has_a_dtype_that_was_given():
+def test_config_has_an_explicit_dtype():
     config = losses.CategoricalCrossentropy(dtype="bfloat16").get_config()
     assert config["dtype"] == "bfloat16" and losses.CategoricalCrossentropy.from_config(config).dtype == "bfloat16"
 
@@ -301,7 +301,7 @@ def test_is_a_keras_loss_once_keras_is_in_use():
 
 
 def test_stays_pure_jax_once_keras_is_in_use():
-    """Whatever backend Keras has, and under settings that Keras's own code does not bear."""
+    """The loss works with strict promotion, which the code of Keras does not support."""
     loss = losses.BinaryCrossentropy()
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         value = jax.jit(lambda p: loss(jnp.array([[0, 1]]), p, jnp.array([2.0])))(jnp.array([[0.5, 0.5]]))
@@ -310,7 +310,7 @@ def test_stays_pure_jax_once_keras_is_in_use():
 
 @pytest.mark.parametrize("ours", [False, True])
 def test_keras_masks_and_ignore_class_work_together(ours, rng):
-    """A mask handed on by a layer, and labels ignored by the loss: the mean is over what both leave."""
+    """A layer passes a mask, and the loss ignores labels. The mean is over the tokens that neither of them excludes."""
     tokens = np.int32([[1, 2, 3, 0], [4, 5, 0, 0]])
     labels = np.int32([[0, -1, 2, 1], [1, 2, 0, 0]])
     keras.utils.set_random_seed(0)
@@ -325,7 +325,7 @@ def test_keras_masks_and_ignore_class_work_together(ours, rng):
 
 
 def _ignoring(rng):
-    """Rows, some labels of which are to be ignored, and logits."""
+    """Return labels, some of them equal to the ignored class -1, and logits."""
     labels = rng.integers(-1, C, (B, T), np.int32)
     labels[0, 0] = -1
     return labels, rng.normal(size=(B, T, C)).astype(np.float32)
@@ -337,7 +337,7 @@ def test_result_of_ignore_class_carries_the_mask_that_keras_attaches(module, rng
     function = functools.partial(module.sparse_categorical_crossentropy, from_logits=True, ignore_class=-1)
     theirs = keras.losses.sparse_categorical_crossentropy(jnp.asarray(labels), jnp.asarray(logits), True, -1)
     np.testing.assert_array_equal(function(labels, logits)._keras_mask, theirs._keras_mask)
-    # A tracer has no attributes; Keras stores its mask elsewhere, and a loss of Keras finds it there.
+    # A tracer has no attributes, so Keras stores the mask elsewhere. A loss of Keras must find the mask there.
     loss, masked = keras.losses.Loss(name="mean"), jnp.mean(theirs, where=labels != -1)
     loss.call = function
     np.testing.assert_allclose(jax.jit(loss)(labels, logits), masked, rtol=1e-6)
@@ -351,7 +351,7 @@ def test_result_without_ignore_class_carries_no_mask(rng):
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
-def test_ignore_class_needs_no_keras(wrap, rng, alone):
+def test_ignore_class_needs_no_keras(wrap, rng, without_keras):
     labels, logits = _ignoring(rng)
     each = wrap(lambda y, z: losses.sparse_categorical_crossentropy(y, z, True, -1, -1))(labels, logits)
     assert (np.asarray(each) != 0).tolist() == (labels != -1).tolist()
@@ -360,7 +360,7 @@ def test_ignore_class_needs_no_keras(wrap, rng, alone):
 
 
 @pytest.mark.parametrize("axis", [-1, 1])
-def test_backend_ignores_a_class_as_the_loss_does(axis, rng):
+def test_backend_ignores_a_class_like_the_loss(axis, rng):
     labels, logits = _ignoring(rng)
     logits = np.moveaxis(logits, -1, axis)
     answer = backend.sparse_categorical_crossentropy(labels, logits, True, axis, -1)
@@ -371,8 +371,8 @@ def test_backend_ignores_a_class_as_the_loss_does(axis, rng):
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("eagerly", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_function_with_ignore_class_trains_as_that_of_keras(weighted, eagerly, rng):
-    """Keras's mean is over what counts: it needs the mask of the function's result."""
+def test_function_with_ignore_class_trains_like_that_of_keras(weighted, eagerly, rng):
+    """Keras takes the mean over the unmasked losses, so the result of the function must carry a mask."""
     x, labels = rng.normal(size=(32, 8)).astype(np.float32), rng.integers(-1, C, 32, np.int32)
     weights = rng.uniform(size=32).astype(np.float32) if weighted else None
 
@@ -388,21 +388,21 @@ def test_function_with_ignore_class_trains_as_that_of_keras(weighted, eagerly, r
 
 
 @pytest.mark.parametrize("ignored", [-1, 2**40])
-def test_ignore_class_that_labels_cannot_hold_ignores_nothing(ignored, rng):
+def test_ignore_class_outside_the_label_dtype_ignores_nothing(ignored, rng):
     logits, labels = rng.normal(size=(4, C)), rng.integers(0, C, 4, np.uint8)
     answer = losses.sparse_categorical_crossentropy(labels, logits.astype(np.float32), True, ignore_class=ignored)
     right = np.log(np.exp(logits).sum(1)) - logits[np.arange(4), labels]
     np.testing.assert_allclose(answer, right, rtol=1e-5)
 
 
-def test_masks_leave_the_names_of_layers_alone(rng):
+def test_masks_do_not_change_the_names_of_layers(rng):
     keras.utils.clear_session()
     jax.jit(losses.SparseCategoricalCrossentropy(True, -1))(*_ignoring(rng))
     assert keras.layers.Lambda(lambda x: x).name == "lambda"
 
 
 def test_infinite_logit_whose_label_is_0_takes_no_part():
-    """TensorFlow gives NaN; the guide and README list the difference."""
+    """TensorFlow gives NaN. The guide and the README list this difference."""
     labels, logits = np.float32([[1, 0, 0]]), np.float32([[1, -np.inf, 0]])
     right = np.log1p(np.exp(-1))
     np.testing.assert_allclose(losses.categorical_crossentropy(labels, logits, True), [right], rtol=1e-6)
@@ -410,8 +410,8 @@ def test_infinite_logit_whose_label_is_0_takes_no_part():
     assert np.isnan(keras.losses.categorical_crossentropy(jnp.asarray(labels), jnp.asarray(logits), True)).all()
 
 
-def test_binary_loss_of_a_clipped_probability_is_that_of_tensorflow_not_of_keras_3():
-    """TensorFlow 1.15 and 2.2 add epsilon to the probability that they have clipped at epsilon; the guide and README list the difference."""
+def test_binary_loss_of_a_clipped_probability_agrees_with_tensorflow_not_with_keras_3():
+    """TensorFlow 1.15 and 2.2 clip the probability at epsilon and then add epsilon. The guide and the README list this difference."""
     labels, predictions = np.float32([[1], [0]]), np.float32([[0], [1]])
     np.testing.assert_allclose(losses.binary_crossentropy(labels, predictions), [15.424949, 15.333239], rtol=1e-6)
     theirs = keras.losses.binary_crossentropy(jnp.asarray(labels), jnp.asarray(predictions))

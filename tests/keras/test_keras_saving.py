@@ -1,4 +1,4 @@
-"""The losses of `jaxce.keras` survive what Keras and Python do to a model: saving, loading, copying, and any order of imports."""
+"""The losses of `jaxce.keras` survive saving, loading and copying of a model, and any order of imports."""
 
 import copy
 import os
@@ -17,7 +17,7 @@ from jaxce.keras import backend, losses, metrics
 from tests.support.paths import ROOT
 
 pytestmark = [
-    pytest.mark.usefixtures("made_quickly"),
+    pytest.mark.usefixtures("fast_compilation"),
     # Saving a model converts Keras variables to arrays, which raises this warning in Keras.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
@@ -35,8 +35,8 @@ FUNCTIONS = {
 
 
 @pytest.fixture(autouse=True)
-def _as_keras_expects():
-    """Keras itself relies on implicit promotion."""
+def _standard_promotion():
+    """Allow implicit promotion, because the code of Keras needs it."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
@@ -49,7 +49,7 @@ def compiled_model(loss, **options):
     return model
 
 
-def saved(extension):
+def saved_and_loaded(extension):
     def load(model, folder):
         model.save(folder / f"model.{extension}")
         return keras.models.load_model(folder / f"model.{extension}")
@@ -58,14 +58,14 @@ def saved(extension):
 
 
 def compiled_from_config(model, folder):
-    again = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
-    again.compile_from_config(model.get_compile_config())
-    return again
+    restored = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
+    restored.compile_from_config(model.get_compile_config())
+    return restored
 
 
 WAYS = {
-    ".keras": saved("keras"),
-    ".h5": saved("h5"),
+    ".keras": saved_and_loaded("keras"),
+    ".h5": saved_and_loaded("h5"),
     "compile_from_config": compiled_from_config,
     "clone_model": lambda model, folder: keras.models.clone_model(model),
     "copy": lambda model, folder: copy.copy(model),
@@ -81,34 +81,34 @@ def state(loss):
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", OBJECTS)
-def test_model_comes_back_with_the_loss_object(name, way, tmp_path):
+def test_restored_model_has_the_loss_object(name, way, tmp_path):
     loss = OBJECTS[name]()
-    again = WAYS[way](compiled_model(loss), tmp_path).loss
-    assert state(again) == state(loss)
+    restored = WAYS[way](compiled_model(loss), tmp_path).loss
+    assert state(restored) == state(loss)
 
 
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_model_comes_back_with_the_function(name, way, tmp_path):
-    """Keras has functions of the same names, and would take its own without a word."""
+def test_restored_model_has_the_function(name, way, tmp_path):
+    """Keras has functions with the same names. Without registration it would silently load its own function."""
     assert WAYS[way](compiled_model(FUNCTIONS[name]), tmp_path).loss is FUNCTIONS[name]
 
 
 @pytest.mark.parametrize("way", [".keras", ".h5"])
-def test_model_comes_back_with_the_losses_and_metrics_of_each_output(way, tmp_path):
+def test_restored_model_has_the_losses_and_metrics_of_each_output(way, tmp_path):
     both = [losses.sparse_categorical_crossentropy, OBJECTS["sparse"]()]
     model = compiled_model(both, metrics=[[metrics.sparse_categorical_crossentropy], [backend.binary_crossentropy]])
-    again = WAYS[way](model, tmp_path)
-    assert again.loss[0] is both[0] and state(again.loss[1]) == state(both[1])
-    config = keras.saving.deserialize_keras_object(again.get_compile_config())
+    restored = WAYS[way](model, tmp_path)
+    assert restored.loss[0] is both[0] and state(restored.loss[1]) == state(both[1])
+    config = keras.saving.deserialize_keras_object(restored.get_compile_config())
     assert config["metrics"] == [[metrics.sparse_categorical_crossentropy], [backend.binary_crossentropy]]
 
 
-def test_keras_metric_of_a_function_comes_back_with_it():
+def test_restored_keras_metric_has_the_function():
     metric = keras.metrics.MeanMetricWrapper(losses.categorical_crossentropy, name="mine", from_logits=True)
-    again = keras.metrics.deserialize(keras.metrics.serialize(metric))
-    assert again.get_config() == metric.get_config()
+    restored = keras.metrics.deserialize(keras.metrics.serialize(metric))
+    assert restored.get_config() == metric.get_config()
     assert keras.metrics.deserialize(metric.get_config()["fn"]) is losses.categorical_crossentropy
 
 
@@ -117,15 +117,15 @@ def test_keras_metric_of_a_function_comes_back_with_it():
 def test_object_is_copied_with_its_options_and_attributes(name, copied):
     loss = OBJECTS[name]()
     loss.note = ["a subclass may have more"]
-    again = copied(loss)
-    assert again is not loss and state(again) == state(loss) and again.note == loss.note
+    other = copied(loss)
+    assert other is not loss and state(other) == state(loss) and other.note == loss.note
     y_true, y_pred = ([1, 0], np.float32([[0.0, 1.0], [2.0, 0.0]])) if name == "sparse" else (np.eye(2), np.eye(2))
     if jax.config.jax_enable_x64 or loss.dtype != "float64":
-        np.testing.assert_array_equal(again(y_true, y_pred), loss(y_true, y_pred))
+        np.testing.assert_array_equal(other(y_true, y_pred), loss(y_true, y_pred))
 
 
 class SubclassOfLoss(losses.CategoricalCrossentropy):
-    """A user's own loss, with a constructor of its own."""
+    """A loss of a user, with another constructor."""
 
     def __init__(self, scale):
         super().__init__(from_logits=True)
@@ -141,7 +141,7 @@ def test_subclass_with_another_constructor_is_copied():
     assert isinstance(loss, keras.losses.Loss)
 
 
-def test_class_is_the_public_one_under_its_own_name():
+def test_class_is_public_and_registered_under_its_name():
     loss = losses.BinaryCrossentropy()
     assert type(loss) is losses.BinaryCrossentropy and isinstance(loss, keras.losses.Loss)
     assert keras.saving.get_registered_name(losses.BinaryCrossentropy) == "jaxce>BinaryCrossentropy"
@@ -214,7 +214,7 @@ saving = types.SimpleNamespace(register_keras_serializable=register_keras_serial
 """
 HOOK = """
         import importlib.util, sys, warnings
-        sys.modules["keras"] = None  # how a program forbids an import
+        sys.modules["keras"] = None  # this makes an import of keras raise an error
         import jaxce
         from jaxce import _keras_hook
         del sys.modules["keras"]
@@ -234,7 +234,7 @@ HOOK = """
                 raise AssertionError
         sys.fail = False
 
-        class Other:  # another hook, which asks every finder but itself
+        class Other:  # another hook, which calls every other finder
             def find_spec(self, name, path=None, target=None):
                 if name == "keras":
                     return next(filter(None, (f.find_spec(name, path, target) for f in sys.meta_path if f is not self)))
@@ -249,7 +249,7 @@ HOOK = """
         importlib.reload(keras)
         assert sys.attempts == 4
 
-        # A Keras that jaxce cannot register with is imported all the same.
+        # If jaxce cannot register with Keras, the import of Keras still works.
         keras.losses.Loss = int
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -294,15 +294,15 @@ def test_model_is_loaded_in_a_new_process(imports, models):
     run(LOAD, imports, models)
 
 
-def test_object_made_before_keras_is_imported_weighs_each_loss():
+def test_object_created_before_the_import_of_keras_applies_sample_weights():
     run(MADE_BEFORE_KERAS)
 
 
-def test_importing_jaxce_imports_neither_keras_nor_the_keras_face():
+def test_importing_jaxce_imports_neither_keras_nor_jaxce_keras():
     run(JAXCE_ALONE)
 
 
 @pytest.mark.parametrize("script", [HOOK, THREAD], ids=["hook", "thread"])
-def test_hook_bears_failures_other_hooks_and_threads(script, tmp_path):
+def test_hook_survives_failures_other_hooks_and_threads(script, tmp_path):
     (tmp_path / "keras.py").write_text(FAKE_KERAS)
     run(script, path=[tmp_path])

@@ -1,4 +1,4 @@
-"""The losses of a linear layer, whatever the blocks: against the oracle, under every option, in any shape, dtype and mode."""
+"""The losses of a linear layer with any blocks, against the oracle: every option, shape, dtype and mode."""
 
 import itertools
 
@@ -23,10 +23,10 @@ from tests.support.linear import MODES, ULPS, answers, check, differentiate
 from tests.support.linear_cases import CLASSES, FEATURES, OPTIONS, TOKENS, expected, make
 from tests.support.oracle import Quantity
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
-# All at once; blocks of tokens; of classes; of both, of which neither divides; the same with no remainder; one of each.
+# The default; no blocks; blocks of tokens, of classes, and of both, with a smaller last block; blocks of one token and one class.
 IMPLEMENTATIONS = {
     "None": None,
     "reference": "reference",
@@ -35,7 +35,7 @@ IMPLEMENTATIONS = {
     "both": Chunked(6, 7),
     "single": Chunked(1, 1),
 }
-QUICK_AND_OTHERS = ["None", "both", "reference", *covering.at_night("tokens", "classes", "single")]
+IMPLEMENTATION_NAMES = ["None", "both", "reference", *covering.nightly_values("tokens", "classes", "single")]
 
 
 @pytest.mark.covering(1)
@@ -51,7 +51,7 @@ def test_every_implementation(rng, implementation, names):
 def test_any_sizes(rng, sizes, implementation):
     hidden, classifier, labels = make(rng, *sizes)
     cotangent = np.ones(sizes[0], np.float32)
-    (value, gradients), (total, of_total) = answers(
+    (value, gradients), (total, total_gradients) = answers(
         hidden, classifier, labels, cotangent, IMPLEMENTATIONS[implementation]
     )
     want, want_gradients = expected(hidden, classifier, labels, cotangent)
@@ -59,11 +59,11 @@ def test_any_sizes(rng, sizes, implementation):
     assert_within(total, Quantity(want.value.sum(), want.scale.sum()), ULPS)
     for name in ("hidden", "classifier"):
         assert_within(gradients[name], want_gradients[name], ULPS)
-        assert_within(of_total[name], want_gradients[name], ULPS)
+        assert_within(total_gradients[name], want_gradients[name], ULPS)
 
 
-def test_rows_so_long_that_they_are_cut(rng):
-    """A label in each cut of a row of 70,001 classes; small logits, so that every class counts."""
+def test_very_long_rows(rng):
+    """Rows of 70,001 classes, with labels in all parts of a row. The logits are small, so that every class contributes."""
     hidden, classifier, _ = make(rng, 6, 2, 70_001)
     labels = np.int32([0, 23_551, 23_552, 47_104, 70_000, 35_000])
     z = hidden.astype(np.float64) @ classifier.astype(np.float64)
@@ -71,16 +71,18 @@ def test_rows_so_long_that_they_are_cut(rng):
     want = log_z - z[np.arange(6), labels]
     onehot = np.zeros_like(z)
     onehot[np.arange(6), labels] = 1
-    slopes = np.exp(z - log_z[:, None]) - onehot
-    (value, gradients), (total, of_total) = answers(hidden, classifier, labels, np.ones(6, np.float32), Chunked(4))
+    z_gradient = np.exp(z - log_z[:, None]) - onehot
+    (value, gradients), (total, total_gradients) = answers(
+        hidden, classifier, labels, np.ones(6, np.float32), Chunked(4)
+    )
     np.testing.assert_allclose(value, want, rtol=2e-6)
     np.testing.assert_allclose(total, want.sum(), rtol=2e-6)
-    for found in (gradients, of_total):
-        np.testing.assert_allclose(found["classifier"], hidden.T @ slopes, rtol=2e-5, atol=1e-7)
-        np.testing.assert_allclose(found["hidden"], slopes @ classifier.T, rtol=2e-5, atol=1e-5)
+    for found in (gradients, total_gradients):
+        np.testing.assert_allclose(found["classifier"], hidden.T @ z_gradient, rtol=2e-5, atol=1e-7)
+        np.testing.assert_allclose(found["hidden"], z_gradient @ classifier.T, rtol=2e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(), (2, 3), *covering.at_night((6,), (3, 1, 2))], ids=str)
+@pytest.mark.parametrize("shape", [(), (2, 3), *covering.nightly_values((6,), (3, 1, 2))], ids=str)
 def test_tokens_of_any_rank(rng, shape):
     hidden, classifier, labels = make(rng, 6 if shape else 1)
     mask = np.arange(labels.size) != 2
@@ -98,7 +100,7 @@ def test_tokens_of_any_rank(rng, shape):
 
 @pytest.mark.parametrize(
     "blocks",
-    [Chunked(3, 5), Chunked(5, None), *covering.at_night(Chunked(None, 4), Chunked(2, 12), Chunked(10, 7))],
+    [Chunked(3, 5), Chunked(5, None), *covering.nightly_values(Chunked(None, 4), Chunked(2, 12), Chunked(10, 7))],
     ids=str,
 )
 def test_statistics_are_those_of_the_logits(rng, blocks):
@@ -115,7 +117,7 @@ def test_statistics_are_those_of_the_logits(rng, blocks):
 
 @pytest.mark.parametrize(
     "sizes",
-    [(1, 20), (5, 3), (8, 21), *covering.at_night((1, 1), (2, 39), (2, 64), (5, 1), (8, 40), (9, 3), (9, 39))],
+    [(1, 20), (5, 3), (8, 21), *covering.nightly_values((1, 1), (2, 39), (2, 64), (5, 1), (8, 40), (9, 3), (9, 39))],
     ids=str,
 )
 def test_result_does_not_depend_on_the_blocks(rng, sizes):
@@ -126,8 +128,8 @@ def test_result_does_not_depend_on_the_blocks(rng, sizes):
     np.testing.assert_array_max_ulp(run(Chunked(*sizes)), want, 4)
 
 
-@pytest.mark.parametrize("implementation", QUICK_AND_OTHERS)
-def test_label_that_is_no_class_is_nan_and_its_hidden_alone(rng, implementation):
+@pytest.mark.parametrize("implementation", IMPLEMENTATION_NAMES)
+def test_invalid_label_gives_nan_only_in_its_loss_and_its_hidden_gradient(rng, implementation):
     hidden, classifier, labels = make(rng)
     bad = [-1, -100, CLASSES, np.iinfo(np.int32).min, np.iinfo(np.int32).max]
     labels[: len(bad)] = bad
@@ -142,8 +144,8 @@ def test_label_that_is_no_class_is_nan_and_its_hidden_alone(rng, implementation)
     assert np.isfinite(gradient[5:]).all()
 
 
-@pytest.mark.parametrize("implementation", QUICK_AND_OTHERS)
-def test_masked_token_costs_nothing_and_poisons_nothing(rng, implementation):
+@pytest.mark.parametrize("implementation", IMPLEMENTATION_NAMES)
+def test_masked_token_has_zero_loss_and_does_not_affect_other_tokens(rng, implementation):
     hidden, classifier, labels = make(rng)
     mask = np.arange(TOKENS) % 2 == 0
     poisoned, bad_labels = hidden.copy(), labels.copy()
@@ -177,7 +179,7 @@ DTYPES = [
     (jnp.bfloat16, jnp.bfloat16),
     (jnp.float32, jnp.bfloat16),
     (jnp.float16, jnp.float16),
-    *covering.at_night((jnp.bfloat16, jnp.float32), (jnp.float16, jnp.bfloat16), (jnp.float32, jnp.float32)),
+    *covering.nightly_values((jnp.bfloat16, jnp.float32), (jnp.float16, jnp.bfloat16), (jnp.float32, jnp.float32)),
 ]
 
 
@@ -195,7 +197,7 @@ def test_any_mix_of_dtypes(rng, dtypes, implementation):
         np.testing.assert_allclose(value.sum(), float(want.value.sum()), rtol=1e-6)
         for name, array in zip(("hidden", "classifier"), arrays, strict=True):
             assert gradients[name].dtype == array.dtype
-            # The gradient by narrow logits is rounded to their dtype before it is multiplied.
+            # If both operands are narrow, the gradient with respect to the logits is rounded to their dtype before the matmul.
             working = jnp.result_type(*dtypes) if dtypes[0] == dtypes[1] else jnp.float32
             assert_within(gradients[name], want_gradients[name], 8, working=working)
 
@@ -213,7 +215,7 @@ def test_float64(rng, x64):
 
 
 def test_gradient_of_a_narrow_classifier_is_summed_in_float32(rng):
-    """1,024 blocks, each of which adds less than half an ulp of the sum in bfloat16."""
+    """There are 1,024 blocks. Each block adds less than half an ulp of the sum in bfloat16."""
     hidden = jnp.ones((1024, 1), jnp.bfloat16)
     classifier = jnp.zeros((1, 4), jnp.bfloat16)
     labels = jnp.zeros(1024, jnp.int32)
@@ -223,11 +225,11 @@ def test_gradient_of_a_narrow_classifier_is_summed_in_float32(rng):
             np.testing.assert_array_equal(jax.grad(total)(classifier), np.array([[-768, 256, 256, 256]]))
 
 
-OF_WHOLE_ROWS = Chunked(4, None)
+WHOLE_ROWS = Chunked(4, None)
 DIFFERENTIATED = [
     *itertools.product((False, True), (Chunked(4, 5), Chunked(3, 4)), MODES),
-    # Blocks of whole rows are differentiated as others are; that they keep their logits shows in these.
-    *((True, OF_WHOLE_ROWS, mode) for mode in ("grad", "hvp", "checkpoint", "hvp of scan", "vmap of grad")),
+    # Blocks of whole rows are differentiated by the same code, but they reuse their logits. These modes test the difference.
+    *((True, WHOLE_ROWS, mode) for mode in ("grad", "hvp", "checkpoint", "hvp of scan", "vmap of grad")),
 ]
 
 
@@ -238,7 +240,7 @@ DIFFERENTIATED = [
         [
             *((False, Chunked(4, 5), mode) for mode in ("jvp", "vmap of grad")),
             *((True, Chunked(4, 5), mode) for mode in ("hvp of scan", "grad of vmap")),
-            *((True, OF_WHOLE_ROWS, mode) for mode in ("hvp", "checkpoint")),
+            *((True, WHOLE_ROWS, mode) for mode in ("hvp", "checkpoint")),
         ],
     ),
     ids=str,
@@ -247,12 +249,12 @@ def test_every_mode_of_differentiation(rng, mode, total, blocks, x64):
     differentiate(rng, mode, total, blocks)
 
 
-def dots(jaxpr):
-    """How many matmuls a program has, inner programs included once; of branches, for one platform or another, those of the one with the most."""
+def number_of_matmuls(jaxpr):
+    """Return the number of matmuls of a program. Inner programs count once. Of several branches, the branch with the most matmuls counts."""
     count = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "cond":
-            count += max(dots(branch.jaxpr) for branch in equation.params["branches"])
+            count += max(number_of_matmuls(branch.jaxpr) for branch in equation.params["branches"])
             continue
         count += equation.primitive.name == "dot_general"
         for inner in jax.tree.leaves(
@@ -260,19 +262,19 @@ def dots(jaxpr):
         ):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
-                count += dots(inner)
+                count += number_of_matmuls(inner)
     return count
 
 
 def test_number_of_matmuls(rng):
     hidden, classifier, labels = make(rng, 8)
-    of = lambda h, w, b: linear_softmax_cross_entropy_sum(h, w, labels, implementation=b).mean()  # noqa: E731
-    run = lambda h, w: of(h, w, Chunked(4))  # noqa: E731
-    count = lambda f: dots(jax.make_jaxpr(f)(hidden, classifier).jaxpr)  # noqa: E731
+    mean = lambda h, w, b: linear_softmax_cross_entropy_sum(h, w, labels, implementation=b).mean()  # noqa: E731
+    run = lambda h, w: mean(h, w, Chunked(4))  # noqa: E731
+    count = lambda f: number_of_matmuls(jax.make_jaxpr(f)(hidden, classifier).jaxpr)  # noqa: E731
     assert count(run) == 1
     assert count(jax.value_and_grad(run, (0, 1))) == 3
     assert count(jax.value_and_grad(run, 0)) == 2 and count(jax.value_and_grad(run, 1)) == 2
-    by_classes = lambda h, w: of(h, w, Chunked(None, 7))  # noqa: E731 - one block, then what is left
+    by_classes = lambda h, w: mean(h, w, Chunked(None, 7))  # noqa: E731 - the code for a full block, then for the last block
     assert count(jax.value_and_grad(by_classes, (0, 1))) == 2 * 4
 
 
@@ -309,10 +311,10 @@ def test_micro_batches_add_up_to_one_batch(rng):
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("check_vma", [True, False])
 @pytest.mark.parametrize(
-    "blocks", [None, Chunked(2, 5), *covering.at_night(Chunked(1, None), Chunked(None, 5))], ids=str
+    "blocks", [None, Chunked(2, 5), *covering.nightly_values(Chunked(1, None), Chunked(None, 5))], ids=str
 )
 def test_tokens_on_several_devices(rng, blocks, check_vma):
-    """Inside `jax.shard_map`, whose gradients are those of one batch."""
+    """The gradients through `jax.shard_map` equal those of one batch."""
     hidden, classifier, labels = make(rng, 12)
     mask = np.arange(12) % 5 != 2
     mesh = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Auto,))
@@ -333,7 +335,7 @@ def test_tokens_on_several_devices(rng, blocks, check_vma):
     assert_within(gradients[1], want_gradients["classifier"], 2 * ULPS)
 
 
-def test_what_reverse_mode_keeps_of_the_losses(rng):
+def test_residuals_of_the_losses_are_small(rng):
     hidden, classifier, labels = make(rng, 64, 4, 32)
     _, pull = jax.vjp(
         lambda h, w: linear_softmax_cross_entropy(h, w, labels, implementation=Chunked(8, 8)), hidden, classifier
@@ -342,8 +344,8 @@ def test_what_reverse_mode_keeps_of_the_losses(rng):
     assert max(sizes) <= hidden.size and sum(sizes) <= hidden.size + classifier.size + 10 * 64
 
 
-def test_memory_of_a_sum_is_a_block(rng):
-    """By the compiler's own figure: some blocks of 32 x 2,048 float32 logits, where all of them would be 32 blocks."""
+def test_memory_of_a_sum_is_a_few_blocks(rng):
+    """By the memory analysis of the compiler. A block has 32 x 2,048 float32 logits; all logits would be 32 blocks."""
     shapes = [(1024, 16), (16, 2048), (1024,)]
     args = [jax.ShapeDtypeStruct(s, d) for s, d in zip(shapes, (jnp.bfloat16, jnp.bfloat16, jnp.int32), strict=True)]
     run = lambda b: jax.value_and_grad(  # noqa: E731
@@ -381,7 +383,7 @@ BAD = {
     "unknown implementation": ({"implementation": "pallas"}, ValueError, "`implementation` must be None.*got 'pallas'"),
     "implementation of another type": ({"implementation": 8}, TypeError, "`implementation` must be None.*got int"),
 }  # fmt: skip
-OF_LOSSES = {
+BAD_LOSS_OPTIONS = {
     "integer mask": ({"mask": np.ones(3, np.int32)}, TypeError, "`mask` must be boolean; got int32"),
     "mask of another shape": ({"mask": np.ones(4, bool)}, ValueError, r"shape of the loss, \(3,\); got \(4,\)"),
     "smoothing above 1": ({"label_smoothing": 1.5}, ValueError, r"`label_smoothing` must be from 0 to 1; got 1\.5"),
@@ -391,11 +393,11 @@ FUNCTIONS = [linear_logit_stats, linear_softmax_cross_entropy, linear_softmax_cr
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("case", [*BAD, *OF_LOSSES])
-def test_bad_input_is_refused_while_tracing(function, case):
-    if case in OF_LOSSES and function is linear_logit_stats:
+@pytest.mark.parametrize("case", [*BAD, *BAD_LOSS_OPTIONS])
+def test_invalid_input_raises_under_tracing(function, case):
+    if case in BAD_LOSS_OPTIONS and function is linear_logit_stats:
         return
-    arguments, error, message = {**BAD, **OF_LOSSES}[case]
+    arguments, error, message = {**BAD, **BAD_LOSS_OPTIONS}[case]
     good = {
         "hidden": np.zeros((3, 4), np.float32),
         "classifier": np.zeros((4, 5), np.float32),

@@ -1,6 +1,6 @@
-"""Derivatives of the losses of a linear layer through loops, branches and checkpoint, of every mode and of higher order.
+"""Derivatives of the losses of a linear layer through loops, branches and checkpoint, in every mode and of higher order.
 
-Every composition is one way to write the same function, the sum over two micro-batches; so all have the derivatives of the textbook formula.
+All compositions compute the same function: the sum over two micro-batches. So they must have the derivatives of the textbook formula.
 """
 
 import functools
@@ -15,7 +15,7 @@ from jax import lax
 from jaxce import Chunked, LossSum, linear_softmax_cross_entropy, linear_softmax_cross_entropy_sum
 from tests.support import covering
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 BATCHES, TOKENS, FEATURES, CLASSES = 2, 5, 2, 4
 
@@ -42,8 +42,8 @@ def in_checkpoint(f, hidden, classifier, labels):
 
 
 def in_cond(f, hidden, classifier, labels):
-    of = lambda: sum(f(hidden[i], classifier, labels[i]) for i in range(BATCHES))  # noqa: E731
-    return lax.cond(hidden[0, 0, 0] < jnp.inf, of, lambda: jnp.zeros(()))
+    total = lambda: sum(f(hidden[i], classifier, labels[i]) for i in range(BATCHES))  # noqa: E731
+    return lax.cond(hidden[0, 0, 0] < jnp.inf, total, lambda: jnp.zeros(()))
 
 
 def in_scan_of_checkpoint(f, hidden, classifier, labels):
@@ -54,41 +54,41 @@ def in_checkpoint_of_scan(f, hidden, classifier, labels):
     return jax.checkpoint(functools.partial(in_scan, f))(hidden, classifier, labels)
 
 
-AROUND = [in_scan, in_fori_loop, in_map, in_scan_of_checkpoint, in_checkpoint_of_scan, in_checkpoint, in_cond]
+CONTEXTS = [in_scan, in_fori_loop, in_map, in_scan_of_checkpoint, in_checkpoint_of_scan, in_checkpoint, in_cond]
 
 
 def vdot(a, b):
     return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
 
 
-def along(g, t):
+def jvp_along(g, t):
     return lambda x: jax.jvp(g, (x,), (t,))[1]
 
 
-def back_along(g, t):
+def grad_along(g, t):
     return jax.grad(lambda x: vdot(g(x), t))
 
 
-def with_its_value(f):
-    """The gradient times the value, which a derivative then needs too."""
+def gradient_times_value(f):
+    """Return the function `value * gradient`, whose derivative needs both."""
 
-    def of(x):
+    def product(x):
         value, gradient = jax.value_and_grad(f)(x)
         return jax.tree.map(lambda g: value * g, gradient)
 
-    return of
+    return product
 
 
 SECOND = {
-    "forward over reverse": lambda f, t: along(jax.grad(f), t),
-    "reverse over forward": lambda f, t: jax.grad(along(f, t)),
-    "reverse over reverse": lambda f, t: back_along(jax.grad(f), t),
-    "reverse over reverse with the value": lambda f, t: back_along(with_its_value(f), t),
+    "forward over reverse": lambda f, t: jvp_along(jax.grad(f), t),
+    "reverse over forward": lambda f, t: jax.grad(jvp_along(f, t)),
+    "reverse over reverse": lambda f, t: grad_along(jax.grad(f), t),
+    "reverse over reverse with the value": lambda f, t: grad_along(gradient_times_value(f), t),
 }
 TWICE = {"twice": SECOND["reverse over reverse"]}
 THIRD = {
-    "forward over forward over reverse": lambda f, t: along(along(jax.grad(f), t), t),
-    "reverse thrice": lambda f, t: back_along(back_along(jax.grad(f), t), t),
+    "forward over forward over reverse": lambda f, t: jvp_along(jvp_along(jax.grad(f), t), t),
+    "reverse thrice": lambda f, t: grad_along(grad_along(jax.grad(f), t), t),
 }
 
 
@@ -104,11 +104,11 @@ def textbook(hidden, classifier, labels):
     return -jnp.take_along_axis(log_p, labels[:, None], 1).sum()
 
 
-def of_total(blocks, mask=None):
+def total_of_sum(blocks, mask=None):
     return lambda h, w, y: linear_softmax_cross_entropy_sum(h, w, y, mask=mask, implementation=blocks).total
 
 
-def of_losses(blocks, mask=None):
+def total_of_losses(blocks, mask=None):
     def total(h, w, y):
         losses = linear_softmax_cross_entropy(h, w, y, mask=mask, implementation=blocks)
         return LossSum.of(losses, mask=mask).total
@@ -117,36 +117,36 @@ def of_losses(blocks, mask=None):
 
 
 def derivatives(modes, f, around, x, t, labels):
-    """Of all modes by name; compiled in haste, as what is slow here is compiling."""
+    """Return the derivatives in all modes by name. The program is compiled without optimisation, because compiling takes most of the time."""
 
     def run(x, t):
-        of = lambda x: around(f, *x, labels)  # noqa: E731
-        return {name: mode(of, t)(x) for name, mode in modes.items()}
+        composed = lambda x: around(f, *x, labels)  # noqa: E731
+        return {name: mode(composed, t)(x) for name, mode in modes.items()}
 
     return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})(x, t)
 
 
 @functools.cache
-def wanted(modes, of):
-    return derivatives(dict(modes), of, in_vmap, *problem())
+def wanted(modes, plain):
+    return derivatives(dict(modes), plain, in_vmap, *problem())
 
 
-def check(modes, f, around, want_of=textbook):
+def check(modes, f, around, plain=textbook):
     got = derivatives(modes, f, around, *problem())
-    want = wanted(tuple(modes.items()), want_of)
+    want = wanted(tuple(modes.items()), plain)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), got, want)
 
 
-AROUND_AND_MODE = [*itertools.product(AROUND, SECOND)]
+CONTEXTS_AND_MODES = [*itertools.product(CONTEXTS, SECOND)]
 QUICK = [*zip((in_scan, in_map, in_checkpoint_of_scan, in_cond), SECOND, strict=True)]
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("around", "mode"), covering.quick(AROUND_AND_MODE, QUICK), ids=lambda x: getattr(x, "__name__", x)
+    ("around", "mode"), covering.quick(CONTEXTS_AND_MODES, QUICK), ids=lambda x: getattr(x, "__name__", x)
 )
 def test_second_derivatives_of_a_sum(mode, around):
-    check({mode: SECOND[mode]}, of_total(Chunked(3, None)), around)
+    check({mode: SECOND[mode]}, total_of_sum(Chunked(3, None)), around)
 
 
 @pytest.mark.usefixtures("x64")
@@ -155,11 +155,13 @@ def test_second_derivatives_of_a_sum(mode, around):
 @pytest.mark.parametrize("mode", SECOND)
 @pytest.mark.nightly
 def test_second_derivatives_of_losses(mode, around):
-    check({mode: SECOND[mode]}, of_losses(Chunked(3, None)), around)
+    check({mode: SECOND[mode]}, total_of_losses(Chunked(3, None)), around)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("loss", [of_losses, pytest.param(of_total, marks=pytest.mark.nightly)], ids=["losses", "sum"])
+@pytest.mark.parametrize(
+    "loss", [total_of_losses, pytest.param(total_of_sum, marks=pytest.mark.nightly)], ids=["losses", "sum"]
+)
 def test_second_derivatives_in_blocks_of_classes(loss):
     check(TWICE, loss(Chunked(3, 3)), in_scan)
 
@@ -167,7 +169,7 @@ def test_second_derivatives_in_blocks_of_classes(loss):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("around", [in_scan, in_checkpoint], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("loss", [of_total, of_losses], ids=["sum", "losses"])
+@pytest.mark.parametrize("loss", [total_of_sum, total_of_losses], ids=["sum", "losses"])
 @pytest.mark.parametrize("mode", THIRD)
 @pytest.mark.nightly
 def test_third_derivatives(mode, loss, around):
@@ -183,8 +185,8 @@ def masked_textbook(hidden, classifier, labels):
 
 @pytest.mark.usefixtures("x64")
 def test_reverse_mode_twice_through_a_loop_of_a_masked_sum():
-    """How many blocks of tokens it visits depends on the mask, and JAX does not transpose such a loop."""
-    masked = of_total(Chunked(2, None), MASK)
+    """The number of visited blocks of tokens depends on the mask. JAX cannot transpose such a loop."""
+    masked = total_of_sum(Chunked(2, None), MASK)
     check(TWICE, masked, in_checkpoint, masked_textbook)
     check(TWICE, masked, in_scan, masked_textbook)
 

@@ -1,8 +1,7 @@
-"""float32 values and gradients against 50 digits of mpmath, in ulps of the result itself.
+"""float32 values and gradients against 50 digits of mpmath, in ulps of the result.
 
-One error no formula can avoid: the logits of a row are rounded relative to their maximum, `z_k - max z`, by at most half an ulp, which moves the
-exponential of it by the same relative amount as the difference is large. It counts in the bound for what those exponentials make up,
-and nothing else does.
+No formula can avoid one error: `z_k - max z` is rounded by at most half an ulp. This changes `exp(z_k - max z)` by a relative error of half an ulp
+times `|z_k - max z|`. The bound allows this error in the terms with these exponentials, and no other error.
 """
 
 import jax
@@ -21,7 +20,7 @@ VALUE_ULPS, GRADIENT_ULPS = 4, 6
 
 @pytest.fixture(scope="module", autouse=True, params=platform.PLATFORMS)
 def on_platform(request):
-    """The forms of each platform, in rows of any length, and the definition."""
+    """Use the forms of each platform for rows of any length. A TPU has no forms, so it tests the definition."""
     with platform.forms_of(request.param):
         yield
 
@@ -51,7 +50,7 @@ SETS = {
 }
 
 
-# The worst rows found among eight million random and adversarial ones, as (logits, label): 3.0 ulps of value, 3.3 of gradient.
+# The worst rows among eight million random and adversarial ones, as (logits, label): the value is off by 3.0 ulps, the gradient by 3.3 ulps.
 WORST = [
     (["0x1.a157ccp+6", "0x1.a3bc92p+6", "0x1.80176ap+6", "0x1.883248p+6", "0x1.8e3c70p+6"], 1),
     (["-0x1.3884bep+13", "-0x1.38808ep+13", "-0x1.38cce0p+13"], 1),
@@ -104,7 +103,7 @@ WORST = [
 
 
 def exact_row(z, y):
-    """(loss, its unavoidable error; gradient, its unavoidable error), errors in ulps of the working precision."""
+    """Return the loss, its unavoidable error, the gradient, and its unavoidable errors. Errors are in ulps of the working precision."""
     z = [mpmath.mpf(float(v)) for v in z]
     most = max(z)
     e = [mpmath.exp(v - most) for v in z]
@@ -128,7 +127,7 @@ def exact_row(z, y):
 
 
 def ulps_beyond(actual, exact, unavoidable):
-    """The error of each element in ulps of itself, once what cannot be avoided is taken off."""
+    """Return the largest error beyond the unavoidable error, in ulps of the exact value."""
     off = [abs(mpmath.mpf(float(a)) - x) - EPS * u - TINY for a, x, u in zip(actual, exact, unavoidable, strict=True)]
     return max(float(o / (EPS * abs(x))) if x else float(o > 0) * np.inf for o, x in zip(off, exact, strict=True))
 
@@ -167,7 +166,7 @@ def test_the_worst_rows_found(row, label):
 @pytest.mark.parametrize("size", [1e-6, 1.0, 10.0, 80.0])
 def test_sigmoid_values_and_gradients(label, size, rng):
     logits = cases.make_logits(rng, (40,), size=size)
-    logits = np.where(np.abs(logits) < 85, logits, np.float32(0))  # beyond, results are subnormal
+    logits = np.where(np.abs(logits) < 85, logits, np.float32(0))  # larger logits give subnormal results
     labels = np.full_like(logits, label)
     values = np.asarray(sigmoid_binary_cross_entropy(logits, labels))
     gradients = np.asarray(jax.jit(jax.grad(lambda z: sigmoid_binary_cross_entropy(z, labels).sum()))(logits))
@@ -177,14 +176,14 @@ def test_sigmoid_values_and_gradients(label, size, rng):
         p, not_p = 1 / (1 + mpmath.exp(-x)), 1 / (1 + mpmath.exp(x))
         loss = y * mpmath.log1p(mpmath.exp(-x)) + (1 - y) * mpmath.log1p(mpmath.exp(x))
         assert ulps_beyond([value], [loss], [0]) <= VALUE_ULPS
-        # Near the crossing sigmoid(x) = y the difference is ill-conditioned: its terms are what counts.
+        # Near sigmoid(x) = y the difference is ill-conditioned, so the error is relative to its terms.
         exact, larger = (1 - y) * p - y * not_p, max((1 - y) * p, y * not_p)
         assert abs(mpmath.mpf(float(gradient)) - exact) <= GRADIENT_ULPS * EPS * larger + TINY
 
 
 @pytest.mark.parametrize("margin", [20, 40, 60, 80])
 def test_a_tiny_loss_and_its_gradient_keep_every_digit(margin):
-    """The case that `log_z - z_y` and `p - 1` lose altogether."""
+    """The formulas `log_z - z_y` and `p - 1` would lose all digits here."""
     logits = np.float32([[0, margin, 0]])
     value, gradient = jax.value_and_grad(lambda z: softmax_cross_entropy_with_integer_labels(z, np.int32([1])).sum())(
         logits

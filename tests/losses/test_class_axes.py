@@ -1,4 +1,4 @@
-"""Several class axes: `axis=(-2, -1)` is a softmax over an image, as one class axis that holds its pixels row by row."""
+"""Several class axes: `axis=(-2, -1)` is a softmax over an image. It equals a softmax over one class axis with the pixels in row-major order."""
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +11,24 @@ from tests.support import cases
 from tests.support.cases import INTEGER, SOFT
 from tests.support.closeness import assert_within
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 SHAPE = (3, 4, 5, 2)
 AXES = [(-2, -1), (1, 2), (2, 1), (0, 3), (3, 1), (1, 2, 3), (-1,), (0, 1, 2, 3)]
 
 
-def flat(array, axis):
-    """The classes as one last axis, by NumPy."""
-    return np.moveaxis(array, axis, range(-len(axis), 0)).reshape(*rows_of(axis), -1)
+def merge_axes(array, axis):
+    """Merge the class axes into one last axis."""
+    return np.moveaxis(array, axis, range(-len(axis), 0)).reshape(*row_sizes(axis), -1)
 
 
-def back(array, axis):
-    """Return the array, whose classes are one last axis, in the shape of the logits."""
+def split_axes(array, axis):
+    """Split the last axis into the class axes: the inverse of `merge_axes`."""
     classes = [SHAPE[i] for i in axis]
-    return np.moveaxis(array.reshape(*rows_of(axis), *classes), range(-len(axis), 0), axis)
+    return np.moveaxis(array.reshape(*row_sizes(axis), *classes), range(-len(axis), 0), axis)
 
 
-def rows_of(axis):
+def row_sizes(axis):
     return [size for i, size in enumerate(SHAPE) if i not in {a % 4 for a in axis}]
 
 
@@ -39,29 +39,29 @@ def rows_of(axis):
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 def test_losses_and_gradients(loss, dtype, names, axis, rng):
     logits = cases.make_logits(rng, SHAPE).astype(jnp.dtype(dtype))
-    z = flat(logits, axis)
+    z = merge_axes(logits, axis)
     labels = loss.make_labels(rng, z.shape, -1)
     options = cases.make_options(rng, names, loss, z.shape, labels, -1)
     cotangent = rng.uniform(-1, 2, z.shape[:-1]).astype(np.float32)
     answer = loss.oracle(z, labels, cotangent=cotangent, **options)
     given = dict(options)
     if "where" in given:
-        given["where"] = back(np.broadcast_to(given["where"], z.shape), axis)
+        given["where"] = split_axes(np.broadcast_to(given["where"], z.shape), axis)
     if "class_weights" in given:
         given["class_weights"] = given["class_weights"].reshape([SHAPE[i] for i in axis])
-    shaped = labels if loss is INTEGER else back(labels, axis)
+    shaped = labels if loss is INTEGER else split_axes(labels, axis)
     value, pull = jax.vjp(jax.jit(lambda z: loss.function(z, shaped, axis=axis, **given)), logits)
     (gradient,) = pull(jnp.asarray(cotangent))
     assert gradient.dtype == logits.dtype
     assert_within(value, answer.loss, 6)
-    assert_within(np.asarray(gradient), tuple(back(x, axis) for x in answer.logits), 8, working=np.float32)
+    assert_within(np.asarray(gradient), tuple(split_axes(x, axis) for x in answer.logits), 8, working=np.float32)
 
 
 @pytest.mark.parametrize("axis", [(-2, -1), (2, 1)])
 def test_where_broadcasts_along_a_class_axis(axis, rng):
     logits = cases.make_logits(rng, SHAPE)
     where = np.array([True, False, True, True, True]).reshape(1, 1, 5, 1)
-    z, full = flat(logits, axis), flat(np.broadcast_to(where, SHAPE), axis)
+    z, full = merge_axes(logits, axis), merge_axes(np.broadcast_to(where, SHAPE), axis)
     labels = np.where(full, 1, 0).argmax(-1)
     found = jaxce.softmax_cross_entropy_with_integer_labels(logits, labels, axis=axis, where=where)
     assert_within(found, INTEGER.oracle(z, labels, where=full).loss, 6)
@@ -72,20 +72,20 @@ def test_where_broadcasts_along_a_class_axis(axis, rng):
 )
 def test_statistics(axis, rng):
     logits = cases.make_logits(rng, SHAPE)
-    z = flat(logits, axis)
+    z = merge_axes(logits, axis)
     labels = z.argmax(-1)
     stats = jaxce.logit_stats(logits, labels, axis=axis)
     assert_within(stats.nll, INTEGER.oracle(z, labels).loss, 6)
     np.testing.assert_array_equal(stats.max_logit, z.max(-1))
     assert np.all(stats.correct) and np.all(stats.num_classes == z.shape[-1])
     q = SOFT.make_labels(rng, z.shape, -1)
-    assert_within(jaxce.logit_stats(logits, back(q, axis), axis=axis).nll, SOFT.oracle(z, q).loss, 6)
+    assert_within(jaxce.logit_stats(logits, split_axes(q, axis), axis=axis).nll, SOFT.oracle(z, q).loss, 6)
 
 
 @pytest.mark.parametrize("axis", [(-2, -1), (2, 1)])
-def test_as_optax_has_it(axis, rng):
+def test_agrees_with_optax(axis, rng):
     logits = cases.make_logits(rng, SHAPE)
-    labels = rng.integers(0, np.prod([SHAPE[i] for i in axis]), rows_of(axis))
+    labels = rng.integers(0, np.prod([SHAPE[i] for i in axis]), row_sizes(axis))
     theirs = optax.softmax_cross_entropy_with_integer_labels(logits, labels, axis=axis)
     ours = jaxce.softmax_cross_entropy_with_integer_labels(logits, labels, axis=axis)
     np.testing.assert_allclose(ours, theirs, rtol=2e-5)

@@ -1,4 +1,4 @@
-"""`LossSum`: the mean that is exact over micro-batches and devices, where the mean of means is not."""
+"""`LossSum`: its mean over micro-batches and devices is exact; a mean of means is not."""
 
 import functools
 
@@ -16,7 +16,7 @@ from tests.support import cases, oracle
 from tests.support.cases import INTEGER
 from tests.support.closeness import assert_within
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 LOSSES = np.float32([1, 2, 30, 5])
 MASK = np.array([True, True, False, True])
@@ -27,13 +27,13 @@ def test_of_adds_up_losses_and_counts_them():
     assert (loss_sum.total, loss_sum.weight, loss_sum.mean()) == (38, 4, 9.5)
 
 
-def test_of_leaves_out_what_is_masked():
+def test_of_leaves_out_masked_losses():
     loss_sum = LossSum.of(LOSSES, mask=MASK)
     assert (loss_sum.total, loss_sum.weight) == (8, 3)
     assert_within(loss_sum.mean(), np.float64(8) / 3, 1)
 
 
-def test_of_weighs():
+def test_of_with_weights():
     loss_sum = LossSum.of(LOSSES, weights=np.float32([1, 0.5, 0, 2]))
     assert (loss_sum.total, loss_sum.weight) == (12, 3.5)
     masked = LossSum.of(LOSSES, weights=np.array([1, 4, 7, 2]), mask=MASK)
@@ -51,7 +51,7 @@ def test_of_takes_any_shape(shape, rng):
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
 def test_small_dtypes_add_up_in_float32(dtype):
-    # In their own dtype neither the count nor the total would be exact.
+    # In the narrow dtype, neither the count nor the total would be exact.
     loss_sum = LossSum.of(np.ones(4099, dtype))
     assert (loss_sum.total, loss_sum.weight) == (4099, 4099)
     assert loss_sum.total.dtype == loss_sum.weight.dtype == jnp.float32
@@ -66,7 +66,7 @@ def test_float64_adds_up_in_float64(x64):
 @pytest.mark.parametrize("jit", [True, False], ids=["jit", "no jit"])
 @pytest.mark.parametrize("junk", [np.nan, np.inf])
 def test_masked_loss_is_not_added_whatever_it_is(junk, jit):
-    """Without jit too: XLA makes a choice of a product with a mask, as if 0 times NaN were 0."""
+    """Also test without jit, because XLA compiles a product with a mask to a select. This would hide a product of 0 and NaN."""
     losses = np.float32([1, junk, 3])
     mask = np.array([True, False, True])
     with jax.disable_jit(not jit):
@@ -85,7 +85,7 @@ def test_mean_over_nothing_is_0_with_gradient_0(nothing):
     np.testing.assert_array_equal(gradient, np.zeros(4))
 
 
-def test_gradient_by_losses_and_weights():
+def test_gradient_with_respect_to_losses_and_weights():
     weights = np.float32([1, 2, 0.5, 4])
     by_losses, by_weights = jax.grad(lambda x, w: LossSum.of(x, w).mean(), argnums=(0, 1))(LOSSES, weights)
     w, x = weights.astype(np.float64), LOSSES.astype(np.float64)
@@ -140,52 +140,52 @@ def test_zero_of_float64_starts_a_scan_over_float64(x64):
     ],
     ids=["scan from 0", "scan from 0.0", "loop", "sum from 0.0", "float", "division", "division by an array", "grad"],
 )
-def test_what_is_not_possible_names_what_is(use, message):
+def test_error_of_an_invalid_use_names_the_alternative(use, message):
     with pytest.raises(TypeError, match=f"(?i){message}"):
         use(LossSum.of(LOSSES))
 
 
-def in_float64(loss_sum):
+def exact_sums(loss_sum):
     return (
         float(loss_sum.total) + float(loss_sum.total_remainder),
         float(loss_sum.weight) + float(loss_sum.weight_remainder),
     )
 
 
-def test_no_token_is_lost_beside_many():
+def test_small_weights_are_not_lost_in_a_large_sum():
     whole = LossSum(jnp.float32(2**23), jnp.float32(2**24)) + LossSum.of(np.full(1, 100, np.float32))
-    assert in_float64(whole) == (2**23 + 100, 2**24 + 1)
+    assert exact_sums(whole) == (2**23 + 100, 2**24 + 1)
     # Each of these weights is too small to change the sum; together they change it.
     many = sum([LossSum.of(np.ones(1, np.float32))] * 4, start=LossSum(jnp.float32(2**25), jnp.float32(2**25)))
     assert (many.total, many.weight) == (2**25 + 4, 2**25 + 4)
 
 
 def mean_loss(i, batches):
-    """A loss in [0, 2) that every batch has of its own, by integers that NumPy repeats."""
+    """Return the mean loss of batch `i`, in [0, 2). It is computed from integers, so that NumPy gives the same number."""
     return (i * 7919 % batches).astype("float32") / np.float32(batches / 2)
 
 
-def by_fori_loop(batches, of_batch):
-    return jax.lax.fori_loop(0, batches, lambda i, s: s + of_batch(i), LossSum.zero())
+def by_fori_loop(batches, batch_sum):
+    return jax.lax.fori_loop(0, batches, lambda i, s: s + batch_sum(i), LossSum.zero())
 
 
-def by_scan(batches, of_batch):
-    return jax.lax.scan(lambda s, i: (s + of_batch(i), None), LossSum.zero(), jnp.arange(batches))[0]
+def by_scan(batches, batch_sum):
+    return jax.lax.scan(lambda s, i: (s + batch_sum(i), None), LossSum.zero(), jnp.arange(batches))[0]
 
 
 @pytest.mark.parametrize(("batches", "tokens"), [(300_000, 333), (1_000_000, 1000)])
 @pytest.mark.parametrize("way", [by_fori_loop, by_scan])
 def test_mean_over_a_thousand_million_tokens(way, batches, tokens):
-    """Plain float32 sums are off by 1e-3 and more. Under jit, where the number of tokens is a constant that XLA may simplify with."""
+    """Plain float32 sums have an error of 1e-3 or more. Under jit, the number of tokens is a constant that XLA may simplify."""
     weight = np.float32(tokens)
     found = jax.jit(lambda: way(batches, lambda i: LossSum(mean_loss(i, batches) * weight, weight)))()
     exact = mean_loss(np.arange(batches, dtype=np.int32), batches).astype(np.float64).mean()
-    assert in_float64(found)[1] == batches * tokens
+    assert exact_sums(found)[1] == batches * tokens
     np.testing.assert_allclose(float(found.mean()), exact, rtol=1e-6)
 
 
-def test_devices_add_up_what_rounding_left():
-    """Each device sums many batches of its own before `psum`."""
+def test_psum_includes_the_remainders():
+    """Each device sums many batches before `psum`."""
     batches, devices = 20_000, 8
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
 
@@ -200,12 +200,12 @@ def test_devices_add_up_what_rounding_left():
 
     found = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P("data"), out_specs=P()))(jnp.arange(devices))
     exact = mean_loss(np.arange(batches * devices, dtype=np.int32), batches * devices).astype(np.float64).mean()
-    np.testing.assert_allclose(in_float64(found)[1], batches * devices * 4097, rtol=1e-7)
+    np.testing.assert_allclose(exact_sums(found)[1], batches * devices * 4097, rtol=1e-7)
     np.testing.assert_allclose(float(found.mean()), exact, rtol=1e-6)
 
 
 def test_a_long_sum_is_differentiable(rng):
-    """By losses and weights in a scan, in both modes and twice; the remainders are constants."""
+    """Differentiate a scan with respect to losses and weights: once in both modes, and twice. The remainders are constants."""
     x = rng.random((5, 3)).astype(np.float32) + 1
 
     def mean(x):
@@ -219,9 +219,9 @@ def test_a_long_sum_is_differentiable(rng):
     for mode in (jax.jacrev, jax.jacfwd):
         np.testing.assert_allclose(jax.jit(mode(mean))(x), by_x, rtol=2e-5, atol=2e-5 * abs(by_x).max())
     found = jax.jit(jax.hessian(mean))(x).reshape(15, 15)
-    slope = (4 * wide**3).ravel()
+    gradient_terms = (4 * wide**3).ravel()
     expected = np.diag((12 * wide**2).ravel()) / weight
-    expected += 2 * total / weight**3 - (slope[:, None] + slope[None]) / weight**2
+    expected += 2 * total / weight**3 - (gradient_terms[:, None] + gradient_terms[None]) / weight**2
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * abs(expected).max())
 
 
@@ -230,14 +230,14 @@ def test_infinite_losses_stay_infinite():
     assert infinite.mean() == np.inf and jnp.isnan((infinite + LossSum.of(np.float32([np.nan]))).mean())
 
 
-def test_it_is_a_pytree():
+def test_loss_sum_is_a_pytree():
     loss_sum = jax.jit(lambda s: jax.tree.map(lambda x: 2 * x, s))(LossSum.of(LOSSES))
     assert isinstance(loss_sum, LossSum)
     assert loss_sum.mean() == 9.5 and loss_sum.weight == 8
 
 
 def uneven_batch(rng):
-    """Eight micro-batches, of which one has a single valid example and one has none."""
+    """Return eight micro-batches. One has no valid example, and one has a single valid example."""
     shape = (8, 6, 5)
     logits, labels = cases.make_logits(rng, shape), INTEGER.make_labels(rng, shape, -1)
     mask = rng.random((8, 6)) < 0.7
@@ -245,7 +245,7 @@ def uneven_batch(rng):
     return logits, labels, mask
 
 
-def true_mean(logits, labels, mask):
+def oracle_mean(logits, labels, mask):
     answer = oracle.integer_softmax(logits, labels, mask=mask)
     n = mask.sum()
     gradient = answer.logits
@@ -258,7 +258,7 @@ def loss_sum_of(logits, labels, mask):
 
 def test_micro_batches_add_up_to_the_batch_and_the_mean_of_means_does_not(rng):
     logits, labels, mask = uneven_batch(rng)
-    value, gradient = true_mean(logits, labels, mask)
+    value, gradient = oracle_mean(logits, labels, mask)
 
     def accumulated(logits):
         return sum(loss_sum_of(*micro) for micro in zip(logits, labels, mask, strict=True)).mean()
@@ -276,7 +276,7 @@ def test_micro_batches_add_up_to_the_batch_and_the_mean_of_means_does_not(rng):
 
 def test_micro_batches_add_up_in_a_scan(rng):
     logits, labels, mask = uneven_batch(rng)
-    value, gradient = true_mean(logits, labels, mask)
+    value, gradient = oracle_mean(logits, labels, mask)
 
     def accumulated(logits):
         zero = LossSum.zero()
@@ -288,9 +288,9 @@ def test_micro_batches_add_up_in_a_scan(rng):
 
 
 def test_gradients_of_totals_add_up_to_the_gradient_of_the_mean(rng):
-    """Accumulation in the optimizer: gradients of the totals, divided by the weight in the end."""
+    """Accumulate the gradients of the totals, and divide by the weight at the end."""
     logits, labels, mask = uneven_batch(rng)
-    _, (expected, scale) = true_mean(logits, labels, mask)
+    _, (expected, scale) = oracle_mean(logits, labels, mask)
 
     def total(bias, logits, labels, mask):
         loss_sum = loss_sum_of(logits + jnp.broadcast_to(bias, logits.shape), labels, mask)
@@ -304,7 +304,7 @@ def test_gradients_of_totals_add_up_to_the_gradient_of_the_mean(rng):
 
 def test_psum_over_a_vmapped_axis(rng):
     logits, labels, mask = uneven_batch(rng)
-    value, _ = true_mean(logits, labels, mask)
+    value, _ = oracle_mean(logits, labels, mask)
     means = jax.vmap(lambda *micro: loss_sum_of(*micro).psum("batch").mean(), axis_name="batch")(logits, labels, mask)
     assert_within(means, (np.full(8, value[0]), np.full(8, value[1])), 8)
 
@@ -313,7 +313,7 @@ def test_psum_over_a_vmapped_axis(rng):
 @pytest.mark.parametrize("axes", [("data",), ("data", "model")], ids="+".join)
 def test_psum_over_devices_gives_every_device_the_same_mean(axes, mode, rng):
     logits, labels, mask = uneven_batch(rng)
-    value, gradient = true_mean(logits, labels, mask)
+    value, gradient = oracle_mean(logits, labels, mask)
     mesh = jax.make_mesh((8,) if len(axes) == 1 else (4, 2), axes, axis_types=(mode,) * len(axes))
     name = axes[0] if len(axes) == 1 else axes
 
@@ -335,10 +335,13 @@ MICRO, ROWS, CLASSES = 4, 16, 6
 
 @functools.cache
 def accumulated(devices, inside):
-    """Value and gradient by a bias, of micro-batches in a scan, each spread over devices: inside `shard_map`, or under jit alone."""
+    """Return a function that computes the mean over micro-batches in a scan, and its gradient with respect to a bias.
+
+    Each micro-batch is split over devices: inside `shard_map`, or only under jit.
+    """
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
 
-    def of_micro_batches(bias, logits, labels, mask):
+    def mean_over_micro_batches(bias, logits, labels, mask):
         def add(loss_sum, micro):
             logits, labels, mask = micro
             return loss_sum + loss_sum_of(logits + bias[None], labels, mask), None
@@ -350,7 +353,7 @@ def accumulated(devices, inside):
         return (loss_sum.psum("data") if inside else loss_sum).mean()
 
     spec = P(None, "data")
-    mean = of_micro_batches
+    mean = mean_over_micro_batches
     if inside:
         mean = jax.shard_map(mean, mesh=mesh, in_specs=(P(), spec, spec, spec), out_specs=P())
     run = jax.jit(jax.value_and_grad(mean))

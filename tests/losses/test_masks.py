@@ -1,4 +1,4 @@
-"""A masked example has loss 0 and gradient 0 whatever it holds, and a mean over no examples is 0."""
+"""A masked example has loss 0 and gradient 0, whatever values it has. A mean over no examples is 0."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from tests.support.cases import INTEGER, SIGMOID
 from tests.support.closeness import assert_within
 from tests.support.ways import INF, LABELS, LOGITS, NAN, WAYS, C, targets, value_and_gradient
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 @pytest.mark.covering(1)
@@ -31,8 +31,8 @@ def test_masked_row_has_zero_loss_and_gradient_whatever_it_holds(way, loss, junk
 
 
 @pytest.mark.parametrize("loss", cases.LOSSES)
-def test_masked_row_of_nan_is_nowhere_in_any_derivative(loss, rng):
-    """Of every input, in both modes, with every option on."""
+def test_masked_row_of_nan_affects_no_derivative(loss, rng):
+    """Check the derivatives with respect to every input, in both modes, with all options."""
     labels = LOGITS * 0 if loss is SIGMOID else targets(loss, LABELS.copy())
     mask = np.ones(loss.shape(LOGITS.shape), bool)
     mask[1] = False
@@ -59,8 +59,8 @@ def test_masked_row_of_nan_is_nowhere_in_any_derivative(loss, rng):
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("names", [(), ("label_smoothing", "class_weights")], ids=cases.name_of)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
-def test_masked_row_of_nan_is_nowhere_in_second_derivatives_through_loops(loss, names, rng):
-    """There JAX may differentiate what makes the statistics, instead of taking their rule."""
+def test_masked_row_of_nan_affects_no_second_derivative_through_loops(loss, names, rng):
+    """In loops, JAX may differentiate the code of the statistics instead of using their rule."""
     mask = np.array([True, False, True])
     dirty_logits, labels = LOGITS.copy(), targets(loss, LABELS)
     dirty_logits[1] = NAN
@@ -105,19 +105,19 @@ def test_mean_over_nothing_is_0_with_zero_gradient(loss, none):
 
 @pytest.mark.parametrize("loss", cases.LOSSES)
 @pytest.mark.parametrize("by", ["mask", "where"])
-def test_nan_tangents_of_what_does_not_count_reach_no_tangent(loss, by, rng):
-    """Forward mode: whatever made a logit NaN has made its tangent NaN too."""
+def test_nan_tangents_of_excluded_logits_do_not_affect_the_tangents(loss, by, rng):
+    """In forward mode, the computation that made a logit NaN also made its tangent NaN."""
     if loss is SIGMOID and by == "where":
         pytest.skip("the sigmoid loss has no classes to leave out")
     labels = (LOGITS > 0).astype(np.float32) if loss is SIGMOID else targets(loss, LABELS)
-    out = np.zeros(LOGITS.shape, bool)
-    out[1 if by == "mask" else ..., 1 if by == "where" else ...] = True
-    options = {"where": ~out} if by == "where" else {"mask": ~out if loss is SIGMOID else ~out[:, 0]}
-    dirty = np.where(out, np.float32(NAN), LOGITS)
+    excluded = np.zeros(LOGITS.shape, bool)
+    excluded[1 if by == "mask" else ..., 1 if by == "where" else ...] = True
+    options = {"where": ~excluded} if by == "where" else {"mask": ~excluded if loss is SIGMOID else ~excluded[:, 0]}
+    dirty = np.where(excluded, np.float32(NAN), LOGITS)
     z_dot = rng.standard_normal(LOGITS.shape).astype(np.float32)
     _, tangents = jax.jvp(
-        lambda z: loss.function(z, labels, **options), (dirty,), (np.where(out, np.float32(NAN), z_dot),)
+        lambda z: loss.function(z, labels, **options), (dirty,), (np.where(excluded, np.float32(NAN), z_dot),)
     )
     gradient = loss.oracle(dirty, labels, **options).logits
-    along = (gradient.value * z_dot, gradient.scale * abs(z_dot))
-    assert_within(tangents, along if loss is SIGMOID else tuple(x.sum(1) for x in along), 8)
+    tangents_wanted = (gradient.value * z_dot, gradient.scale * abs(z_dot))
+    assert_within(tangents, tangents_wanted if loss is SIGMOID else tuple(x.sum(1) for x in tangents_wanted), 8)

@@ -1,4 +1,4 @@
-"""The losses train: with optax, on numbers small enough to be fitted, in every dtype that is trained in."""
+"""Training with the losses and optax: small problems that a model can fit, in the dtypes used for training."""
 
 import chex
 import jax
@@ -10,11 +10,11 @@ import pytest
 import jaxce
 from jaxce import LossSum
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 def clusters(rng, examples=96, features=4, num_classes=3):
-    """Three well separated clouds of points."""
+    """Return three well separated clusters of points, and their labels."""
     labels = rng.integers(0, num_classes, examples).astype(np.int32)
     centres = 3 * rng.standard_normal((num_classes, features))
     return (centres[labels] + 0.3 * rng.standard_normal((examples, features))).astype(np.float32), labels
@@ -26,7 +26,7 @@ def train(loss, params, steps=150):
     def step(state, _):
         params, opt_state = state
         value, gradients = jax.value_and_grad(loss)(params)
-        with jax.numpy_dtype_promotion("standard"):  # the optimizer's own arithmetic needs it
+        with jax.numpy_dtype_promotion("standard"):  # the arithmetic of optax needs standard promotion
             updates, opt_state = optimizer.update(gradients, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), value
 
@@ -63,7 +63,7 @@ def test_a_linear_classifier_learns_clusters(dtype, kind, rng):
     assert np.array_equal(logits_of(params, x).argmax(1), labels)
 
 
-def test_masked_examples_with_nan_teach_nothing(rng):
+def test_masked_examples_with_nan_do_not_affect_training(rng):
     x, labels = clusters(rng)
     mask = rng.random(len(x)) < 0.7
     labels = np.where(mask, labels, -100)
@@ -97,10 +97,10 @@ def test_sigmoid_learns_several_labels(rng):
     assert np.array_equal(logits_of(params, x) > 0, targets > 0.5)
 
 
-def test_z_loss_holds_log_z_near_0(rng):
+def test_z_loss_keeps_log_z_near_0(rng):
     x, labels = clusters(rng)
 
-    def spread(z_loss):
+    def mean_abs_log_z(z_loss):
         def loss(params):
             return jaxce.softmax_cross_entropy_with_integer_labels(
                 logits_of(params, x) + 5, labels, z_loss=z_loss
@@ -109,11 +109,11 @@ def test_z_loss_holds_log_z_near_0(rng):
         params, _ = train(loss, zeros(4, 3, jnp.float32))
         return abs(jaxce.logit_stats(logits_of(params, x) + 5, labels).log_z).mean()
 
-    assert spread(0.1) < spread(0.0) / 4
+    assert mean_abs_log_z(0.1) < mean_abs_log_z(0.0) / 4
 
 
 def test_accumulated_gradients_of_totals_equal_those_of_the_batch(rng):
-    """Micro-batches with unequally many valid examples: what `optax.MultiSteps` over means gets wrong."""
+    """The micro-batches have different numbers of valid examples. `optax.MultiSteps` over means would give another result."""
     x, labels = clusters(rng)
     mask = np.arange(len(x)) % 24 < np.repeat([1, 9, 24, 2], 24)
     params = {"kernel": jnp.asarray(rng.standard_normal((4, 3)), jnp.float32), "bias": jnp.zeros(3)}

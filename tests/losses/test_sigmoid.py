@@ -1,4 +1,4 @@
-"""The sigmoid loss is its formula: values and every gradient, for every shape, option and dtype."""
+"""The sigmoid loss agrees with the oracle: values and every gradient, for every shape, option and dtype."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -58,12 +58,12 @@ def test_pos_weight_is_a_scalar_or_fits_the_last_axes(shape, rng):
 
 @pytest.mark.parametrize("smoothing", [0, 1e-8, 0.5, 1.0])
 def test_label_smoothing_from_none_to_all(smoothing):
-    # A smoothing below the rounding of 1 still shows in the loss of a certain answer.
+    # A smoothing that is lost in `1 - s` still changes the loss of a confident correct prediction.
     logits, labels = np.float32([[-30, 0, 30], [5, -5, 2]]), np.float32([[0, 1, 1], [1, 0, 0.5]])
     values = sigmoid_binary_cross_entropy(logits, labels, label_smoothing=smoothing)
     assert_within(values, oracle.sigmoid(logits, labels, label_smoothing=np.float32(smoothing)).loss, SIGMOID_ULPS)
 
 
-def test_a_product_beyond_the_largest_number_is_infinite():
+def test_loss_beyond_the_largest_number_is_infinite():
     values = sigmoid_binary_cross_entropy(np.float32([-3e38, 3e38, -3e38]), np.float32([1, 1, 0]), pos_weight=3.0)
     np.testing.assert_array_equal(values, [np.inf, 0, 0])

@@ -1,4 +1,4 @@
-"""The two softmax losses are their formulas: values and every gradient, for every shape, option and dtype."""
+"""The two softmax losses agree with the oracle: values and every gradient, for every shape, option and dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +65,8 @@ def test_hard_logits(loss, hard, rng):
 
 
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
-def test_small_probability_keeps_its_digits_even_as_the_largest(loss):
-    """Of 1000 classes alike each is a maximal one, and p - q is 1 / 1000 for all that the label does not ask for."""
+def test_small_probability_keeps_its_digits_at_a_maximal_class(loss):
+    """With 1000 equal logits, every class is a maximal class, and `p - q` is 1 / 1000 for every class except the label."""
     logits, labels = np.zeros((1, 1000), np.float32), np.int32([7])
     if loss is SOFT:
         labels = np.eye(1000, dtype=np.float32)[labels]
@@ -76,25 +76,25 @@ def test_small_probability_keeps_its_digits_even_as_the_largest(loss):
     assert_within(gradient, expected, 2)
 
 
-def test_class_probabilities_most_of_which_are_the_largest_logits():
-    """Where p - q of that class is worked out otherwise, but q is not the whole."""
+def test_class_probabilities_with_most_of_the_label_at_the_largest_logit():
+    """The gradient has another formula for this class (`is_certain` in the definition), but its label probability is less than 1."""
     logits, labels = np.float32([[3, 1, 0, -1], [0, 0, 9, 1]]), np.float32([[0.75, 0.25, 0, 0], [0, 0.125, 0.875, 0]])
     gradient = jax.grad(lambda z: SOFT.function(z, labels).sum())(logits)
     assert_within(gradient, SOFT.oracle(logits, labels).logits, 4)
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", cases.INTEGER_DTYPES)
 @pytest.mark.parametrize("names", [(), ("class_weights",), ("mask", "label_smoothing")], ids=cases.name_of)
 def test_labels_of_any_integer_dtype(dtype, names, rng, x64):
-    # More classes than an 8-bit label can name.
+    # More classes than an 8-bit label can represent.
     shape = (5, 300)
     logits, labels = cases.make_logits(rng, shape), np.array([0, 1, 2, 126, 127]).astype(dtype)
     check_softmax(INTEGER, logits, labels, rng, **cases.make_options(rng, names, INTEGER, shape, labels))
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("dtype", [np.bool_, np.int8, np.int32, np.float16, jnp.bfloat16, np.float32])
 def test_class_probabilities_of_any_real_dtype(dtype, rng):
     logits, labels = cases.make_logits(rng, (4, 6)), rng.integers(0, 2, (4, 6)).astype(dtype)
@@ -105,7 +105,7 @@ def test_class_probabilities_need_not_sum_to_one(rng):
     check_softmax(SOFT, cases.make_logits(rng, (6, 5)), rng.uniform(0, 3, (6, 5)).astype(np.float32), rng)
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("shape", [(1, 5), (4, 1), (1, 1), (4, 5)])
@@ -118,7 +118,7 @@ def test_where_broadcasts_to_the_logits(loss, shape, rng):
     check_softmax(loss, logits, labels, rng, where=where)
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("smoothing", [0, 0.0, 1e-6, 0.5, 1, 1.0])
@@ -128,7 +128,7 @@ def test_label_smoothing_from_none_to_all(loss, smoothing, rng):
     assert_within(values, loss.oracle(logits, labels, label_smoothing=np.float32(smoothing)).loss, SOFTMAX_ULPS)
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("weight", [0, 1, 1e-4, 2.0])
@@ -148,7 +148,7 @@ def test_class_weights_of_integers_and_of_zero(loss, rng):
 
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 def test_a_constant_added_to_every_logit_changes_nothing(loss, rng):
-    # Multiples of 1/64 stay exact under the shift, so not a bit may change.
+    # Multiples of 1/64 stay exact under the shift, so the results must be bitwise equal.
     logits = (rng.integers(-300, 300, (6, 5)) / 64).astype(np.float32)
     labels = loss.make_labels(rng, (6, 5), -1)
     options = {"label_smoothing": 0.1, "class_weights": rng.uniform(0.5, 2, 5).astype(np.float32)}
@@ -158,7 +158,7 @@ def test_a_constant_added_to_every_logit_changes_nothing(loss, rng):
 
 
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
-def test_one_class_costs_exactly_nothing(loss):
+def test_loss_of_a_single_class_is_exactly_zero(loss):
     logits = np.float32([[0.0], [5.0], [-1e30], [3e38]])
     labels = np.zeros(4, np.int32) if loss is INTEGER else np.ones((4, 1), np.float32)
     values, gradient = jax.value_and_grad(lambda z: loss.function(z, labels).sum())(logits)
@@ -166,8 +166,8 @@ def test_one_class_costs_exactly_nothing(loss):
     np.testing.assert_array_equal(gradient, np.zeros((4, 1)))
 
 
-@pytest.mark.usefixtures("made_quickly")
-def test_arrays_of_numpy_and_jax_and_scalars_of_both_are_taken(rng):
+@pytest.mark.usefixtures("fast_compilation")
+def test_arrays_and_scalars_of_numpy_and_jax_are_accepted(rng):
     logits, labels = cases.make_logits(rng, (3, 4)), INTEGER.make_labels(rng, (3, 4), -1)
     expected = INTEGER.oracle(logits, labels, label_smoothing=0.25, z_loss=0.5).loss
     for array in (np.asarray, jnp.asarray):

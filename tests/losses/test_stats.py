@@ -1,4 +1,4 @@
-"""`LogitStats`: what the statistics are, what follows from them, and that those of disjoint classes merge into those of all."""
+"""`LogitStats`: the fields, the properties, and the merge of the statistics of disjoint classes into those of all classes."""
 
 import functools
 import itertools
@@ -14,7 +14,7 @@ from tests.support import cases, covering, oracle
 from tests.support.cases import INTEGER, SOFT
 from tests.support.closeness import assert_within
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 ULPS = 6
 C = 12
@@ -40,7 +40,7 @@ def either(name):
 
 
 def label_part(labels, start, stop):
-    """The labels as the block of classes from `start` to `stop` sees them."""
+    """Return the labels for the block of classes from `start` to `stop`."""
     return labels[:, start:stop] if labels.ndim == 2 else labels - start
 
 
@@ -52,12 +52,12 @@ def blocks(logits, labels, bounds, **options):
 
 
 def smooth_nll(logits, weights=None, **options):
-    """The cross-entropy against the uniform distribution: a label that is smoothed away altogether."""
+    """Return the cross-entropy against the uniform distribution: the loss with a label smoothing of 1."""
     return oracle.softmax(logits, np.zeros_like(logits), label_smoothing=1.0, class_weights=weights, **options).loss
 
 
 @either("kind")
-def test_fields_are_what_they_say(kind, logits, request):
+def test_fields_agree_with_their_definitions(kind, logits, request):
     labels = request.getfixturevalue(kind)
     stats = logit_stats(logits, labels)
     z = logits.astype(np.float64)
@@ -111,7 +111,7 @@ def test_statistics_of_float64_are_float64(logits, integer, x64):
     assert dtypes_of(logit_stats(logits.astype(np.float64), integer)) == {"num_classes": "int32", "others": {"float64"}}
 
 
-def test_a_class_that_where_leaves_out_is_not_counted(logits, integer, rng):
+def test_excluded_classes_are_not_counted(logits, integer, rng):
     where = rng.random((5, C)) < 0.6
     stats = logit_stats(logits, integer, where=where)
     np.testing.assert_array_equal(stats.num_classes, where.sum(1))
@@ -120,8 +120,8 @@ def test_a_class_that_where_leaves_out_is_not_counted(logits, integer, rng):
 
 @pytest.mark.parametrize("way", [jax.jacrev, jax.jacfwd], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("label", [0, 1])
-def test_an_infinite_logit_moves_no_rest(way, label):
-    """It counts as the largest number, and stays it."""
+def test_sum_exp_rest_has_zero_derivatives_in_a_row_with_an_infinite_logit(way, label):
+    """An infinite logit stays infinite, so its derivative is 0. The terms of the other classes are 0."""
     rows = jnp.float32([[np.inf, 0, 1], [np.inf, np.inf, 2]])
     labels = jnp.full(2, label)
     np.testing.assert_array_equal(way(lambda z: logit_stats(z, labels).sum_exp_rest)(rows), np.zeros((2, 2, 3)))
@@ -159,7 +159,7 @@ def test_merge_is_associative_and_commutative(kind, logits, request):
 @either("kind")
 @pytest.mark.parametrize("order", ["first", "last"])
 def test_a_block_of_minus_infinity_is_neutral(kind, order, logits, request):
-    """Classes that pad a vocabulary, even a block of nothing else."""
+    """A block may have only padding classes."""
     labels = request.getfixturevalue(kind)
     outside = np.full(5, -1, np.int32) if kind == "integer" else np.zeros((5, 4), np.float32)
     padding = logit_stats(np.full((5, 4), -np.inf, np.float32), outside)
@@ -180,7 +180,7 @@ def test_a_block_of_minus_infinity_is_neutral(kind, order, logits, request):
 
 @pytest.mark.parametrize("order", ["first", "last"])
 def test_a_block_of_minus_infinity_is_neutral_to_the_largest_logits(order):
-    # The step from no class at all to such a logit is more than the largest number.
+    # The difference between the maximum of an empty block (-inf) and this logit would overflow.
     z = np.float32([[3e38, 1, 0]])
     padding = logit_stats(np.full((1, 2), -np.inf, np.float32), np.int32([-1]))
     stats = logit_stats(z, np.int32([0]))
@@ -188,9 +188,9 @@ def test_a_block_of_minus_infinity_is_neutral_to_the_largest_logits(order):
     assert both.nll == 0 and both.num_classes == 3
 
 
-def test_two_blocks_of_minus_infinity_are_still_none():
-    none = logit_stats(np.full((1, 3), -np.inf, np.float32), np.int32([-1]))
-    both = LogitStats.merge(none, none)
+def test_two_blocks_of_minus_infinity_have_no_classes():
+    empty = logit_stats(np.full((1, 3), -np.inf, np.float32), np.int32([-1]))
+    both = LogitStats.merge(empty, empty)
     assert both.max_logit == -np.inf and both.sum_exp_rest == 0 and both.num_classes == 0
     assert np.isnan(both.nll) and np.isnan(both.smooth_nll)
     label_inside = logit_stats(np.full((1, 3), -np.inf, np.float32), np.int32([1]))
@@ -200,8 +200,8 @@ def test_two_blocks_of_minus_infinity_are_still_none():
 
 @either("kind")
 @pytest.mark.parametrize("order", ["first", "last"])
-def test_a_label_in_a_block_of_minus_infinity_moves_the_other_classes(kind, order):
-    """Its loss is infinite, with the gradient that it has in one block: the probability of each."""
+def test_label_in_a_block_of_minus_infinity_gives_the_other_classes_their_gradient(kind, order):
+    """The loss is infinite. The gradient of the other classes is their probability, as without blocks."""
     z, none = np.float32([[1, 3, 0.5]]), np.full((1, 2), -np.inf, np.float32)
 
     def nll(z):
@@ -219,7 +219,7 @@ def test_a_label_in_a_block_of_minus_infinity_moves_the_other_classes(kind, orde
 
 
 @pytest.mark.parametrize("label", [-1, C, C + 3, -100])
-def test_a_label_that_is_in_no_block_gives_a_nan_nll_after_all_merges(label, logits):
+def test_label_outside_all_blocks_gives_a_nan_nll_after_all_merges(label, logits):
     labels = np.full(5, label, np.int32)
     stats = functools.reduce(LogitStats.merge, blocks(logits, labels, (0, 4, 8, C)))
     np.testing.assert_array_equal(stats.label_mass, np.zeros(5))
@@ -229,7 +229,7 @@ def test_a_label_that_is_in_no_block_gives_a_nan_nll_after_all_merges(label, log
 
 @pytest.mark.parametrize("gap", [0, 1e-3, 30, 90, 200, 1e4, 3e38])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_merge_keeps_the_digits_of_blocks_far_apart(gap, sign):
+def test_merge_is_accurate_for_blocks_with_distant_maxima(gap, sign):
     z = np.float32([[0.5, 0.25, 0, sign * gap, sign * gap - 1]])
     for label in range(5):
         labels = np.int32([label])
@@ -256,7 +256,7 @@ def test_gradient_flows_through_merges(kind, bounds, logits, rng, request):
     assert_within(gradient, (sum(p.value for p in parts), sum(p.scale for p in parts)), 2 * ULPS)
 
 
-def test_entropy_perplexity_and_confidence_are_a_line_each(logits, integer):
+def test_entropy_perplexity_and_confidence(logits, integer):
     """The entropy of softmax(z) is its cross-entropy against itself."""
     z = logits.astype(np.float64)
     p = np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
@@ -268,7 +268,7 @@ def test_entropy_perplexity_and_confidence_are_a_line_each(logits, integer):
     assert_within(jnp.exp(-stats.log_norm), p.max(1), 2 * ULPS)
 
 
-def test_statistics_are_a_pytree_that_keeps_its_kind_of_labels(logits, integer):
+def test_statistics_are_a_pytree_that_keeps_integer_labels(logits, integer):
     stats = logit_stats(logits, integer)
     leaves, tree = jax.tree.flatten(stats)
     assert len(leaves) == 8
@@ -293,13 +293,13 @@ def test_statistics_of_different_rows_do_not_merge(logits, integer):
 
 
 @pytest.mark.parametrize("order", ["first", "last"])
-def test_a_nan_of_one_block_is_in_the_merged_statistics(order):
-    some, none = (logit_stats(np.float32([[1, value, 3]]), np.int32([0])) for value in (np.nan, 2))
-    both = LogitStats.merge(some, none) if order == "first" else LogitStats.merge(none, some)
+def test_nan_in_one_block_makes_the_merged_statistics_nan(order):
+    with_nan, finite = (logit_stats(np.float32([[1, value, 3]]), np.int32([0])) for value in (np.nan, 2))
+    both = LogitStats.merge(with_nan, finite) if order == "first" else LogitStats.merge(finite, with_nan)
     assert np.isnan([both.max_logit, both.sum_exp_rest, both.log_z, both.nll, both.smooth_nll]).all()
 
 
-CORRECT_ROWS = {  # logits, label, and whether the label is right
+CORRECT_ROWS = {  # logits, label, and whether the label is correct
     "the largest": ([1, 2, 3], 2, True),
     "not the largest": ([1, 2, 3], 1, False),
     "one of several largest": ([3, 1, 3], 2, True),
@@ -317,15 +317,15 @@ CORRECT_ROWS = {  # logits, label, and whether the label is right
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
-def test_a_label_in_a_row_with_a_nan_is_not_correct_where_classes_are_split(check_vma):
-    """XLA for CPU may lose the NaN from the maximum over devices."""
+def test_label_in_a_row_with_a_nan_is_not_correct_with_split_classes(check_vma):
+    """XLA for CPU may lose the NaN in the maximum over devices."""
     logits = np.zeros((2, 16), np.float32)
     logits[0, 0], logits[:, 15] = np.nan, 5
     labels = np.array([15, 15])
     mesh = jax.make_mesh((4,), ("model",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
-    of_shard = functools.partial(logit_stats, axis_name="model")
+    local_stats = functools.partial(logit_stats, axis_name="model")
     specs = P(None, "model"), P()
-    split = jax.shard_map(of_shard, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)(logits, labels)
+    split = jax.shard_map(local_stats, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)(logits, labels)
     merged = LogitStats.merge(logit_stats(logits[:, :4], labels), logit_stats(logits[:, 4:], labels - 4))
     for stats in (split, merged, logit_stats(logits, labels)):
         np.testing.assert_array_equal(stats.correct, [False, True])
@@ -338,7 +338,7 @@ def test_merging_something_else_raises(logits, integer):
         LogitStats.merge(logit_stats(logits, integer), logits)
 
 
-def test_a_label_is_correct_where_no_logit_is_larger():
+def test_label_is_correct_if_no_logit_is_larger():
     logits, labels, right = (np.array(x) for x in zip(*CORRECT_ROWS.values(), strict=True))
     logits = logits.astype(np.float32)
     found = logit_stats(logits, labels).correct
@@ -352,8 +352,8 @@ def test_a_label_is_correct_where_no_logit_is_larger():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("implementation", [None, "reference", Chunked(7, 11), Chunked(16)], ids=str)
 @pytest.mark.parametrize("soft_cap", [None, 2.0])
-def test_labels_of_a_linear_layer_are_correct_as_by_argmax(implementation, dtype, soft_cap, rng):
-    """Products of small integers are exact, so there are many ties and no rounding to blame. A cap makes ties of its own."""
+def test_correct_of_a_linear_layer_agrees_with_argmax(implementation, dtype, soft_cap, rng):
+    """Products of small integers are exact, so there are many ties and no rounding errors. A cap creates more ties."""
     hidden, classifier = rng.integers(-2, 3, (40, 5)), rng.integers(-2, 3, (5, 30))
     labels = rng.integers(0, 30, 40)
     z = (hidden @ classifier).astype(np.float32)
@@ -364,17 +364,17 @@ def test_labels_of_a_linear_layer_are_correct_as_by_argmax(implementation, dtype
     np.testing.assert_array_equal(stats.correct, z[np.arange(40), labels] == z.max(1))
 
 
-def test_correct_is_exact_where_the_statistics_come_from_blocks(rng):
-    """`nll <= log_norm` misses right labels there: the two are merged by different sums."""
+def test_correct_is_exact_for_merged_statistics(rng):
+    """The test `nll <= log_norm` misses correct labels, because merging rounds `nll` and `log_norm` differently."""
     logits = cases.make_logits(rng, (4000, 64))
     labels = logits.argmax(1).astype(np.int32)
     blocks = [logit_stats(logits[:, i : i + 16], labels - i) for i in range(0, 64, 16)]
     merged = functools.reduce(LogitStats.merge, blocks)
     assert merged.correct.all()
-    assert not (merged.nll <= merged.log_norm).all()  # or another recipe would do
+    assert not (merged.nll <= merged.log_norm).all()  # otherwise this formula would be sufficient
 
 
-def test_correct_is_about_integer_labels(logits, integer, soft):
+def test_correct_needs_integer_labels(logits, integer, soft):
     with pytest.raises(ValueError, match=r"`correct` is about integer labels.*`top_label_mass`.*argmax"):
         _ = logit_stats(logits, soft).correct
     one_hot = np.eye(C, dtype=np.float32)[integer]
@@ -385,7 +385,7 @@ def test_correct_is_about_integer_labels(logits, integer, soft):
 
 @pytest.mark.parametrize("name", ["nll", "log_z", "log_norm", "smooth_nll", "correct"])
 def test_properties_of_tangents_raise(name, logits, integer):
-    """As `log_z` of the tangents would be another number than the tangent of `log_z`."""
+    """`log_z` of the tangents would not be the tangent of `log_z`."""
     _, tangents = jax.jvp(lambda z: logit_stats(z, integer), (logits,), (logits,))
     with pytest.raises(TypeError, match=rf"`{name}` of the tangents .* is not the tangent of `{name}`.*jax.jvp"):
         getattr(tangents, name)

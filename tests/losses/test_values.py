@@ -1,4 +1,4 @@
-"""The rules for labels, logits and rows that have no ordinary loss: the same eagerly, under jit and under vmap."""
+"""The rules for invalid labels, non-finite logits and rows without a loss. They hold eagerly, under jit and under vmap."""
 
 import functools
 
@@ -12,7 +12,7 @@ from tests.support.cases import INTEGER, SIGMOID, SOFT
 from tests.support.closeness import assert_within
 from tests.support.ways import EXTRA_IDS, EXTRAS, INF, LABELS, LOGITS, NAN, WAYS, C, targets, value_and_gradient
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 INT_MIN, INT_MAX = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 
@@ -20,7 +20,7 @@ INT_MIN, INT_MAX = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("bad", [-1, -2, -C, -100, C, C + 1, 2 * C, INT_MIN, INT_MAX])
-def test_a_label_that_is_no_class_gives_nan_to_its_row_alone(way, bad):
+def test_invalid_label_gives_nan_only_in_its_row(way, bad):
     labels = LABELS.copy()
     labels[1] = bad
     values, gradient = value_and_gradient(way, INTEGER, LOGITS, labels)
@@ -33,7 +33,7 @@ def test_a_label_that_is_no_class_gives_nan_to_its_row_alone(way, bad):
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("extra", EXTRAS, ids=EXTRA_IDS)
 @pytest.mark.parametrize("bad", [-1, C])
-def test_a_label_that_is_no_class_gives_nan_with_every_option(extra, bad):
+def test_invalid_label_gives_nan_with_every_option(extra, bad):
     labels = LABELS.copy()
     labels[1] = bad
     values, gradient = value_and_gradient(jax.jit, INTEGER, LOGITS, labels, **extra)
@@ -60,7 +60,7 @@ def test_a_label_that_is_no_class_gives_nan_with_every_option(extra, bad):
 )
 def test_labels_are_never_wrapped_to_another_dtype(dtype, num_classes, label, inside, x64):
     logits = np.zeros((1, num_classes), np.float32)
-    logits[0, label % 256 % num_classes] = 1  # where an 8-bit label would point
+    logits[0, label % 256 % num_classes] = 1  # the class of a label that is wrapped to 8 bits
     right = label % 256 % num_classes == label
     expected = np.log(num_classes - 1 + np.e) - right if inside else np.nan
     values = INTEGER.function(logits, np.array([label]).astype(dtype))
@@ -93,7 +93,7 @@ def test_excluded_class_takes_no_part_and_has_zero_gradient(way, loss, by, extra
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("by", ["where", "-inf"])
 def test_excluded_true_class_makes_the_loss_infinite(way, loss, by):
-    """Its gradient is 0 for a class left out by `where`, and for a logit of -inf the limit, -1, as every recorded system answers."""
+    """The gradient is 0 for a class excluded by `where`. For a logit of -inf it is the limit, -1, as in every recorded system."""
     where = np.arange(C)[None] != LABELS[:1, None]
     logits, labels = LOGITS[:1], targets(loss, LABELS[:1])
     if by == "where":
@@ -152,16 +152,16 @@ def test_row_without_a_loss_is_nan_and_others_are_untouched(way, loss, row):
 
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("row", [[NAN, 1, 2, 3, 4], [NAN] * C, [INF, INF, 0, 0, 0], [0, 0, 0, INF, -INF]], ids=str)
-def test_row_without_a_loss_trains_nothing(loss, row):
+def test_row_without_a_loss_has_no_finite_nonzero_gradient(loss, row):
     logits, labels = np.float32([row]), targets(loss, np.int32([0]))
     _, gradient = value_and_gradient(jax.jit, loss, logits, labels)
-    # A class that takes no part may have NaN too, or its 0.
+    # The gradient of a class that takes no part may be NaN or 0.
     assert np.isnan(gradient[~(logits == -INF)]).all()
     assert not np.any(np.isfinite(gradient) & (gradient != 0))
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_class_left_out_has_zero_gradient_even_in_a_row_without_a_loss(way):
+def test_excluded_class_has_zero_gradient_even_in_a_row_without_a_loss(way):
     where = np.ones(LOGITS.shape, bool)
     where[:, 3] = False
     values, gradient = value_and_gradient(way, INTEGER, LOGITS, np.int32([2, -1, 4]), where, names=("where",))
@@ -171,20 +171,21 @@ def test_class_left_out_has_zero_gradient_even_in_a_row_without_a_loss(way):
 
 
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
-def test_tangent_of_a_class_left_out_does_not_count(loss):
+def test_tangent_of_an_excluded_class_is_ignored(loss):
     where, tangent = np.ones(LOGITS.shape, bool), np.ones_like(LOGITS)
     where[:, 3] = False
     tangent[:, 3] = NAN
     labels = targets(loss, LABELS)
-    _, moved = jax.jvp(lambda z: loss.function(z, labels, where=where), (LOGITS,), (tangent,))
-    np.testing.assert_allclose(moved, 0, atol=1e-6)  # all other classes move alike, which changes no loss
+    _, losses_dot = jax.jvp(lambda z: loss.function(z, labels, where=where), (LOGITS,), (tangent,))
+    # The tangents of all other classes are equal, so the tangents of the losses are 0.
+    np.testing.assert_allclose(losses_dot, 0, atol=1e-6)
 
 
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("by", ["where", "-inf"])
 @pytest.mark.parametrize("extra", EXTRAS, ids=EXTRA_IDS)
-def test_row_of_which_no_class_takes_part_is_nan_with_every_option(loss, by, extra):
+def test_row_without_classes_is_nan_with_every_option(loss, by, extra):
     logits, where = LOGITS.copy(), np.ones(LOGITS.shape, bool)
     where[1] = False
     if by == "where":
@@ -199,7 +200,7 @@ def test_row_of_which_no_class_takes_part_is_nan_with_every_option(loss, by, ext
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("rest", [0.0, -INF, 3e38])
-def test_infinite_logit_alone_as_the_true_class_costs_nothing(way, loss, rest):
+def test_single_infinite_logit_at_the_true_class_has_loss_zero(way, loss, rest):
     logits = np.full((1, C), rest, np.float32)
     logits[0, 2] = INF
     values, gradient = value_and_gradient(way, loss, logits, targets(loss, np.int32([2])))
@@ -209,7 +210,7 @@ def test_infinite_logit_alone_as_the_true_class_costs_nothing(way, loss, rest):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
-def test_infinite_logit_of_the_only_class_costs_nothing_smoothed_either(way, loss):
+def test_infinite_logit_of_the_only_class_has_loss_zero_with_smoothing(way, loss):
     logits = np.full((1, C), -INF, np.float32)
     logits[0, 2] = INF
     values, gradient = value_and_gradient(way, loss, logits, targets(loss, np.int32([2])), label_smoothing=0.1)
@@ -218,7 +219,7 @@ def test_infinite_logit_of_the_only_class_costs_nothing_smoothed_either(way, los
 
 
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
-def test_infinite_logit_as_the_true_class_is_no_loss_when_smoothing_asks_for_others(loss):
+def test_infinite_logit_at_the_true_class_is_nan_with_smoothing(loss):
     logits, labels = LOGITS.copy(), targets(loss, LABELS)
     logits[1, 0] = INF
     values = loss.function(logits, labels, label_smoothing=0.1)
@@ -231,7 +232,7 @@ def test_infinite_logit_as_the_true_class_is_no_loss_when_smoothing_asks_for_oth
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("extra", EXTRAS, ids=EXTRA_IDS)
 def test_lowest_finite_logit_is_a_class_like_any_other(way, loss, extra):
-    """Many a model excludes a class by that number; here only -inf and `where` do."""
+    """Many models exclude a class by this number. In jaxce only -inf and `where` exclude a class."""
     logits, labels = LOGITS.copy(), targets(loss, LABELS)
     logits[0, 0] = logits[1, 3] = np.finfo(np.float32).min
     values, gradient = value_and_gradient(way, loss, logits, labels, **extra)
@@ -250,7 +251,7 @@ def test_sigmoid_at_infinity_is_its_limit(way):
 
 
 @pytest.mark.parametrize("bad", [-1, C])
-def test_statistics_of_a_label_that_is_no_class_show_no_mass_and_a_nan_nll(bad):
+def test_statistics_of_an_invalid_label_have_no_label_mass_and_a_nan_nll(bad):
     stats = logit_stats(LOGITS, np.int32([2, bad, 4]))
     np.testing.assert_array_equal(stats.label_mass, [1, 0, 1])
     np.testing.assert_array_equal(np.isnan(stats.nll), [False, True, False])

@@ -1,4 +1,4 @@
-"""The losses of a linear layer wherever its arrays lie on an explicit mesh: right, in every dtype, and split as the labels are."""
+"""The losses of a linear layer for every layout of its arrays on an explicit mesh: correct in every dtype, and split like the labels."""
 
 import subprocess
 import sys
@@ -18,9 +18,9 @@ from tests.support.paths import ROOT
 TOKENS, FEATURES, CLASSES = 16, 4, 24
 
 
-@pytest.mark.parametrize("only", [("5", "13"), *covering.at_night(())], ids=["two", "all"])
+@pytest.mark.parametrize("only", [("5", "13"), *covering.nightly_values(())], ids=["two", "all"])
 def test_every_layout_and_dtype_of_an_explicit_mesh(only):
-    """In a process of its own, which a fault of the compiler may end."""
+    """Run the layouts in another process, because a bug of the compiler may abort the process."""
     command = [sys.executable, "-W", "error", "-m", "tests.support.layouts", *only]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
     lines = done.stdout.splitlines()
@@ -28,7 +28,7 @@ def test_every_layout_and_dtype_of_an_explicit_mesh(only):
 
 
 BOTH = P(("data", "model"))
-# How hidden, the classifier and the labels are split.
+# The specs of hidden, the classifier and the labels.
 SPECS = {
     "tokens over the axis of the classes too": (BOTH, P(None, "model"), BOTH),
     "labels over another axis than hidden": (P("data"), P(), P("model")),
@@ -39,9 +39,9 @@ SPECS = {
 }
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("specs", SPECS.values(), ids=SPECS)
-def test_losses_and_statistics_are_split_as_labels_are(specs):
+def test_losses_and_statistics_are_split_like_labels(specs):
     mesh = sharded.mesh_of((2, 4), "explicit")
     arrays = linear_cases.make(np.random.default_rng(0), TOKENS, FEATURES, CLASSES)
     masked = np.arange(TOKENS) % 3 != 1
@@ -59,8 +59,8 @@ def test_losses_and_statistics_are_split_as_labels_are(specs):
         return both.total, both.weight
 
     (value, weight), gradients = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(hidden, classifier)
-    want, of_loss = linear_cases.expected(*arrays, np.full(TOKENS, 2), mask=masked, z_loss=0.01)
+    want, want_gradients = linear_cases.expected(*arrays, np.full(TOKENS, 2), mask=masked, z_loss=0.01)
     assert float(weight) == 2 * masked.sum()
     assert_within(value, Quantity(2 * want.value.sum(), 2 * want.scale.sum()), 8)
     for name, gradient in zip(("hidden", "classifier"), gradients, strict=True):
-        assert_within(gradient, of_loss[name], 8)
+        assert_within(gradient, want_gradients[name], 8)

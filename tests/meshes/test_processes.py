@@ -1,4 +1,4 @@
-"""Two processes with four devices each train as one process with eight does: really two, which talk over the loopback address."""
+"""Training in two processes with four devices each equals training in one process with eight. The processes communicate over loopback."""
 
 import os
 import socket
@@ -12,11 +12,11 @@ from tests.support.paths import ROOT
 
 
 def train(out, processes):
-    """The parameters by mode, and what they were before."""
+    """Return the trained parameters by mode, and the initial parameters."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    # The number of devices is each process's own choice.
+    # Each process sets its own number of devices.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
     command = [sys.executable, "-m", "tests.support.training", str(out), str(processes)]
     children = [
@@ -34,7 +34,7 @@ def train(out, processes):
 
 
 @pytest.mark.nightly
-def test_two_processes_train_as_one_does(tmp_path):
+def test_two_processes_train_like_one(tmp_path):
     one, two = (train(tmp_path / f"{n}.npz", n) for n in (1, 2))
     start = one.pop("start")
     two.pop("start")

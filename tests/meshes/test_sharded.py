@@ -1,4 +1,4 @@
-"""Three modes, one answer: examples and classes split over meshes, under jit in Auto and Explicit mode and inside shard_map with `axis_name`."""
+"""Examples and classes split over meshes give the same result in each mode: jit with Auto or Explicit axes, and shard_map with `axis_name`."""
 
 import collections
 import functools
@@ -19,20 +19,20 @@ from tests.support.cases import INTEGER, SOFT
 from tests.support.closeness import assert_within
 from tests.support.oracle import Quantity
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 ROWS, CLASSES, FEATURES, ULPS = 16, 24, 4, 8
 DIFFERENTIABLE = {
     "logits", "probabilities", "hidden", "classifier", "bias", "class_weights", "label_smoothing", "z_loss", "soft_cap"
 }  # fmt: skip
-OF_DENSE = ("where", "mask", "label_smoothing", "class_weights", "z_loss")
-OF_LINEAR = ("bias", "mask", "label_smoothing", "class_weights", "z_loss", "soft_cap")
-OPTIONS = tuple(dict.fromkeys((*OF_DENSE, *OF_LINEAR)))
+DENSE_OPTIONS = ("where", "mask", "label_smoothing", "class_weights", "z_loss")
+LINEAR_OPTIONS = ("bias", "mask", "label_smoothing", "class_weights", "z_loss", "soft_cap")
+OPTIONS = tuple(dict.fromkeys((*DENSE_OPTIONS, *LINEAR_OPTIONS)))
 BLOCKS = [None, Chunked(2, 2), Chunked(2), Chunked(None, 2), "reference"]
 
 
 def dense_problem(loss):
-    """Ordinary rows and hard ones: ties within and across devices, tiny losses on either side of a border, a class left out."""
+    """Return ordinary and hard rows: ties within and across devices, tiny losses on both sides of a device boundary, and excluded classes."""
     rng = np.random.default_rng(1)
     logits, labels = cases.make_logits(rng, (ROWS, CLASSES)), loss.make_labels(rng, (ROWS, CLASSES), -1)
     logits[0] = 0
@@ -46,12 +46,12 @@ def dense_problem(loss):
     confident = {0: 7, 1: 12, 2: 5, 3: 23, 4: 21, 7: 9}
     for row, label in confident.items():
         labels[row] = label if loss is INTEGER else np.eye(CLASSES)[label]
-    return logits, labels, cases.make_options(rng, OF_DENSE, loss, (ROWS, CLASSES), labels)
+    return logits, labels, cases.make_options(rng, DENSE_OPTIONS, loss, (ROWS, CLASSES), labels)
 
 
 @functools.cache
 def problem(name):
-    """Arguments and options by name."""
+    """Return the arguments and the options by name."""
     if name in ("integer", "soft"):
         logits, labels, options = dense_problem(INTEGER if name == "integer" else SOFT)
         return {"logits": logits, "labels" if name == "integer" else "probabilities": labels}, options
@@ -67,12 +67,12 @@ def problem(name):
 
 
 def truth(name, arguments, options, cotangent):
-    """The losses and the gradients by name."""
+    """Return the losses of the oracle, and the gradients by name."""
     if name.startswith("linear"):
         loss, gradients = linear_cases.expected(*arguments.values(), cotangent, **options)
     else:
-        of = oracle.integer_softmax if name == "integer" else oracle.softmax
-        answer = of(*arguments.values(), cotangent=cotangent, **options)
+        function = oracle.integer_softmax if name == "integer" else oracle.softmax
+        answer = function(*arguments.values(), cotangent=cotangent, **options)
         loss, gradients = answer.loss, {**answer._asdict(), "probabilities": answer.labels}
     if name == "linear sum":
         loss = Quantity(loss.value.sum(), loss.scale.sum())
@@ -82,7 +82,7 @@ def truth(name, arguments, options, cotangent):
 COTANGENT = np.linspace(-1, 2, ROWS, dtype=np.float32)
 
 
-# Each shape of the mesh in some mode, each mode on some mesh.
+# Every shape of the mesh and every mode.
 QUICK = [
     ((2, 4), "auto"),
     ((8, 1), "explicit"),
@@ -104,7 +104,7 @@ QUICK = [
 @pytest.mark.parametrize("options", covering.subsets(OPTIONS), ids=cases.name_of)
 @pytest.mark.parametrize("blocks", BLOCKS, ids=str)
 def test_every_mode_gives_the_oracles_values_and_gradients(shape_and_mode, options, blocks):
-    """Every mesh in every mode, with other options and blocks from one to the next."""
+    """Every mesh in every mode. The quick tier takes a covering selection of the options and blocks."""
     shape, mode = shape_and_mode
     mesh = sharded.mesh_of(shape, mode)
     runs, inputs, wanted = {}, {}, {}
@@ -119,37 +119,37 @@ def test_every_mode_gives_the_oracles_values_and_gradients(shape_and_mode, optio
         cotangent = everything.pop("cotangent")
         split = {n: x for n, x in everything.items() if n in DIFFERENTIABLE}
         inputs[name] = split, {n: x for n, x in everything.items() if n not in split}, cotangent
-        of_what = np.ones(ROWS) if name == "linear sum" else COTANGENT
-        wanted[name] = truth(name, arguments, chosen, of_what)
+        weights = np.ones(ROWS) if name == "linear sum" else COTANGENT
+        wanted[name] = truth(name, arguments, chosen, weights)
     answers = jax.jit(lambda inputs: {name: run(*inputs[name]) for name, run in runs.items()})(inputs)
     for name, (value, gradients) in answers.items():
-        loss, of_loss = wanted[name]
+        loss, want_gradients = wanted[name]
         if name == "linear sum":
             assert float(value.weight) == (problem(name)[1]["mask"].sum() if "mask" in options else ROWS)
             value = value.total
         assert_within(value, loss, ULPS)
         for argument, gradient in gradients.items():
-            assert_within(gradient, of_loss[argument], ULPS)
+            assert_within(gradient, want_gradients[argument], ULPS)
             if blocks in (None, "reference") and gradient.ndim == 2:
                 assert gradient.sharding.is_equivalent_to(NamedSharding(mesh, sharded.spec(argument)), 2)
 
 
-# What a device sends of one row, in float32 numbers: the maximum, the sum of the rest with the number of ties, the label's loss, and whether
-# the label is a class. Smoothing asks for two more, class weights for one, and class probabilities have as many.
+# How many float32 numbers a device sends for one row: the maximum, sum_exp_rest, the number of devices with a maximal class, label_nll and
+# label_mass. Smoothing adds two numbers, class weights add one. Class probabilities need as many numbers as integer labels.
 NUMBERS = {"plain": 5, "label_smoothing": 7, "z_loss": 5, "class_weights": 6}
-SENT_ROWS, SENT_FEATURES, SENT_CLASSES = 64, 12, 208  # no two of the sizes on a device are the same
+SENT_ROWS, SENT_FEATURES, SENT_CLASSES = 64, 12, 208  # the sizes on a device all differ
 
 
 def sent(mesh, mode, name, option, gradients):
-    """The collective operations of a compiled program."""
+    """Return the arrays in the collective operations of a compiled program."""
     shapes = {
         "logits": (SENT_ROWS, SENT_CLASSES),
         "hidden": (SENT_ROWS, SENT_FEATURES),
         "classifier": (SENT_FEATURES, SENT_CLASSES),
     }
     shapes |= {"labels": (SENT_ROWS,), "probabilities": shapes["logits"], "class_weights": (SENT_CLASSES,)}
-    of = {"integer": ("logits", "labels"), "soft": ("logits", "probabilities")}
-    names = of.get(name, ("hidden", "classifier", "labels"))
+    dense_names = {"integer": ("logits", "labels"), "soft": ("logits", "probabilities")}
+    names = dense_names.get(name, ("hidden", "classifier", "labels"))
     names += (option,) if option == "class_weights" else ()
     chosen = {
         n: jax.ShapeDtypeStruct(
@@ -158,7 +158,7 @@ def sent(mesh, mode, name, option, gradients):
         for n in names
     }
     static = {option: 0.1} if option in ("label_smoothing", "z_loss") else {}
-    loss = sharded.spread(name, mesh, mode, **static)
+    loss = sharded.loss_on_mesh(name, mesh, mode, **static)
     total = lambda x, y: jax.tree.leaves(loss({**x, **y}))[0].sum()  # noqa: E731
     x = {n: chosen.pop(n) for n in names if n in ("logits", "hidden", "classifier")}
     run = jax.value_and_grad(total) if gradients else total
@@ -169,8 +169,8 @@ def sent(mesh, mode, name, option, gradients):
 @pytest.mark.parametrize("mode", sharded.MODES)
 @pytest.mark.parametrize("name", sharded.LOSSES)
 @pytest.mark.parametrize("option", NUMBERS)
-def test_what_is_sent_between_devices(mode, name, option):
-    """A few numbers per row; of class size nothing; and for a linear layer the sums of its gradients, as of any linear layer."""
+def test_only_a_few_numbers_per_row_are_sent_between_devices(mode, name, option):
+    """No array with a class axis is sent, except the gradients of a linear layer, which any linear layer must sum."""
     data, model = 2, 4
     rows, classes = SENT_ROWS // data, SENT_CLASSES // model
     mesh = sharded.mesh_of((data, model), mode)
@@ -181,10 +181,10 @@ def test_what_is_sent_between_devices(mode, name, option):
         per_row = sizes.pop(rows)
         if name.startswith("linear") and gradients:
             assert sizes.pop(rows * SENT_FEATURES) == sizes.pop(SENT_FEATURES * classes) == 1, operations
-        assert all(s <= 2 for s in sizes), operations  # what is left are sums over the rows
+        assert all(s <= 2 for s in sizes), operations  # the other arrays are sums over the rows
         backward = 0
         if mode == "shard_map unchecked" and gradients and name != "linear sum":
-            backward = 3  # JAX sums what it does not know to be the same everywhere: cotangents of statistics
+            backward = 3  # without check_vma, JAX also sums the cotangents of the statistics
         assert per_row <= NUMBERS[option] + backward, operations
 
 
@@ -205,24 +205,24 @@ LAYOUTS_AND_MODES = [
     ("features of both", "auto"),
     ("classes alone", "auto"),
 ]
-SOME_OF_THEM = ["tokens over both axes, classes over one of them", "sequences alone", "features of the classifier too"]
+QUICK_LAYOUTS = ["tokens over both axes, classes over one of them", "sequences alone", "features of the classifier too"]
 
 
 @pytest.mark.parametrize(
     ("layout", "mode"),
     covering.quick(
-        LAYOUTS_AND_MODES, [*((layout, "explicit") for layout in SOME_OF_THEM), ("features of both", "auto")]
+        LAYOUTS_AND_MODES, [*((layout, "explicit") for layout in QUICK_LAYOUTS), ("features of both", "auto")]
     ),
 )
-def test_linear_losses_wherever_the_arrays_lie(layout, mode):
-    """Sequences of tokens; labels, mask and bias on one device of the mesh or on all."""
+def test_linear_losses_in_every_layout(layout, mode):
+    """The tokens are sequences. The labels, the mask and the bias are not split."""
     mesh = sharded.mesh_of((2, 4), mode)
     arguments, options = problem("linear")
     hidden, classifier, labels = arguments.values()
-    of_hidden, of_classifier = (NamedSharding(mesh, spec) for spec in LAYOUTS[layout])
+    hidden_sharding, classifier_sharding = (NamedSharding(mesh, spec) for spec in LAYOUTS[layout])
     placed = (
-        jax.device_put(np.tile(hidden.reshape(2, 8, FEATURES), (4, 1, 1)), of_hidden),
-        jax.device_put(classifier, of_classifier),
+        jax.device_put(np.tile(hidden.reshape(2, 8, FEATURES), (4, 1, 1)), hidden_sharding),
+        jax.device_put(classifier, classifier_sharding),
     )
     y, mask = (np.tile(x.reshape(2, 8), (4, 1)) for x in (labels, options["mask"]))
     chosen = {"mask": mask, **{n: options[n] for n in ("bias", "class_weights", "label_smoothing")}}
@@ -235,7 +235,7 @@ def test_linear_losses_wherever_the_arrays_lie(layout, mode):
 
     (_, (losses, weight)), gradients = jax.jit(jax.value_and_grad(run, (0, 1), has_aux=True))(*placed)
     flat = {**chosen, "mask": mask.reshape(-1)}
-    want, of_loss = linear_cases.expected(
+    want, want_gradients = linear_cases.expected(
         np.tile(hidden, (4, 1)), classifier, y.reshape(-1), cotangent.reshape(-1) + 1, **flat
     )
     _, scale = linear_cases.expected(
@@ -244,11 +244,11 @@ def test_linear_losses_wherever_the_arrays_lie(layout, mode):
     assert losses.shape == y.shape and float(weight) == mask.sum()
     assert_within(np.asarray(losses).reshape(-1), want, ULPS)
     for name, gradient in zip(("hidden", "classifier"), gradients, strict=True):
-        wanted = Quantity(*(x.reshape(gradient.shape) for x in (of_loss[name].value, scale[name].scale)))
+        wanted = Quantity(*(x.reshape(gradient.shape) for x in (want_gradients[name].value, scale[name].scale)))
         assert_within(gradient, wanted, ULPS)
 
 
-def test_optax_refuses_split_classes_that_explicit_mode_allows_here():
+def test_explicit_mode_allows_split_classes_that_optax_refuses():
     mesh = sharded.mesh_of((2, 4), "explicit")
     arguments, _ = problem("integer")
     placed = sharded.put(arguments, mesh)
@@ -260,7 +260,7 @@ def test_optax_refuses_split_classes_that_explicit_mode_allows_here():
 
 
 def over_part_of_the_mesh(mesh):
-    """Only the axis of the classes belongs to `shard_map`; that of the examples stays what it is."""
+    """Use a `shard_map` that is manual only over the axis of the classes. The axis of the examples keeps its type."""
 
     def total(hidden, classifier, labels):
         def local(hidden, classifier, labels):
@@ -294,7 +294,7 @@ PARTS = over_part_of_the_mesh, P("data"), (ROWS,)
 VMAP, SCAN = (in_vmap, P("data"), (4, 4)), (in_scan, P(None, "data"), (4, 4))
 
 
-# Not the gradient of a vmap over an axis that is split on an explicit mesh, for which JAX refuses `shard_map`.
+# VMAP is not tested in explicit mode: JAX refuses `shard_map` in the gradient of a vmap over an axis that is split on an explicit mesh.
 @pytest.mark.parametrize(
     ("way", "spec", "shape", "mode"),
     [(*PARTS, "auto"), (*PARTS, "explicit"), (*VMAP, "auto"), (*SCAN, "auto"), (*SCAN, "explicit")],
@@ -307,7 +307,7 @@ def test_compositions(way, spec, shape, mode):
         jax.device_put(x, NamedSharding(mesh, s)) for x, s in zip(arrays, (spec, P(None, "model"), spec), strict=True)
     ]
     value, gradients = jax.jit(jax.value_and_grad(way(mesh), (0, 1)))(*placed)
-    want, of_loss = linear_cases.expected(*arguments.values(), np.full(ROWS, 2))
+    want, want_gradients = linear_cases.expected(*arguments.values(), np.full(ROWS, 2))
     assert_within(value, Quantity(2 * want.value.sum(), 2 * want.scale.sum()), ULPS)
     for name, gradient in zip(("hidden", "classifier"), gradients, strict=True):
-        assert_within(gradient, Quantity(*(x.reshape(gradient.shape) for x in of_loss[name])), ULPS)
+        assert_within(gradient, Quantity(*(x.reshape(gradient.shape) for x in want_gradients[name])), ULPS)

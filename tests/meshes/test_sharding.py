@@ -1,4 +1,4 @@
-"""Sharded logits need nothing: the same answers under jit in Auto and Explicit mode and inside shard_map, without gathering the logits."""
+"""Sharded logits need no option: the results are correct under jit in Auto and Explicit mode and inside shard_map, and no logits are gathered."""
 
 import re
 
@@ -13,7 +13,7 @@ from jaxce import LossSum
 from tests.support import cases
 from tests.support.closeness import assert_within
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 SHAPE = (8, 4, 16)
 SPECS = [P("data"), P(None, "data"), P(None, None, "model"), P("data", None, "model"), P(("data", "model"))]
@@ -59,8 +59,8 @@ def test_values_and_gradients_under_jit(loss, spec, mode, rng):
 
 @pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit], ids=lambda m: m.name)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
-def test_every_option_where_classes_are_split(loss, mode, rng):
-    """With classes at -inf, rows of NaN that are masked, and a true class that is left out."""
+def test_every_option_with_split_classes(loss, mode, rng):
+    """There are classes at -inf, masked rows of NaN, and an excluded true class."""
     mesh, spec = mesh_of(mode), P("data", None, "model")
     logits, labels = cases.make_logits(rng, SHAPE), loss.make_labels(rng, SHAPE, -1)
     options = cases.make_options(rng, cases.SOFTMAX_OPTIONS, loss, SHAPE, labels)
@@ -127,8 +127,8 @@ def test_forward_mode_and_gradient_inside_shard_map(loss, rng):
         logits, labels
     )
     answer = loss.oracle(logits, labels)
-    along = answer.logits if not loss.has_class_axis else tuple(x.sum(-1) for x in answer.logits)
-    assert_within(tangents, along, 6)
+    tangents_wanted = answer.logits if not loss.has_class_axis else tuple(x.sum(-1) for x in answer.logits)
+    assert_within(tangents, tangents_wanted, 6)
     assert_within(gradient, answer.logits, 6)
 
 

@@ -1,6 +1,6 @@
-"""Small changes of a program's syntax tree, each of which some test must refuse.
+"""Small changes of the syntax tree of a program. Some test must fail for each of them.
 
-New code is covered as soon as it is there: nothing names a line of it.
+The operators do not refer to lines of the code, so they cover new code automatically.
 """
 
 import ast
@@ -28,7 +28,7 @@ _OTHER_CALL = {"max": "min", "maximum": "minimum", "minimum": "maximum", "sum": 
 
 
 class Change(NamedTuple):
-    """A changed source, where it differs and how."""
+    """A changed source, with the line and the text of the change."""
 
     line: int
     was: str
@@ -37,7 +37,7 @@ class Change(NamedTuple):
 
 
 def changes(source: str) -> Iterator[Change]:
-    """Yield every change of the source, in its order."""
+    """Yield every change of the source, in the order of `ast.walk`."""
     tree = ast.parse(source)
     skipped = {id(node) for top in ast.walk(tree) for part in _not_code(top) for node in ast.walk(part)}
     nodes = list(ast.walk(tree))
@@ -53,7 +53,7 @@ def changes(source: str) -> Iterator[Change]:
 
 
 def _not_code(node):
-    """The parts of a node that no program runs: annotations, messages, static choices of JAX."""
+    """Yield the parts of a node that are not changed: annotations, messages, imports and decorators."""
     if isinstance(node, (ast.Raise, ast.Import, ast.ImportFrom)):
         yield node
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):

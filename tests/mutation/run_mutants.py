@@ -1,4 +1,4 @@
-"""Put one mutant at a time into a copy of the package and see whether the tests refuse it: `python -m tests.mutation.run_mutants`.
+"""Put one mutant at a time into a copy of the package, and check that a test fails: `python -m tests.mutation.run_mutants`.
 
 The mutants are the bugs in `shipped` and a random selection of the changes in `operators`. Exits with 1 if a shipped bug or more than 5 % of
 the changes survive.
@@ -45,7 +45,7 @@ MODULES = {
     "_checks/__init__": ["tables/test_checks.py", "losses/test_softmax.py"],
     "_checks/scalars": ["tables/test_checks.py", "linear/test_linear.py"],
 }
-# The tests that a mutant meets once these have let it pass.
+# The tests for a mutant that survives the tests of its module.
 SUITE = ["losses", "tables", "derivatives", "linear", "meshes/test_axis_name.py", "package/test_public_api.py"]
 
 
@@ -69,7 +69,7 @@ def path_of(module):
 
 
 def shipped():
-    """Yield the bugs that others shipped."""
+    """Yield the bugs that other libraries shipped, as mutants."""
     for bug in SHIPPED:
         source = path_of(bug.module).read_text()
         if source.count(bug.right) != 1:
@@ -80,14 +80,14 @@ def shipped():
 
 
 def changed(module):
-    """Yield every change of a module."""
+    """Yield every change of a module, as a mutant."""
     for change in changes(path_of(module).read_text()):
         was, now = (re.sub(r"\s+", " ", text)[:70] for text in (change.was, change.now))
         yield Mutant(f"line {change.line}: {was} -> {now}", module, change.source)
 
 
 def judge(mutant, *, own_tests_only=False):
-    """Return the verdict of the tests on a mutant, or on the package as it is for None."""
+    """Return the verdict of the tests on a mutant. With None, the package is not changed."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
@@ -110,7 +110,7 @@ def _outcome(root, names):
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "error", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
     command += ["--ignore=tests/tables/test_golden.py", *(f"tests/{name}" for name in names)]
-    # Without this test, a copy that is not imported would let every mutant pass.
+    # This test fails if pytest imports another copy of the package. Every mutant would survive then.
     (root / "tests" / "test_.py").write_text(
         f"import jaxce\n\n\ndef test_the_copy_is_imported():\n    assert jaxce.__file__.startswith({str(root)!r})\n"
     )
@@ -120,7 +120,7 @@ def _outcome(root, names):
         return "survived", ""
     if failed and failed[0] != "tests/test_.py::test_the_copy_is_imported":
         return "killed", failed[0]
-    # A change that breaks the import is refused before any test runs.
+    # If a change breaks the import, pytest fails before any test runs.
     return ("killed", "import") if "conftest" in done.stderr else ("broken", (done.stdout + done.stderr)[-2000:])
 
 
@@ -151,8 +151,8 @@ def main():
                 flush=True,
             )
     print(f"{sum(killed.values())} of {len(killed)} killed")
-    of_changes = [killed[mutant] for mutant in chosen]
-    return int(not all(killed[bug] for bug in bugs) or sum(of_changes) < LEAST_KILLED * len(of_changes))
+    killed_changes = [killed[mutant] for mutant in chosen]
+    return int(not all(killed[bug] for bug in bugs) or sum(killed_changes) < LEAST_KILLED * len(killed_changes))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Bugs that other libraries shipped, written into this one. The tests must refuse all of them."""
+"""Bugs that other libraries shipped, written into this library. For each bug, some test must fail."""
 
 from typing import NamedTuple
 
 
 class Bug(NamedTuple):
-    """Code that stands once in a module of the package, and the wrong code."""
+    """Code that occurs once in a module of the package, and the wrong code that replaces it."""
 
     name: str
     module: str

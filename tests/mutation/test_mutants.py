@@ -1,4 +1,4 @@
-"""Every mutant is another program that compiles, and a few of them meet the tests; `run_mutants.py` tries more."""
+"""Every mutant differs from the package and compiles. The nightly tier tests the shipped bugs; `run_mutants.py` tests more mutants."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_operators_change_code_and_nothing_else():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_change_is_another_program(module):
+def test_every_change_differs_and_compiles(module):
     original = path_of(module).read_text()
     sources = {mutant.source for mutant in changed(module)}
     assert sources and original not in sources
@@ -34,18 +34,18 @@ def test_every_change_is_another_program(module):
         compile(source, module, "exec")
 
 
-def test_the_bugs_that_others_shipped_fit_the_code():
+def test_shipped_bugs_apply_and_compile():
     for mutant in shipped():
         compile(mutant.source, mutant.module, "exec")
 
 
-def test_the_tests_that_mutants_meet_exist():
+def test_test_files_for_mutants_exist():
     for name in {*SUITE, *(name for names in MODULES.values() for name in names)}:
         assert (TESTS / name).exists()
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("mutant", list(shipped()), ids=lambda mutant: mutant.name)
-def test_a_bug_that_others_shipped_is_refused(mutant):
+def test_some_test_fails_for_a_shipped_bug(mutant):
     verdict = judge(mutant, own_tests_only=True)
     assert verdict.outcome == "killed", verdict.by

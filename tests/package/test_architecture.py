@@ -1,12 +1,12 @@
-"""The five rules of the layout hold, modules and functions are small, closures nest once, and a caller's mistake is refused in few places.
+"""The five rules of the layout hold, modules and functions are small, closures nest once, and only a few modules raise errors.
 
-1. The definition imports jnp and the axis helpers alone.
-2. Forms import the definition, and what they share; they do not import each other.
-3. One module asks JAX for code that depends on the platform.
-4. One module makes primitives.
-5. Imports point one way.
+1. The definition imports only jnp and the axis helpers.
+2. Forms import the definition and their shared modules. They do not import each other.
+3. One module uses code of JAX that depends on the platform.
+4. One module creates primitives.
+5. Imports point in one direction.
 
-Each rule is a function of the sources, and fails on violations that are made up here.
+Each rule is a function of the sources. Each rule must fail on the invented violations in this file.
 """
 
 import ast
@@ -22,7 +22,7 @@ PACKAGE = pathlib.Path(jaxce.__file__).parent
 DEFINITION = {"_core.definition", "_core.sigmoid"}
 FORMS = {"_core.cpu", "_core.cpu_sums", "_core.gpu"}
 SHARED_BY_FORMS = {"_core.integer_labels"}
-# What each part of the package may import, and whatever that may. The empty name is `jaxce/__init__.py`.
+# The parts that each part of the package may import; it may also import their imports. The empty name is `jaxce/__init__.py`.
 ARROWS = {
     "": ["keras", "linear losses", "_keras_hook"],
     "keras": ["linear losses", "_keras_hook"],
@@ -55,7 +55,7 @@ MAX_LINES, MAX_LINES_OF_A_FUNCTION = 250, 60
 
 
 def modules():
-    """{dotted name inside the package: source}."""
+    """Return the sources of all modules by their dotted names inside the package."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -67,7 +67,7 @@ MODULES = frozenset(modules())
 
 
 def imports(source):
-    """Every module that the source imports, wherever it does so. A name from a package counts as a module if it is one."""
+    """Yield every module that the source imports at any level. A name imported from a package counts as a module if it is one."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -80,7 +80,7 @@ def imports(source):
 
 
 def own_imports(source):
-    """The modules of the package that the source imports, by their names inside of it."""
+    """Return the modules of the package that the source imports, by their names inside the package."""
     return [name.partition(".")[2] for name in imports(source) if name.partition(".")[0] == "jaxce"]
 
 
@@ -94,7 +94,7 @@ def is_inside(module, packages):
 
 
 def below(part):
-    """The parts that a part may import: those below it."""
+    """Return the parts that a part may import: those below it."""
     return set().union(*({lower} | below(lower) for lower in ARROWS[part]))
 
 
@@ -113,12 +113,12 @@ def platform_of(module):
 
 def entangled_forms(sources):
     for module, source in sources.items():
-        of_platform = {form for form in FORMS if platform_of(form) == platform_of(module)}
-        allowed = DEFINITION | SHARED_BY_FORMS | of_platform if module in FORMS else DEFINITION
+        same_platform = {form for form in FORMS if platform_of(form) == platform_of(module)}
+        allowed = DEFINITION | SHARED_BY_FORMS | same_platform if module in FORMS else DEFINITION
         for imported in own_imports(source):
             if module in FORMS | SHARED_BY_FORMS and part_of(imported) == "_core" and imported not in allowed:
                 yield f"{module} imports {imported}"
-            # What JAX differentiates is the definition: a form has no rule.
+            # JAX differentiates the definition. A form has no derivative rule.
             if module in FORMS | SHARED_BY_FORMS and imported in ("_jax.rules", "_jax.primitives"):
                 yield f"{module} imports {imported}"
             if imported in FORMS and part_of(module) != "_core":
@@ -126,7 +126,7 @@ def entangled_forms(sources):
 
 
 def choices_of_platform(sources):
-    """More than one call of `lax.platform_dependent`, under whichever name."""
+    """Return the uses of `lax.platform_dependent`, under any name, if there is more than one."""
     found = []
     for module, source in sources.items():
         for node in ast.walk(ast.parse(source)):
@@ -137,12 +137,12 @@ def choices_of_platform(sources):
 
 
 def makers_of_primitives(sources):
-    """Modules that import what JAX does not promise to keep, but for the first."""
+    """Yield imports of JAX internals, and every module after the first that imports `jax.extend` or `jax.interpreters`."""
     found = []
     for module, source in sources.items():
         named = set(imports(source))
         if any(is_inside(name, ("jax._src", "jaxlib")) for name in named):
-            yield f"{module} imports the inside of JAX"
+            yield f"{module} imports internals of JAX"
         if any(is_inside(name, ("jax.extend", "jax.interpreters")) for name in named):
             found.append(module)
     yield from (f"{module} imports jax.extend or jax.interpreters" for module in found[1:])
@@ -153,13 +153,13 @@ def imports_that_point_up(sources):
     for module, source in sources.items():
         own = part_of(module)
         if own not in ARROWS:
-            yield f"{module} is no part of the package"
+            yield f"{module} is not a known part of the package"
             continue
         graph[module] = set(own_imports(source)) - {module}
         for imported in graph[module]:
             other = part_of(imported)
             if other not in ARROWS or imported == "":
-                yield f"{module} imports jaxce.{imported}, which is no part of the package"
+                yield f"{module} imports jaxce.{imported}, which is not a known part of the package"
             elif other != own and other not in below(own):
                 yield f"{module} imports {imported}, which is not below it"
     try:
@@ -217,7 +217,7 @@ def more_than_exports(sources):
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         about = isinstance(node, ast.Assign) and node.targets[0].id in ("__version__", "__all__")
         export = isinstance(node, ast.ImportFrom) and all(a.asname == a.name for a in node.names)
-        # `jaxce.keras` is imported when it is first used.
+        # `jaxce.keras` is imported at its first use.
         lazy = ast.unparse(node) in LAZY_KERAS
         if not (docstring or about or export or lazy):
             yield f"line {node.lineno} is more than an export"
@@ -227,7 +227,7 @@ def undocumented(sources):
     return [module for module, source in sources.items() if not ast.get_docstring(ast.parse(source))]
 
 
-# {rule: sources that break it}.
+# Rule -> sources that violate the rule.
 BROKEN = {
     impure_definition: [
         {"_core.definition": "from jax import lax"},
@@ -300,6 +300,7 @@ BROKEN = {
     ],
     undocumented: [{"_stats": "x = 1"}],
 }
+# Rule -> sources that follow the rule.
 KEPT = {
     impure_definition: [
         {
@@ -329,7 +330,7 @@ KEPT = {
 
 
 @pytest.mark.parametrize("rule", BROKEN, ids=lambda f: f.__name__)
-def test_package_keeps_the_rule(rule):
+def test_package_follows_the_rule(rule):
     assert list(rule(modules())) == []
 
 
@@ -342,17 +343,17 @@ def cases(table):
 
 
 @pytest.mark.parametrize(("rule", "sources"), cases(BROKEN))
-def test_made_up_violation_is_found(rule, sources):
+def test_invented_violation_is_detected(rule, sources):
     assert list(rule(sources))
 
 
 @pytest.mark.parametrize(("rule", "sources"), cases(KEPT))
-def test_what_the_rule_allows_is_fine(rule, sources):
+def test_allowed_source_is_accepted(rule, sources):
     assert not list(rule(sources))
 
 
-def test_every_module_that_a_rule_names_exists():
-    """Otherwise a rule holds of nothing."""
+def test_every_module_named_by_a_rule_exists():
+    """A rule about a missing module would always pass."""
     named = {*DEFINITION, *FORMS, *SHARED_BY_FORMS, *MAY_RAISE, *PARTS}
     named |= {part for part in ARROWS if part not in PARTS.values()}
     assert named <= MODULES

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: what it writes, what it says of a peer that is wrong or fails, and what is left of a run that is cut."""
+"""`python -m benchmarks`: its results, its report of a peer that is wrong or fails, and the results of an interrupted run."""
 
 import importlib
 import time
@@ -27,11 +27,11 @@ def tiny(monkeypatch):
     monkeypatch.setattr(main, "SAMPLE_SECONDS", 1e-4)
 
 
-def test_a_run_leaves_figures_tables_and_pictures(tmp_path, tiny):
+def test_run_writes_tables_and_plots(tmp_path, tiny):
     main.run(tmp_path, quick=True)
-    made = main.write_report(tmp_path)
-    assert [path.name for path in made] == ["cpu.md", "cpu-time.png", "cpu-memory.png", "cpu-error.png"]
-    assert all(path.stat().st_size > 1000 for path in made)
+    paths = main.write_report(tmp_path)
+    assert [path.name for path in paths] == ["cpu.md", "cpu-time.png", "cpu-memory.png", "cpu-error.png"]
+    assert all(path.stat().st_size > 1000 for path in paths)
     rows = report.read(tmp_path / "cpu.csv", report.DenseRow)
     done = {(row.loss, row.what, row.program): row for row in rows if row.status == "done"}
     for problem in TINY:
@@ -39,13 +39,13 @@ def test_a_run_leaves_figures_tables_and_pictures(tmp_path, tiny):
             for program in (in_jax.OURS, in_jax.OPTAX, in_jax.COPY):
                 row = done[problem.kind, what, program]
                 assert 0 < float(row.lower_quartile) <= float(row.median) <= float(row.upper_quartile)
-    text = made[0].read_text()
+    text = paths[0].read_text()
     ours, optax = (done[problems.INTEGER, problems.GRADIENT, name] for name in (in_jax.OURS, in_jax.OPTAX))
     assert f"**{float(ours.median) / float(optax.median):.2f} (" in text and "| 1.05 |" in text
     assert "12 ms (target 60)" in text and "jaxce, linear sum | 256 classes" in text
 
 
-def test_a_run_that_is_cut_leaves_what_it_has(tmp_path, tiny, monkeypatch):
+def test_interrupted_run_keeps_its_results(tmp_path, tiny, monkeypatch):
     def cut(timed, **_):
         timed[1].wall, timed[1].cpu = [1.0], [1.0]
         raise SystemExit(143)
@@ -58,8 +58,8 @@ def test_a_run_that_is_cut_leaves_what_it_has(tmp_path, tiny, monkeypatch):
     assert (tmp_path / "cpu.md") in main.write_report(tmp_path)
 
 
-def made(answer):
-    """What makes a program with this answer."""
+def program_with_result(answer):
+    """Return a constructor of a program with this result."""
     return lambda: measure.Program(lambda: None, answer=lambda _: answer)
 
 
@@ -75,13 +75,13 @@ def is_absent():
     raise ModuleNotFoundError("no such library")
 
 
-def test_a_peer_that_is_wrong_or_fails_is_named_and_not_timed(tmp_path):
+def test_wrong_or_failing_peer_is_listed_and_not_timed(tmp_path):
     ones, path = np.ones((8, 12)), tmp_path / "cpu.csv"
     makes = {
-        "ours": made((1.0, {"logits": ones})),
+        "ours": program_with_result((1.0, {"logits": ones})),
         "fails to compile": fails_to_compile,
-        "off": made((1.1, {"logits": ones})),
-        "off in its gradient": made((1.0, {"logits": 0 * ones})),
+        "off": program_with_result((1.1, {"logits": ones})),
+        "off in its gradient": program_with_result((1.0, {"logits": 0 * ones})),
         "fails": lambda: measure.Program(fails, answer=lambda _: (1.0, {})),
         "absent": is_absent,
     }
@@ -106,16 +106,16 @@ def test_programs_take_turns_back_and_forth():
     assert all(len(x.wall) == len(x.cpu) == 4 for x in timed)
 
 
-def test_a_sample_is_as_many_calls_as_take_its_time_and_waits_for_them():
+def test_sample_makes_calls_for_its_duration_and_waits_once():
     calls, waits = [], []
     timed = measure.Timed("", measure.Program(lambda: calls.append(time.sleep(1e-3)), wait=waits.append))
     measure.in_turns([timed], rounds=3, sample_seconds=0.01, queued=True)
-    of_a_sample = (len(calls) - 2) // 3
-    assert 2 <= of_a_sample <= 10 and len(waits) == 2 + 3
+    calls_per_sample = (len(calls) - 2) // 3
+    assert 2 <= calls_per_sample <= 10 and len(waits) == 2 + 3
     assert all(1e-3 <= seconds < 1 for seconds in timed.wall)
 
 
-def test_a_run_stops_once_its_time_is_over():
+def test_run_stops_after_its_time():
     timed = measure.Timed("", measure.Program(lambda: time.sleep(1e-3)))
     measure.in_turns([timed], rounds=1000, fewest=3, seconds=0.0)
     assert len(timed.wall) == 3
@@ -123,7 +123,7 @@ def test_a_run_stops_once_its_time_is_over():
 
 
 @pytest.mark.parametrize("name", ["cpu.csv", "linear.csv", "nvidia-h200.csv"])
-def test_rows_that_were_published_can_be_read(name):
+def test_published_rows_can_be_read(name):
     kind = {"cpu.csv": report.DenseRow, "linear.csv": report.LinearRow}.get(name, report.DeviceRow)
     rows = report.read(main.RESULTS / name, kind)
     programs = {getattr(row, "program", None) or row.who for row in rows}
@@ -133,7 +133,7 @@ def test_rows_that_were_published_can_be_read(name):
     assert rows and programs <= known
 
 
-def test_error_curves_tell_who_keeps_the_digits():
+def test_error_curves_show_small_errors_for_jaxce_and_large_ones_for_optax():
     worst = {}
     for point in curves.errors():
         worst[point.who, point.curve] = max(worst.get((point.who, point.curve), 0), float(point.y))
@@ -142,6 +142,6 @@ def test_error_curves_tell_who_keeps_the_digits():
 
 
 def test_memory_of_the_linear_sum_does_not_grow_with_the_logits():
-    held = {point.who: float(point.y) for point in curves.memory(2**16)}
+    memory = {point.who: float(point.y) for point in curves.memory(2**16)}
     logits = curves.TOKENS * 2**16 * 4 / 2**20
-    assert held["matmul, then optax"] >= logits >= 3 * held["jaxce, linear sum"]
+    assert memory["matmul, then optax"] >= logits >= 3 * memory["jaxce, linear sum"]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.compare` with jaxce as its own other copy, and with one that is not there."""
+"""`python -m benchmarks.compare` with jaxce as both copies, and with a missing copy."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ from benchmarks import compare
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_a_copy_is_compared_line_by_line():
+def test_copy_is_compared_line_by_line():
     options = ["--quick", "--seconds", "0.01", "--only", "256 x 10"]
     command = [sys.executable, "-m", "benchmarks.compare", "jaxce", *options]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
@@ -33,7 +33,7 @@ def test_a_copy_is_compared_line_by_line():
             assert new == old
 
 
-def test_equations_are_counted_at_every_depth():
+def test_equations_of_inner_functions_are_counted():
     def function(x):
         return jax.lax.cond(x > 0, lambda x: jnp.sin(jnp.cos(x)), lambda x: x, x) + 1
 
@@ -42,7 +42,7 @@ def test_equations_are_counted_at_every_depth():
     assert compare.equations(jax.make_jaxpr(jax.jit(function))(1.0)) == one + 1
 
 
-def test_a_package_is_found_by_its_folder_and_without_it_is_not(tmp_path):
+def test_package_is_loaded_from_its_folder_and_a_missing_one_raises(tmp_path):
     folder = tmp_path / "jaxce_of_a_test"
     folder.mkdir()
     (folder / "__init__.py").write_text("from jaxce_of_a_test._number import number\n")

@@ -1,4 +1,4 @@
-"""The core of the suite under every setting of JAX that changes what is computed or allowed; and what programs must not contain."""
+"""The most important tests under every setting of JAX that changes results or raises errors, and operations that programs must not contain."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ from tests.support.cases import INTEGER, SIGMOID, SOFT
 from tests.support.closeness import assert_within
 from tests.support.ours import OURS
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 SHAPE = (4, 6)
 CONFIGURATIONS = {
@@ -37,11 +37,11 @@ CONFIGURATIONS = {
 }
 
 
-# The tests' own settings, in which all others are run too.
+# The settings of all other tests.
 USUAL = ("no x64", "strict dtypes", "no rank promotion")
 
 
-@pytest.fixture(params=[*(name for name in CONFIGURATIONS if name not in USUAL), *covering.at_night(*USUAL)])
+@pytest.fixture(params=[*(name for name in CONFIGURATIONS if name not in USUAL), *covering.nightly_values(*USUAL)])
 def configured(request):
     with contextlib.ExitStack() as stack:
         for setting in CONFIGURATIONS[request.param]:
@@ -57,13 +57,13 @@ def configured(request):
 )
 @pytest.mark.parametrize("loss", cases.LOSSES)
 def test_values_gradients_and_tangents(loss, options, dtype, rng, configured):
-    """Options are Python numbers and arrays of another dtype than the logits."""
+    """The options are Python numbers, and arrays with a dtype that may differ from that of the logits."""
     logits, labels = cases.make_logits(rng, SHAPE, dtype), loss.make_labels(rng, SHAPE, -1)
     options = cases.make_options(rng, () if options == "none" else loss.options, loss, SHAPE, labels)
     answer = loss.oracle(logits, labels, **options)
     if options:
         options["label_smoothing"] = float(options["label_smoothing"])
-    losses = lambda z: loss.function(z, labels, **options)  # noqa: E731 - of the logits alone
+    losses = lambda z: loss.function(z, labels, **options)  # noqa: E731 - a function of the logits only
     values, vjp = jax.vjp(losses, jnp.asarray(logits))
     assert values.dtype == jnp.float32
     assert_within(values, answer.loss, 6)
@@ -85,7 +85,7 @@ def test_hessian(configured):
 @pytest.mark.parametrize(
     "labels", [np.int32([1, 0, 2, 3]), np.int8([1, 0, 2, 3]), np.int64([1, 0, 2, 3])], ids=lambda y: y.dtype.name
 )
-def test_everything_public_runs(labels, rng, configured):
+def test_public_losses_run(labels, rng, configured):
     logits, mask = cases.make_logits(rng, SHAPE), np.array([True, False, True, True])
     answer = INTEGER.oracle(logits, labels, mask=mask)
     mean = LossSum.of(INTEGER.function(logits, labels, mask=mask), weights=np.array([1, 2, 1, 1]), mask=mask).mean()
@@ -106,7 +106,7 @@ def test_everything_public_runs(labels, rng, configured):
 
 
 def primitives(jaxpr):
-    """The names of all primitives of a program, those in its branches, loops and calls included."""
+    """Yield the names of all primitives of a program, including those in its branches, loops and calls."""
     for equation in jaxpr.eqns:
         yield equation.primitive.name
         for value in jax.tree.leaves(
@@ -152,7 +152,7 @@ def test_programs_have_no_callbacks_effects_or_randomness(program, derivative):
     closed = jax.make_jaxpr(DERIVATIVES[derivative](PROGRAMS[program]))(jnp.ones(SHAPE))
     assert not closed.effects
     found = set(primitives(closed.jaxpr))
-    assert {"exp", "log", "div"} & found  # of the loss itself, inside its calls
+    assert {"exp", "log", "div"} & found  # so the search reaches the loss inside its calls
     assert not [name for name in found if any(word in name for word in FORBIDDEN)]
 
 
@@ -160,12 +160,12 @@ def test_programs_have_no_callbacks_effects_or_randomness(program, derivative):
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("derivative", DERIVATIVES)
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_programs_for_accelerators_index_nothing(program, derivative, platform):
-    """There a gather or scatter of logits costs a float32 copy of them, and shards badly."""
+def test_programs_for_accelerators_do_not_index_logits(program, derivative, platform):
+    """On accelerators, a gather or scatter of logits needs a float32 copy of the logits, and does not shard well."""
     function = jax.jit(DERIVATIVES[derivative](PROGRAMS[program]))
     text = jax.export.export(function, platforms=[platform])(jnp.ones(SHAPE)).mlir_module()
     assert "4x6x" in text
-    # The weight of each label is indexed, which is no array of logits.
+    # Indexing the class weights is allowed.
     indexed = [
         line for line in text.splitlines() if re.search(r"stablehlo\.\"?(gather|scatter|sort|dynamic_slice)", line)
     ]
@@ -177,16 +177,16 @@ def test_programs_for_accelerators_index_nothing(program, derivative, platform):
 @pytest.mark.parametrize("num_classes", [3, 2000, 70000])
 @pytest.mark.parametrize("loss", [INTEGER, SOFT, SIGMOID], ids=lambda loss: loss.name)
 def test_one_program_for_all_platforms_and_any_number_of_rows(loss, num_classes, dtype, rng):
-    """Where rows are long too, whose form depends on how many there are where that is known."""
+    """Long rows are also tested, because their form depends on the number of rows if this number is known."""
     logits = cases.make_logits(rng, (5, num_classes)).astype(dtype)
     labels = loss.make_labels(rng, (5, num_classes), -1)
     function = jax.jit(jax.value_and_grad(lambda z, y: loss.function(z, y).sum()))
     (rows,) = jax.export.symbolic_shape("rows")
     arguments = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in (logits, labels)]
     exported = jax.export.export(function, platforms=["cpu", "cuda", "tpu"])(*arguments)
-    (value, gradient), (want, own) = exported.call(logits, labels), function(logits, labels)
+    (value, gradient), (want, want_gradient) = exported.call(logits, labels), function(logits, labels)
     np.testing.assert_allclose(value, want, rtol=1e-6)
-    np.testing.assert_allclose(gradient.astype("float32"), own.astype("float32"), rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(gradient.astype("float32"), want_gradient.astype("float32"), rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("loss", [INTEGER, SOFT, SIGMOID], ids=lambda loss: loss.name)
@@ -210,7 +210,7 @@ def test_traced_options_are_traced_once(loss, rng):
 
 
 @pytest.mark.parametrize("name", ["keras_sparse", "keras_categorical", "keras_binary", "LossSum"])
-def test_another_call_of_the_same_shapes_traces_nothing(name, rng):
+def test_second_call_with_the_same_shapes_traces_nothing(name, rng):
     logits = cases.make_logits(rng, (3, 4, 7))
     labels = np.zeros((3, 4), np.int32) if name == "keras_sparse" else np.ones((3, 4, 7), np.float32)
     function = LossSum.of if name == "LossSum" else getattr(OURS, name)

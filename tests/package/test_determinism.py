@@ -1,4 +1,4 @@
-"""The same inputs give the same bits: again, in another process, with other numbers of threads, and from many threads at once."""
+"""The same inputs give the same bits: in repeated calls, in another process, with another number of threads, and from concurrent threads."""
 
 import concurrent.futures
 import json
@@ -16,14 +16,14 @@ from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope="module")
-def here():
-    """The bits that this process gets."""
+def digests():
+    """Return the digests of the results of this process."""
     return fingerprints()
 
 
 def in_new_processes(number=1, *, callers, threads):
-    """What `callers` Python threads get at once in each of so many processes of which XLA computes with so many threads."""
-    # XLA computes with NPROC threads, but with no fewer than it has devices.
+    """Return the digests from new processes. In each process, XLA uses `threads` threads, and `callers` Python threads run at the same time."""
+    # XLA uses NPROC threads, but at least one per device.
     setting = {"NPROC": str(threads), "PJRT_NPROC": str(threads), "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "error", "-m", "tests.support.fingerprints", str(callers)]
 
@@ -41,48 +41,50 @@ def in_new_processes(number=1, *, callers, threads):
 
 @pytest.mark.parametrize("repeats", [10, pytest.param(100, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", COMPUTATIONS)
-def test_repeats_give_the_same_bits(name, repeats, here):
+def test_repeats_give_the_same_bits(name, repeats, digests):
     for _ in range(repeats):
-        assert fingerprint(COMPUTATIONS[name]) == here[name]
+        assert fingerprint(COMPUTATIONS[name]) == digests[name]
 
 
 @pytest.mark.nightly
-def test_compiling_again_gives_the_same_bits(here, request, tmp_path):
+def test_compiling_again_gives_the_same_bits(digests, request, tmp_path):
     kept = jax.config.jax_compilation_cache_dir
-    request.addfinalizer(lambda: in_folder(kept))
-    in_folder(str(tmp_path))
+    request.addfinalizer(lambda: set_cache_folder(kept))
+    set_cache_folder(str(tmp_path))
     jax.clear_caches()
-    assert fingerprints() == here
-    assert any(tmp_path.iterdir())  # what was compiled
+    assert fingerprints() == digests
+    assert any(tmp_path.iterdir())  # the cache has the compiled programs
 
 
-def in_folder(path):
-    """Programs are looked for there, and put there."""
+def set_cache_folder(path):
+    """Use another folder for the cache of compiled programs."""
     jax.config.update("jax_compilation_cache_dir", path)
     compilation_cache.reset_cache()
 
 
-def test_a_new_process_with_another_number_of_threads_gives_the_same_bits(here):
-    assert in_new_processes(callers=1, threads=5) == [[here]]
+def test_a_new_process_with_another_number_of_threads_gives_the_same_bits(digests):
+    assert in_new_processes(callers=1, threads=5) == [[digests]]
 
 
 @pytest.mark.nightly
-def test_new_processes_with_one_thread_give_the_same_bits(here):
-    """As several threads do, but for one sum over rows: XLA joins its product and its sum where it need not divide them among threads."""
-    (alone,), (again,) = in_new_processes(2, callers=1, threads=1)
-    assert alone == again
-    for name, found in alone.items():
-        differing = {path for path, digest in found.items() if digest != here[name][path]}
+def test_new_processes_with_one_thread_give_the_same_bits(digests):
+    """The digests equal those of several threads, except for one sum over rows. With one thread, XLA fuses its product and its sum."""
+    (first,), (second,) = in_new_processes(2, callers=1, threads=1)
+    assert first == second
+    for name, found in first.items():
+        differing = {path for path, digest in found.items() if digest != digests[name][path]}
         assert differing <= {"[1]['class_weights']"}, name
 
 
 @pytest.mark.nightly
-def test_sixteen_python_threads_at_once_get_the_same_bits_from_the_first_call_on(here):
-    assert in_new_processes(callers=16, threads=2) == [[here] * 16]
+def test_sixteen_concurrent_python_threads_get_the_same_bits(digests):
+    assert in_new_processes(callers=16, threads=2) == [[digests] * 16]
 
 
-def test_one_bit_changes_a_fingerprint(here):
+def test_one_bit_changes_a_fingerprint(digests):
     value, gradient = COMPUTATIONS["merged"]()
-    assert fingerprint(lambda: (value, gradient)) == here["merged"]
+    assert fingerprint(lambda: (value, gradient)) == digests["merged"]
     nearby = gradient.at[-1, -1].set(jnp.nextafter(gradient[-1, -1], jnp.float32(0)))
-    assert {p for p, digest in fingerprint(lambda: (value, nearby)).items() if digest != here["merged"][p]} == {"[1]"}
+    assert {p for p, digest in fingerprint(lambda: (value, nearby)).items() if digest != digests["merged"][p]} == {
+        "[1]"
+    }

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.device` on this machine, in tiny shapes: every number it must write is there, and what is cut is kept."""
+"""`python -m benchmarks.device` on this machine, in tiny shapes: it writes every number, and an interrupted run keeps its results."""
 
 import csv
 import os
@@ -16,7 +16,7 @@ PLOTS = {f"{kind}-{what}" for kind in ("dense", "linear") for what in ("forward"
 
 
 def run(folder, *options):
-    """(exit code, rows of the CSV, markdown, names of the plots)."""
+    """Run the benchmark. Return the exit code, the rows of the CSV, the markdown, the sizes of the plots by name, and stderr."""
     environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"} | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "benchmarks.device", "--tiny", "--results", str(folder), *options]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500)
@@ -27,20 +27,22 @@ def run(folder, *options):
     return done.returncode, rows, path.with_suffix(".md").read_text(), plots, done.stderr
 
 
-def of(rows, part):
+def rows_of(rows, part):
     return [row for row in rows if row["part"] == part]
 
 
 def test_everything_is_measured(tmp_path):
     code, rows, text, plots, errors = run(tmp_path)
     assert code == 0, errors[-2000:]
-    assert {row["status"] for row in of(rows, "numerics")} == {"done"}
-    assert {row["dtype"] for row in of(rows, "numerics")} == {"float32", "bfloat16"}
-    own = [row for row in of(rows, "timing") if row["who"].startswith(("jaxce", "optax", "matmul", "a copy", "bare"))]
+    assert {row["status"] for row in rows_of(rows, "numerics")} == {"done"}
+    assert {row["dtype"] for row in rows_of(rows, "numerics")} == {"float32", "bfloat16"}
+    own = [
+        row for row in rows_of(rows, "timing") if row["who"].startswith(("jaxce", "optax", "matmul", "a copy", "bare"))
+    ]
     assert {row["status"] for row in own} == {"done"}
     assert {(row["kind"], row["what"].replace(" ", "-")) for row in own} == {tuple(p.split("-", 1)) for p in PLOTS}
     assert all(float(row["least"]) <= float(row["milliseconds"]) <= float(row["most"]) for row in own)
-    # Everybody was asked for the same loss: one that is rounded to bfloat16 at the end is that near.
+    # All programs compute the same loss. The tolerance allows a final rounding to bfloat16.
     for row in own:
         if row["loss"]:
             (ours,) = (
@@ -55,10 +57,10 @@ def test_everything_is_measured(tmp_path):
         assert f"| {row['who']} |" in text
 
 
-def test_a_run_without_time_leaves_what_it_has(tmp_path):
+def test_run_without_time_keeps_its_results(tmp_path):
     code, rows, text, plots, errors = run(tmp_path, "--seconds", "0")
     assert code == 0, errors[-2000:]
-    assert [row["status"] for row in of(rows, "numerics")] == ["done", "out of time"]
-    assert {row["status"] for row in of(rows, "timing")} == {"out of time"}
+    assert [row["status"] for row in rows_of(rows, "numerics")] == ["done", "out of time"]
+    assert {row["status"] for row in rows_of(rows, "timing")} == {"out of time"}
     assert "There was no time for the rest of the checks." in text and not plots
     assert text.count("There was no time for") == 1 + len(PLOTS)

@@ -1,4 +1,4 @@
-"""The examples in the package's docstrings: each docstring is one test."""
+"""The examples in the docstrings of the package. Each docstring is one test."""
 
 import doctest
 import importlib
@@ -22,7 +22,7 @@ def examples_of(module):
     return [docstring for docstring in docstrings if docstring.examples]
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("docstring", [pytest.param(d, id=d.name) for m in MODULES for d in examples_of(m)])
 def test_examples_in_docstring(docstring):
     report = []

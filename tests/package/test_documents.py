@@ -1,4 +1,4 @@
-"""The Python blocks of README and of the pages run, in order, in one namespace for each document; those with `>>>` print what they show."""
+"""The Python blocks of the README and of the pages run in order, in one namespace per document. Blocks with `>>>` print the shown output."""
 
 import doctest
 import re
@@ -20,19 +20,22 @@ def run_block(line, block, namespace, path=README):
         namespace.update(session.globs)
         assert failures == 0, "".join(report)
     else:
-        # The empty lines make a traceback name the document's own line.
+        # With the empty lines, a traceback shows the line number in the document.
         exec(compile("\n" * (line - 1) + block, str(path), "exec"), namespace)
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize(
     "path",
-    [README, *covering.at_night(*(path for path in DOCUMENTS if path != README))],
+    [README, *covering.nightly_values(*(path for path in DOCUMENTS if path != README))],
     ids=lambda path: path.relative_to(ROOT).as_posix(),
 )
 def test_python_blocks(path):
     namespace = {"__name__": path.stem}
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as a reader's JAX is set
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):  # the defaults of JAX, as for a reader
         for line, block in python_blocks(path.read_text(encoding="utf-8")):
             run_block(line, block, namespace, path)
 
@@ -41,7 +44,7 @@ def test_readme_and_guides_are_among_the_documents():
     assert {README, ROOT / "docs" / "pages" / "guides" / "accumulation.md"} <= set(DOCUMENTS)
 
 
-def test_every_public_name_has_its_place_in_the_reference():
+def test_reference_has_every_public_name():
     pages = (ROOT / "docs" / "pages" / "api").glob("*.md")
     shown = {
         name for page in pages for name in re.findall(r"^::: jaxce\.(\w+)$", page.read_text("utf-8"), re.MULTILINE)

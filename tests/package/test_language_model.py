@@ -1,4 +1,4 @@
-"""`examples/language_model.py`: exact gradients of unequal micro-batches, the same step with either loss, and its corpus."""
+"""`examples/language_model.py`: exact gradients of unequal micro-batches, the same step with each loss, and the corpus."""
 
 import argparse
 import importlib
@@ -25,7 +25,7 @@ WORDS_PER_ROW = np.array([[1, 0], [9, 9], [3, 2], [9, 1]])
 
 
 class Bigram(nnx.Module):
-    """Each word's embedding is its hidden state: small enough for an oracle."""
+    """A model in which the hidden state of a word is its embedding: small enough for an oracle."""
 
     def __init__(self, rng):
         self.embedding = nnx.Param(jnp.asarray(rng.standard_normal((VOCABULARY, FEATURES)), jnp.float32))
@@ -37,13 +37,13 @@ class Bigram(nnx.Module):
 
 @pytest.fixture
 def micro_batches(rng):
-    """`[micro_batches, rows, sequence + 1]`, with few and many words, and a row without any."""
+    """Return an array `[micro_batches, rows, sequence + 1]` with few and many words, and with a row without words."""
     rows = rng.integers(0, VOCABULARY, (*WORDS_PER_ROW.shape, SEQUENCE + 1), dtype=np.int32)
     return np.where(np.arange(SEQUENCE + 1) <= WORDS_PER_ROW[..., None], rows, np.int32(corpus.IGNORED))
 
 
 def oracle(model, rows):
-    """The mean loss of a bigram over all words that count, and its gradients, in float64."""
+    """Return the mean loss of a bigram model over all words that are not ignored, and its gradients, in float64."""
     embedding, classifier = (np.asarray(x[...], np.float64) for x in (model.embedding, model.classifier))
     counts = rows[:, 1:] != corpus.IGNORED
     ids, labels = rows[:, :-1][counts], rows[:, 1:][counts]
@@ -61,7 +61,7 @@ def relative_error(actual, expected):
 
 
 @pytest.mark.parametrize("name", language_model.LOSSES)
-def test_gradient_of_unequal_micro_batches_is_that_of_the_batch(name, micro_batches, rng):
+def test_gradient_of_unequal_micro_batches_equals_that_of_the_batch(name, micro_batches, rng):
     model = Bigram(rng)
     graph, params = nnx.split(model)
     loss = partial(language_model.loss_of_rows, name, graph)
@@ -73,13 +73,13 @@ def test_gradient_of_unequal_micro_batches_is_that_of_the_batch(name, micro_batc
 
 
 @pytest.mark.parametrize("name", language_model.LOSSES)
-def test_means_of_means_are_far_off(name, micro_batches, rng):
+def test_means_of_means_have_a_large_error(name, micro_batches, rng):
     graph, params = nnx.split(Bigram(rng))
     loss = partial(language_model.loss_of_rows, name, graph)
-    with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic needs it
-        of_sums, of_means = language_model.gradient_errors(loss, params, micro_batches)
-    assert of_sums <= language_model.GRADIENT_RTOL <= 1e-6
-    assert of_means > 0.01
+    with jax.numpy_dtype_promotion("standard"):  # the arithmetic of optax needs standard promotion
+        sum_error, mean_error = language_model.gradient_errors(loss, params, micro_batches)
+    assert sum_error <= language_model.GRADIENT_RTOL <= 1e-6
+    assert mean_error > 0.01
 
 
 def test_micro_batches_without_words_have_no_loss_and_no_gradient(micro_batches, rng):
@@ -91,7 +91,7 @@ def test_micro_batches_without_words_have_no_loss_and_no_gradient(micro_batches,
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
-def test_either_loss_makes_the_same_step(rng):
+def test_both_losses_give_the_same_gradient(rng):
     sizes = argparse.Namespace(layers=1, features=16, heads=2, sequence=SEQUENCE, dtype="float32")
     graph, params = nnx.split(transformer.LanguageModel(VOCABULARY, sizes, nnx.Rngs(0)))
     rows = rng.integers(0, VOCABULARY, (1, 4, SEQUENCE + 1), dtype=np.int32)
@@ -136,7 +136,7 @@ def test_vocabulary_round_trip():
     assert counts == sorted(counts, reverse=True) and min(counts) >= 2
 
 
-def test_words_are_all_there_but_for_spaces_within_a_line():
+def test_words_omit_only_spaces_within_a_line():
     assert corpus.WORD.findall(TEXTS[0]) == ["def", "f", "(", "x", ")", ":", "\n    ", "return", "x", "+", "1", "\n"]
 
 
@@ -151,7 +151,7 @@ def test_rows_have_each_word_as_a_label_once(sequence):
     assert corpus.count_words(rows) == counts.sum()
 
 
-def test_corpus_is_the_same_from_its_file(tmp_path, monkeypatch):
+def test_corpus_from_its_cache_file_is_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "OUTPUT", tmp_path / "output")
     read = corpus.standard_library(2, 16, 3)
     (kept,) = (tmp_path / "output").iterdir()

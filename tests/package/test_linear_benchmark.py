@@ -1,4 +1,4 @@
-"""`python -m benchmarks.linear` in a tiny shape: what it writes, and what it does with one that is wrong, slow, missing or cut."""
+"""`python -m benchmarks.linear` in a tiny shape: its results, and programs that are wrong, slow, missing or interrupted."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ def run(folder, *options):
     return report.read(folder / "linear.csv", report.LinearRow), (folder / "linear.md").read_text()
 
 
-def test_own_programs_are_timed_and_others_are_or_it_is_said_why_not(tmp_path):
+def test_own_programs_are_timed_and_each_other_is_timed_or_has_a_reason(tmp_path):
     rows, text = run(tmp_path)
     by_name = {row.program: row for row in rows}
     assert all(by_name[name].status == "done" for name in OWN)
@@ -55,7 +55,7 @@ def test_own_programs_are_timed_and_others_are_or_it_is_said_why_not(tmp_path):
 
 
 def wrong(factor_of_value, factor_of_gradient):
-    """What makes a peer that is right but for these."""
+    """Return a constructor of a peer whose value and classifier gradient are multiplied by these factors."""
 
     def make():
         arrays = PROBLEM.arrays()
@@ -71,7 +71,7 @@ def wrong(factor_of_value, factor_of_gradient):
     return make
 
 
-def with_own_run(run):
+def with_run(run):
     def make():
         right = wrong(1, 1)()
         found = right.start()
@@ -80,7 +80,7 @@ def with_own_run(run):
     return make
 
 
-def measured(folder, others, repeats=2):
+def measure(folder, others, repeats=2):
     path = folder / "linear.csv"
     makes = [*peers.programs(PROBLEM, problems.GRADIENT, PROBLEM.arrays(), OWN), *others.items()]
     with contextlib.suppress(KeyboardInterrupt):
@@ -96,7 +96,7 @@ def absent():
     raise ModuleNotFoundError("no such library")
 
 
-def test_one_that_answers_otherwise_or_fails_is_named_and_not_timed(tmp_path):
+def test_wrong_or_failing_program_is_listed_and_not_timed(tmp_path):
     others = {
         "right": wrong(1, 1),
         "loss": wrong(1.001, 1),
@@ -105,7 +105,7 @@ def test_one_that_answers_otherwise_or_fails_is_named_and_not_timed(tmp_path):
         "raises": raising,
         "absent": absent,
     }
-    rows = measured(tmp_path, others)
+    rows = measure(tmp_path, others)
     assert rows["right"].status == "done" and rows["right"].runs == "2"
     assert rows["loss"].status.startswith("another answer: loss ")
     assert rows["gradient"].status == "another answer: its gradient by classifier is 0.01 of ours off"
@@ -115,24 +115,25 @@ def test_one_that_answers_otherwise_or_fails_is_named_and_not_timed(tmp_path):
     assert not any(rows[name].median for name in others if name != "right")
 
 
-def test_a_slow_one_is_run_less_often(tmp_path):
-    rows = measured(tmp_path, {"slow": with_own_run(lambda: time.sleep(0.3))}, repeats=10)
+def test_slow_program_is_run_less_often(tmp_path):
+    rows = measure(tmp_path, {"slow": with_run(lambda: time.sleep(0.3))}, repeats=10)
     assert rows["slow"].runs == "2" and rows[in_jax.SUM].runs == "10"
 
 
-def test_a_run_that_is_cut_leaves_what_it_has(tmp_path):
+def test_interrupted_run_keeps_its_results(tmp_path):
     calls = []
 
     def cut():
         calls.append(None)
-        if len(calls) > 2:  # once to compare, once in the first round; the second begins with the last
+        # The first call is for the comparison, the second for the first round. The second round starts with the last program.
+        if len(calls) > 2:
             raise KeyboardInterrupt
 
-    rows = measured(tmp_path, {"cut": with_own_run(cut)}, repeats=5)
+    rows = measure(tmp_path, {"cut": with_run(cut)}, repeats=5)
     assert rows["cut"].runs == "1" and rows[in_jax.SUM].runs == "1"
 
 
-def test_rows_of_another_environment_are_kept_if_asked(tmp_path):
+def test_rows_of_another_environment_are_kept_with_add(tmp_path):
     path = tmp_path / "linear.csv"
     for machine, add in (("first", False), ("second", False), ("third, with a comma", True)):
         linear.writer(path, add=add)(report.LinearRow(machine, "(1, 2, 3)", "float32", in_jax.SUM, "cut"))

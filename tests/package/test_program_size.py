@@ -1,4 +1,4 @@
-"""Programs are small to trace and to compile, and a statistic that nobody reads costs nothing."""
+"""Programs have few equations, and unused statistics cost nothing."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def test_value_and_gradients_of_a_linear_layers_sum_have_few_equations():
     assert number_of_equations(jax.value_and_grad(linear, (0, 1)), *args) <= 180
 
 
-def test_equations_of_functions_inside_are_counted():
+def test_equations_of_inner_functions_count():
     def inner(x):
         return jnp.sin(x) + 1
 
@@ -46,7 +46,7 @@ def test_equations_of_functions_inside_are_counted():
 
 
 def cost_per_logit(function, few=10, many=20, labels="integer"):
-    """The floating-point operations of the compiled program for each logit: by how much they grow with the number of classes."""
+    """Return the floating-point operations and the transcendentals of the compiled program per logit, from two numbers of classes."""
 
     def cost(num_classes):
         logits = jax.ShapeDtypeStruct((ROWS, num_classes), "float32")
@@ -62,7 +62,10 @@ def statistics(*names):
 
 
 def plain_nll(z, y):
-    """The nll from a maximum, a sum of exponentials without the maximal classes, and sums over the label's class; NaN if that is no class."""
+    """Compute only the nll, from a maximum, a sum of exponentials without the maximal classes, and sums at the label.
+
+    An invalid label gives NaN.
+    """
     m = jnp.max(z, 1, keepdims=True)
     below = jnp.where(z == jnp.inf, 0, z - jnp.maximum(m, jnp.finfo(z.dtype).min))
     others = jnp.sum(jnp.where(z == m, 0, jnp.exp(below)), 1)
@@ -81,23 +84,23 @@ def plain_nll(z, y):
     ],
     ids=["loss", "nll", "z_loss"],
 )
-def test_statistics_that_nobody_reads_cost_nothing(loss):
-    """The loss takes no more operations per logit than a formula that makes none of the other statistics."""
+def test_unused_statistics_cost_nothing(loss):
+    """The loss needs at most as many operations per logit as a formula without the other statistics."""
     flops, transcendentals = cost_per_logit(loss)
     least_flops, least_transcendentals = cost_per_logit(plain_nll)
     assert flops <= least_flops
     assert transcendentals == least_transcendentals == 1
 
 
-def test_statistics_that_are_read_cost_something():
-    """So the costs above are those of the program, not of nothing."""
+def test_used_statistics_cost_something():
+    """This shows that the cost analysis counts the operations of the statistics."""
     assert cost_per_logit(statistics("nll"))[0] < cost_per_logit(statistics("nll", "uniform_nll"))[0]
 
 
 @pytest.mark.parametrize("labels", ["integer", "soft"])
 @pytest.mark.parametrize("sizes", [(900, 990), (1024, 2048)], ids=["whole rows", "parts of rows"])
-def test_unread_statistics_cost_nothing_in_the_form_for_a_cpu(sizes, labels):
-    """Both of two statistics cost what one of them costs and what the other adds to the sum that they share."""
+def test_unused_statistics_cost_nothing_in_the_form_for_a_cpu(sizes, labels):
+    """Two statistics together cost the sum of their single costs, minus the cost of the sum that both use."""
     shared, label, uniform, both = (
         cost_per_logit(statistics(*names), *sizes, labels)
         for names in (["sum_exp_rest"], ["label_nll"], ["uniform_nll"], ["label_nll", "uniform_nll"])
@@ -106,7 +109,7 @@ def test_unread_statistics_cost_nothing_in_the_form_for_a_cpu(sizes, labels):
     np.testing.assert_allclose(both, label + uniform - shared, rtol=1e-2)
 
 
-def test_unread_statistics_are_not_in_the_traced_program():
+def test_unused_statistics_are_not_in_the_traced_program():
     args = jax.ShapeDtypeStruct((ROWS, 10), "float32"), jax.ShapeDtypeStruct((ROWS,), "int32")
 
     def gradient(*names):

@@ -1,4 +1,4 @@
-"""Every public name and signature, spelled out by hand: a change of either is a change of this file."""
+"""Every public name and signature, written out: a change of the public API must also change this file."""
 
 import dataclasses
 import importlib.metadata
@@ -131,9 +131,9 @@ def test_every_public_name_is_documented_and_annotated(name):
 def test_documentation_has_its_sections_in_order(name):
     doc = inspect.getdoc(find(name))
     sections = ["Args:", "Returns:", "Raises:", "Numerics:", "Example:", "References:"]
-    places = [doc.find(f"\n{section}\n") for section in sections]
-    assert -1 not in places and places == sorted(places)
-    assert ".. math::" in doc[: places[0]]
+    positions = [doc.find(f"\n{section}\n") for section in sections]
+    assert -1 not in positions and positions == sorted(positions)
+    assert ".. math::" in doc[: positions[0]]
 
 
 @pytest.mark.parametrize("name", ["LogitStats", "LossSum"])
@@ -146,16 +146,16 @@ def test_results_are_frozen_pytrees(name):
     field = dataclasses.fields(example)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(example, field, 0)
-    again = jax.tree.map(lambda x: x, example)
-    assert isinstance(again, find(name))
-    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(again))
+    mapped = jax.tree.map(lambda x: x, example)
+    assert isinstance(mapped, find(name))
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(mapped))
 
 
-def test_the_package_says_that_it_is_typed():
+def test_package_has_the_marker_of_typed_packages():
     assert importlib.resources.files("jaxce").joinpath("py.typed").is_file()
 
 
-def test_version_is_that_of_the_distribution():
+def test_version_equals_that_of_the_distribution():
     parts = jaxce.__version__.split(".")
     assert len(parts) == 3 and all(part.isdigit() for part in parts)
     try:

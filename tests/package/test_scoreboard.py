@@ -1,4 +1,4 @@
-"""The accuracy lines of the scoreboard, at the size of CI: every kind of label, random and adversarial rows, against 50 digits."""
+"""The accuracy part of the scoreboard in a small size for CI: every kind of label, random and adversarial rows, against 50 digits."""
 
 import collections
 import dataclasses
@@ -17,11 +17,13 @@ for _case in accuracy.cases(np.float32, quick=True):
     BY_KIND[_case.kind].append(_case)
 
 
-# tests/losses/test_accuracy.py asks for those without options.
-AT_NIGHT = ("integer", "soft", "sigmoid")
+# tests/losses/test_accuracy.py tests the losses without options in the quick tier.
+NIGHTLY_KINDS = ("integer", "soft", "sigmoid")
 
 
-@pytest.mark.parametrize("kind", [*(kind for kind in BY_KIND if kind not in AT_NIGHT), *covering.at_night(*AT_NIGHT)])
+@pytest.mark.parametrize(
+    "kind", [*(kind for kind in BY_KIND if kind not in NIGHTLY_KINDS), *covering.nightly_values(*NIGHTLY_KINDS)]
+)
 def test_float32_meets_the_target(kind):
     for case in BY_KIND[kind]:
         answer = OURS.with_gradient(OURS.losses[kind], *case.arguments)
@@ -43,7 +45,7 @@ def test_float64_meets_the_target(kind, x64):
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("kind", ["integer", "soft", "sigmoid"])
-def test_values_of_narrow_logits_are_those_of_float32_on_the_rounded_logits(kind, dtype):
+def test_values_of_narrow_logits_equal_those_of_the_same_logits_in_float32(kind, dtype):
     for case in BY_KIND[kind]:
         if "1000 classes" in case.name:
             continue
@@ -58,23 +60,23 @@ def test_values_of_narrow_logits_are_those_of_float32_on_the_rounded_logits(kind
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("kind", in_use.KINDS)
-def test_second_derivatives_are_right_in_every_dtype(kind, x64):
+def test_second_derivatives_are_correct_in_every_dtype(kind, x64):
     asked, right = in_use.second_derivatives(OURS, (kind,))
     assert asked == right == 2 * 4 * 4
 
 
-def test_a_second_derivative_that_is_0_is_not_right(x64):
+def test_second_derivative_of_0_is_counted_as_wrong(x64):
     lost = dataclasses.replace(OURS, second_derivatives=(lambda _, logits, *rest: 0 * logits,))
     assert in_use.second_derivatives(lost, ("soft",)) == (8, 0)
 
 
-def test_long_means_keep_their_digits_and_plain_sums_do_not():
+def test_long_means_are_accurate_and_plain_sums_are_not():
     assert in_use.long_mean(*OURS.long_mean) <= 1e-6
     plain = (lambda s, total, weight: (s[0] + total, s[1] + weight), (jnp.zeros(()),) * 2, lambda s: s[0] / s[1])
     assert in_use.long_mean(*plain) > 1e-4
 
 
-def test_the_measure_sees_an_error_and_spares_what_cannot_be_avoided():
+def test_error_measure_detects_an_error_and_ignores_unavoidable_ones():
     case = accuracy.Case("one row", "integer", np.float32([[0.0, 20.0, -1.0]]), np.int32([1]))
     truth = accuracy.exact(case)
     values, gradient = OURS.with_gradient(OURS.losses["integer"], *case.arguments)

@@ -1,4 +1,4 @@
-"""`jax.export` with symbolic shapes: one export per loss, for every platform at once, is right for every number of rows and of classes."""
+"""`jax.export` with symbolic shapes: one exported program per loss is correct on every platform, for any number of rows and of classes."""
 
 import itertools
 import re
@@ -15,18 +15,18 @@ from tests.support.cases import INTEGER, SOFT
 from tests.support.closeness import assert_within
 from tests.support.oracle import Quantity
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 DTYPES = (jnp.float32, jnp.bfloat16)
-# The statistics are tested by a loss over all of them.
+# The coefficients of `loss_from_statistics`, which tests the statistics.
 S, ZETA = np.float32(0.1), np.float32(0.03)
 DENSE_SIZES = [(1, 1), (1, 7), (3, 10), (2, 1027)]
 FEATURES = 3
 
 
 def exported(function, arguments, shapes):
-    """`function` exported for arguments like these: `shapes` names by argument what `jax.export.symbolic_shape` reads."""
+    """Export `function` for a dictionary of arguments. `shapes` has the symbolic shapes by name; other arguments keep their shape."""
     scope = jax.export.SymbolicScope()
 
     def symbolic(name, x):
@@ -38,16 +38,16 @@ def exported(function, arguments, shapes):
 
 
 def value_and_gradients(function, arguments, names, cotangent):
-    """`function(**arguments)`, and the gradients of its sum with the cotangent with respect to the arguments called `names`."""
+    """Return `function(**arguments)`, and its gradients under the cotangent with respect to the arguments in `names`."""
 
-    def of(some):
-        return function(**{**arguments, **some})
+    def value_of(differentiable):
+        return function(**{**arguments, **differentiable})
 
-    value, pull = jax.vjp(of, {name: arguments[name] for name in names if name in arguments})
+    value, pull = jax.vjp(value_of, {name: arguments[name] for name in names if name in arguments})
     return value, pull(cotangent)[0]
 
 
-def over_statistics(stats):
+def loss_from_statistics(stats):
     return (1 - S) * stats.nll + S * stats.smooth_nll + ZETA * stats.log_z**2
 
 
@@ -69,7 +69,9 @@ def test_dense_losses_of_any_rows_and_classes(loss, options, dtype):
     def run(arguments):
         cotangent = arguments.pop("cotangent")
         some = {n: x for n, x in arguments.items() if n in ("logits", "labels", "where")}
-        stats = value_and_gradients(lambda **a: over_statistics(jaxce.logit_stats(**a)), some, ["logits"], cotangent)
+        stats = value_and_gradients(
+            lambda **a: loss_from_statistics(jaxce.logit_stats(**a)), some, ["logits"], cotangent
+        )
         return value_and_gradients(loss.function, arguments, ["logits", "class_weights"], cotangent), stats
 
     shapes = {**DENSE_SHAPES, "labels": "b" if loss is INTEGER else "b, v"}
@@ -78,10 +80,10 @@ def test_dense_losses_of_any_rows_and_classes(loss, options, dtype):
         arguments = dense_problem(loss, options, dtype, size)
         answers = export.call(dict(arguments))
         cotangent = arguments.pop("cotangent")
-        of_stats = {"where": arguments.get("where"), "label_smoothing": S, "z_loss": ZETA}
+        stats_options = {"where": arguments.get("where"), "label_smoothing": S, "z_loss": ZETA}
         logits, labels, *_ = arguments.values()
         chosen = {n: arguments[n] for n in options}
-        for (value, gradients), kept in zip(answers, (chosen, of_stats), strict=True):
+        for (value, gradients), kept in zip(answers, (chosen, stats_options), strict=True):
             answer = loss.oracle(logits, labels, cotangent=cotangent, **kept)
             assert_within(value, answer.loss, 8)
             for name, gradient in gradients.items():
@@ -107,7 +109,7 @@ def test_sigmoid_losses_of_any_shape():
 
 
 def test_labels_of_more_than_65536_classes():
-    """The classes 3 and 2**16 + 3 have the same lower half."""
+    """The classes 3 and 2**16 + 3 have the same lower 16 bits."""
 
     def run(arguments):
         return jax.value_and_grad(lambda z: INTEGER.function(z, arguments["labels"]).sum())(arguments["logits"])
@@ -123,13 +125,13 @@ def test_labels_of_more_than_65536_classes():
 
 
 LINEAR_OPTIONS = ("bias", "mask", "label_smoothing", "class_weights", "z_loss", "soft_cap")
-BY = ["hidden", "classifier", "bias", "class_weights", "soft_cap"]
+DIFFERENTIATED = ["hidden", "classifier", "bias", "class_weights", "soft_cap"]
 IMPLEMENTATIONS = (None, "chunked", "reference", Chunked(3), Chunked(None, 5), Chunked(3, 5))
 LINEAR_SHAPES = {
     "b, 3": {"hidden": "b, 3", "labels": "b", "mask": "b", "cotangent": "b"},
     "b, t, 3": {"hidden": "b, t, 3", "labels": "b, t", "mask": "b, t", "cotangent": "b, t"},
 }
-CLASSES_TOO = {"classifier": "f, v", "bias": "v", "class_weights": "v", "hidden": "b, f"}
+SYMBOLIC_CLASSES = {"classifier": "f, v", "bias": "v", "class_weights": "v", "hidden": "b, f"}
 
 
 def linear_problem(options, dtype, shape, num_classes, features=FEATURES):
@@ -151,10 +153,10 @@ def linear_problem(options, dtype, shape, num_classes, features=FEATURES):
 
 
 def linear_run(implementation):
-    """The losses, their sum and a loss over the statistics, each with its gradients."""
+    """Return a function that computes the losses, their sum and a loss from the statistics, each with its gradients."""
 
     def stats(mask=None, label_smoothing=None, z_loss=None, class_weights=None, **arguments):
-        return over_statistics(jaxce.linear_logit_stats(**arguments, implementation=implementation))
+        return loss_from_statistics(jaxce.linear_logit_stats(**arguments, implementation=implementation))
 
     def losses(**arguments):
         return jaxce.linear_softmax_cross_entropy(**arguments, implementation=implementation)
@@ -165,8 +167,8 @@ def linear_run(implementation):
     def run(arguments):
         cotangent = arguments.pop("cotangent")
         ones = jaxce.LossSum(jnp.float32(1), jnp.float32(0))
-        answers = {f.__name__: value_and_gradients(f, arguments, BY, cotangent) for f in (losses, stats)}
-        return {**answers, "loss_sum": value_and_gradients(loss_sum, arguments, BY, ones)}
+        answers = {f.__name__: value_and_gradients(f, arguments, DIFFERENTIATED, cotangent) for f in (losses, stats)}
+        return {**answers, "loss_sum": value_and_gradients(loss_sum, arguments, DIFFERENTIATED, ones)}
 
     return run
 
@@ -177,12 +179,15 @@ def assert_linear_answers(answers, arguments):
     hidden = hidden.reshape(-1, hidden.shape[-1])
     classifier, labels = arguments.pop("classifier"), arguments.pop("labels").reshape(-1)
     options = {**arguments, "mask": arguments["mask"].reshape(-1)} if "mask" in arguments else arguments
-    of_stats = {n: options[n] for n in options if n in ("bias", "soft_cap")} | {"label_smoothing": S, "z_loss": ZETA}
+    stats_options = {n: options[n] for n in options if n in ("bias", "soft_cap")} | {
+        "label_smoothing": S,
+        "z_loss": ZETA,
+    }
     for name, (value, gradients) in answers.items():
-        kept, ct = of_stats if name == "stats" else options, cotangent
+        kept, ct = stats_options if name == "stats" else options, cotangent
         if name == "loss_sum":
             ct = np.ones_like(cotangent)
-        loss, of_loss = linear_cases.expected(hidden, classifier, labels, ct, **kept)
+        loss, want_gradients = linear_cases.expected(hidden, classifier, labels, ct, **kept)
         if name == "loss_sum":
             assert float(value.weight) == options.get("mask", ct).sum()
             value, loss = value.total[None], Quantity(*(x.sum(keepdims=True) for x in loss))
@@ -192,15 +197,17 @@ def assert_linear_answers(answers, arguments):
                 continue
             # Matmuls of bfloat16 round the gradient with respect to the logits.
             ulps = 2 if gradient.dtype == jnp.bfloat16 else 8
-            assert_within(np.asarray(gradient).reshape(of_loss[argument].value.shape), of_loss[argument], ulps)
+            assert_within(
+                np.asarray(gradient).reshape(want_gradients[argument].value.shape), want_gradients[argument], ulps
+            )
 
 
 def id_of(value):
     return cases.name_of(value) if type(value) is tuple else getattr(value, "__name__", str(value))
 
 
-OF_TOKENS = [*itertools.product(IMPLEMENTATIONS, [(), LINEAR_OPTIONS], DTYPES, LINEAR_SHAPES)]
-QUICK_OF_TOKENS = [
+TOKEN_CASES = [*itertools.product(IMPLEMENTATIONS, [(), LINEAR_OPTIONS], DTYPES, LINEAR_SHAPES)]
+QUICK_TOKEN_CASES = [
     (None, (), jnp.float32, "b, 3"),
     ("chunked", LINEAR_OPTIONS, jnp.bfloat16, "b, t, 3"),
     ("reference", (), jnp.float32, "b, 3"),
@@ -208,7 +215,7 @@ QUICK_OF_TOKENS = [
 
 
 @pytest.mark.parametrize(
-    ("implementation", "options", "dtype", "rank"), covering.quick(OF_TOKENS, QUICK_OF_TOKENS), ids=id_of
+    ("implementation", "options", "dtype", "rank"), covering.quick(TOKEN_CASES, QUICK_TOKEN_CASES), ids=id_of
 )
 def test_linear_losses_of_any_number_of_tokens(implementation, options, dtype, rank):
     sizes = [(1,), (3,), (7,)] if rank == "b, 3" else [(1, 1), (2, 4)]
@@ -221,15 +228,15 @@ def test_linear_losses_of_any_number_of_tokens(implementation, options, dtype, r
 @pytest.mark.nightly
 @pytest.mark.parametrize("implementation", [None, Chunked(3)], ids=str)
 def test_linear_losses_of_many_classes(implementation):
-    """Of more than one block of classes, or of rows that may be cut."""
+    """There is more than one block of classes, or the rows are long enough to be cut into parts."""
     export = exported(linear_run(implementation), linear_problem((), np.float32, (2,), 1027), LINEAR_SHAPES["b, 3"])
     for tokens in (1, 5):
         arguments = linear_problem((), np.float32, (tokens,), 1027)
         assert_linear_answers(export.call(dict(arguments)), arguments)
 
 
-def test_large_logits_where_a_block_is_filled_up():
-    """What fills the last block has no exponential that overflows: 0 times infinity would be in every gradient."""
+def test_large_logits_with_a_padded_block():
+    """The exponentials of the padding of the last block do not overflow. Otherwise 0 times infinity would make every gradient NaN."""
 
     def problem(tokens):
         arguments = linear_problem(("bias",), np.float32, (tokens,), 13)
@@ -241,22 +248,22 @@ def test_large_logits_where_a_block_is_filled_up():
         assert_linear_answers(export.call(dict(arguments)), arguments)
 
 
-def test_no_logits_of_all_classes_are_held():
-    """Of an unknown number of tokens some classes at a time."""
+def test_logits_of_all_classes_are_not_stored():
+    """With an unknown number of tokens, a block has all tokens and some of the classes."""
     arguments = linear_problem((), np.float32, (2,), 5003)
     program = exported(linear_run(None), arguments, LINEAR_SHAPES["b, 3"]).mlir_module()
     assert re.search(r"tensor<\?x\d+xf32>", program) and not re.search(r"tensor<\?x5003x", program)
 
 
-OF_CLASSES = [*itertools.product([None, "chunked", "reference", Chunked(3)], [(), LINEAR_OPTIONS], DTYPES)]
-QUICK_OF_CLASSES = [(None, (), jnp.float32), ("reference", (), jnp.bfloat16)]
+CLASS_CASES = [*itertools.product([None, "chunked", "reference", Chunked(3)], [(), LINEAR_OPTIONS], DTYPES)]
+QUICK_CLASS_CASES = [(None, (), jnp.float32), ("reference", (), jnp.bfloat16)]
 
 
 @pytest.mark.parametrize(
-    ("implementation", "options", "dtype"), covering.quick(OF_CLASSES, QUICK_OF_CLASSES), ids=id_of
+    ("implementation", "options", "dtype"), covering.quick(CLASS_CASES, QUICK_CLASS_CASES), ids=id_of
 )
 def test_linear_losses_of_any_tokens_features_and_classes(implementation, options, dtype):
-    shapes = {**LINEAR_SHAPES["b, 3"], **CLASSES_TOO}
+    shapes = {**LINEAR_SHAPES["b, 3"], **SYMBOLIC_CLASSES}
     export = exported(linear_run(implementation), linear_problem(options, dtype, (2,), 5), shapes)
     for tokens, features, num_classes in [(1, 1, 1), (7, 4, 13), (2, 3, 1027)]:
         arguments = linear_problem(options, dtype, (tokens,), num_classes, features)
@@ -265,26 +272,26 @@ def test_linear_losses_of_any_tokens_features_and_classes(implementation, option
 
 @pytest.mark.parametrize("implementation", [Chunked(None, 5), Chunked(3, 5)], ids=str)
 def test_blocks_of_an_unknown_number_of_classes_are_refused(implementation):
-    arguments, shapes = linear_problem((), np.float32, (2,), 5), {**LINEAR_SHAPES["b, 3"], **CLASSES_TOO}
+    arguments, shapes = linear_problem((), np.float32, (2,), 5), {**LINEAR_SHAPES["b, 3"], **SYMBOLIC_CLASSES}
     with pytest.raises(ValueError, match=r"`block_classes` .* got v, .* Leave it out: Chunked\(block_tokens=\.\.\.\)"):
         exported(linear_run(implementation), arguments, shapes)
 
 
 @pytest.mark.parametrize("implementation", [None, pytest.param(Chunked(3, 5), marks=pytest.mark.nightly)], ids=str)
 def test_vmap_of_grad(implementation):
-    """A gradient for each of an unknown number of examples, each of an unknown number of tokens."""
+    """Compute per-example gradients, with unknown numbers of examples and of tokens."""
 
     def per_example(arguments):
-        def of_layer(h, w, y):
+        def layer_loss(h, w, y):
             loss = jaxce.linear_softmax_cross_entropy_sum(h, w, y, implementation=implementation).total
             return loss + jaxce.linear_softmax_cross_entropy(h, w, y, implementation=implementation).sum()
 
-        def of_logits(z, y):
+        def logits_loss(z, y):
             return INTEGER.function(z, y).sum() + SOFT.function(z, jax.nn.one_hot(y, z.shape[-1])).sum()
 
         hidden, classifier, labels, logits = (arguments[n] for n in ("hidden", "classifier", "labels", "logits"))
-        of_both = jax.vmap(jax.grad(of_layer, (0, 1)), (0, None, 0))(hidden, classifier, labels)
-        return (*of_both, jax.vmap(jax.grad(of_logits))(logits, labels))
+        layer_gradients = jax.vmap(jax.grad(layer_loss, (0, 1)), (0, None, 0))(hidden, classifier, labels)
+        return (*layer_gradients, jax.vmap(jax.grad(logits_loss))(logits, labels))
 
     def problem(shape):
         arguments = linear_problem((), np.float32, shape, 13)
@@ -304,14 +311,14 @@ def test_vmap_of_grad(implementation):
             assert_within(by_logits[i], answer.logits, 8)
 
 
-def test_a_program_that_returns_results_of_ours_can_be_saved(rng):
-    pytest.importorskip("flatbuffers")  # which JAX asks for to write it down
+def test_program_that_returns_our_result_types_can_be_serialized(rng):
+    pytest.importorskip("flatbuffers")  # JAX needs flatbuffers to serialize
 
-    def of(logits, labels):
+    def results(logits, labels):
         return jaxce.LossSum.of(jaxce.softmax_cross_entropy(logits, labels)), jaxce.logit_stats(logits, labels)
 
     logits, labels = cases.make_logits(rng, (4, 5)), SOFT.make_labels(rng, (4, 5), -1)
-    saved = jax.export.export(jax.jit(of))(logits, labels).serialize()
+    saved = jax.export.export(jax.jit(results))(logits, labels).serialize()
     loss_sum, stats = jax.export.deserialize(saved).call(logits, labels)
     want = oracle.softmax(logits, labels).loss
     assert_within(stats.nll, want, 6)

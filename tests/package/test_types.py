@@ -1,4 +1,4 @@
-"""Type checkers know the public functions and classes, accept the documents and the examples, and find wrong options."""
+"""Type checkers know the public functions and classes, accept the documents and the examples, and report wrong options."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ from tests.support.documents import DOCUMENTS, README, as_module
 from tests.support.paths import ROOT
 
 EXAMPLES = ROOT / "examples"
-# A line with a comment is an error of that kind; every other line is right.
+# The comment of a line is the kind of its error. A line without a comment has no error.
 CODE = """
 from typing import assert_type
 
@@ -41,8 +41,8 @@ jaxce.softmax_cross_entropy(losses, losses, implementation=None)  # reportCallIs
 
 
 def findings(folder, **rules):
-    """What pyright finds in the files of a folder, as file, line counted from 0, rule and message; and the number of these files."""
-    # Another environment's pyright would not find the packages that the examples import: it comes with them in the extra `dev`.
+    """Run pyright on a folder. Return its findings as (file, line counted from 0, rule, message), and the number of files."""
+    # Use the pyright of this environment. Another one would not find the packages that the examples import.
     pyright = shutil.which("pyright", path=pathlib.Path(sys.executable).parent)
     if pyright is None:
         pytest.skip("pyright is not installed in this environment")
@@ -70,7 +70,7 @@ def test_pyright_accepts_the_documents_and_the_examples(tmp_path):
     for path in DOCUMENTS:
         (tmp_path / f"{path.stem}.py").write_text(as_module(path.read_text("utf-8")))
     assert (tmp_path / f"{README.stem}.py").exists()
-    # A copy: pyright reads no files outside of its project.
+    # Copy the examples, because pyright reads no files outside its project.
     shutil.copytree(
         EXAMPLES, tmp_path / "examples", ignore=lambda _, names: {n for n in names if not n.endswith(".py")}
     )

@@ -1,4 +1,4 @@
-"""Arguments that do not fit, as tables: what is passed, the exception, and the message that names the argument and says what came."""
+"""Tables of invalid arguments: the arguments, the exception, and the message, which names the argument and shows the received value."""
 
 import itertools
 import re
@@ -36,7 +36,7 @@ def booleans(*shape):
 
 
 # fmt: off
-# Everything here is an array, so that it may be traced: (function, arrays by name, exception, pattern).
+# All arguments here are arrays, so that they can be traced: (function, arrays by name, exception, pattern).
 SHAPES_AND_DTYPES = {
     # logits
     "integer logits": (INTEGER, {"logits": i32(4, 5), "labels": Y}, TypeError, "`logits` must be floating point; got int32"),
@@ -120,7 +120,7 @@ SHAPES_AND_DTYPES = {
     "mask of losses of another shape": (SUM, {"losses": LOSSES, "mask": booleans(3)}, ValueError, r"`mask`.*\(4,\); got \(3,\)"),
 }
 
-# Python values, known before anything is traced.
+# Python values, known before tracing: (arguments, exception, pattern).
 VALUES = {
     "axis beyond the last": ({"axis": 2}, ValueError, r"`axis` must be an axis of `logits`, from -2 to 1; got 2 for shape \(4, 5\)"),
     "axis before the first": ({"axis": -3}, ValueError, "`axis` must be an axis of `logits`.*got -3"),
@@ -159,13 +159,13 @@ VALUES = {
 
 
 class BadCall(NamedTuple):
-    """A call of a function by arguments of which one does not fit."""
+    """A call of a function with one invalid argument."""
 
     function: Any
     arguments: dict[str, Any]
     error: type[Exception]
     message: str
-    first: tuple[str, ...] = ("logits", "labels", "losses")  # those that are passed by position
+    first: tuple[str, ...] = ("logits", "labels", "losses")  # the arguments that are passed by position
 
     def __call__(self, function=None):
         arguments = dict(self.arguments)
@@ -173,7 +173,7 @@ class BadCall(NamedTuple):
         return (function or self.function)(*positional, **arguments)
 
     def traced(self, function=None):
-        """The call while tracing: what may be an argument of a traced function is one, whatever else it is."""
+        """Make the call under tracing. Arrays of numbers or booleans are traced arguments; other values are not traced."""
         arrays = {
             n: v
             for n, v in self.arguments.items()
@@ -184,7 +184,7 @@ class BadCall(NamedTuple):
 
 
 def dense_calls():
-    """Name -> call, for the losses, the statistics and the sum."""
+    """Return all calls of the losses, the statistics and the sum, by name."""
     calls = {name: BadCall(*case) for name, case in SHAPES_AND_DTYPES.items()}
     functions = {"integer": (INTEGER, Y), "soft": (SOFT, Q), "sigmoid": (SIGMOID, Q), "statistics": (STATS, Y)}
     for (name, (function, labels)), (case, (values, error, message)) in itertools.product(
@@ -195,31 +195,31 @@ def dense_calls():
     return calls
 
 
-# The options of the functions that do not have all of them.
+# The arguments of the functions that do not have all options.
 KNOWN = {
     "sigmoid": {"logits", "labels", "mask", "label_smoothing"},
     "statistics": {"logits", "labels", "axis", "where", "class_weights"},
 }
 
 
-def why_not(call):
-    """What is wrong with the refusal of a call while tracing: None where it is the right exception with the right message."""
+def refusal_fault(call):
+    """Make a call under tracing. Return None if it raises the expected exception and message, else a description of the fault."""
     try:
         call.traced()
     except call.error as error:
         return None if re.search(call.message, str(error)) else f"another message: {error}"
-    except Exception as error:  # whatever it is, it is not the one promised
+    except Exception as error:  # any exception except the expected one
         return f"another exception: {error!r}"
     return "no exception"
 
 
 def evaluate(calls):
-    """(the number of calls, how many are refused as promised while tracing)."""
-    return len(calls), sum(why_not(call) is None for call in calls.values())
+    """Return the number of calls, and the number of those that raise the expected exception and message under tracing."""
+    return len(calls), sum(refusal_fault(call) is None for call in calls.values())
 
 
 def portable_calls():
-    """(kind of loss, logits, labels) that no library can make sense of, whatever its options: those of logits and labels alone."""
+    """Yield (name, kind of loss, call) for the calls that are invalid in every library: those with only logits and labels."""
     kinds = {INTEGER: "integer", SOFT: "soft", SIGMOID: "sigmoid"}
     for name, call in dense_calls().items():
         if call.function in kinds and set(call.arguments) == {"logits", "labels"} and name != "one-hot integers":
@@ -227,9 +227,9 @@ def portable_calls():
 
 
 def evaluate_library(library, *, traces=True):
-    """(the number of calls, how many raise) of a library with functions `integer`, `soft` and `sigmoid` of `(logits, labels)`.
+    """Return the number of calls, and the number of those that raise any exception.
 
-    Any exception will do. Where the library does not trace, the call itself has to raise.
+    The library has some of the functions `integer`, `soft` and `sigmoid` of `(logits, labels)`. If it cannot trace, the calls are made directly.
     """
     number = refused = 0
     for _, kind, call in portable_calls():
@@ -239,6 +239,6 @@ def evaluate_library(library, *, traces=True):
         number += 1
         try:
             call.traced(function) if traces else call(function)
-        except Exception:  # any will do
+        except Exception:  # any exception counts
             refused += 1
     return number, refused

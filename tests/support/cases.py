@@ -1,4 +1,4 @@
-"""The tables that tests are parametrised over: losses, dtypes, shapes, options, inputs that are hard. A new one joins by a row here."""
+"""The tables for parametrised tests: losses, dtypes, shapes, options and hard inputs. To add a case, add a row here."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,7 +17,6 @@ class Loss(NamedTuple):
     oracle: Callable
     has_class_axis: bool
     make_labels: Callable  # (rng, shape of the logits, class axis)
-    # The options that are arrays or numbers one may differentiate by.
     options: tuple[str, ...]
     label_argnums: tuple[int, ...]
 
@@ -97,7 +96,7 @@ def make_logits(rng, shape, dtype=np.float32, size=3.0):
 
 
 def make_options(rng, names, loss, logits_shape, labels, axis=-1):
-    """Values for the options called `names`; the true class of integer labels always takes part."""
+    """Return random values for the options in `names`. The true class of integer labels always takes part."""
     options = {}
     if "where" in names:
         where = rng.random(logits_shape) < 0.7
@@ -121,14 +120,14 @@ def make_options(rng, names, loss, logits_shape, labels, axis=-1):
 
 
 def _margins(rng):
-    """The true class leads by the margin, or trails by it."""
+    """Return rows in which the margin separates one class from the others."""
     margins = np.float32(10.0) ** np.linspace(-8, 2, 11, dtype=np.float32)
     z = np.zeros((22, 5), np.float32)
     z[:11, 2], z[11:, 3] = margins, margins
     return z
 
 
-# Rows of logits whose losses or gradients are easily got wrong; the label of row i is class (2 + i // 100) or any.
+# Rows of logits whose losses or gradients are easy to get wrong.
 HARD_LOGITS = {
     "zeros": lambda rng: np.zeros((4, 6), np.float32),
     "near zero": lambda rng: make_logits(rng, (6, 5), size=1e-8),

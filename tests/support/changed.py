@@ -1,4 +1,4 @@
-"""The library called in other ways, as those who ask the non-finite cells of it may."""
+"""The library called in other ways: under `jax.vmap`, with many examples, and with many classes, for the table of non-finite cells."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from tests.support.ours import OURS
 
 
 class Changed:
-    """The library, each of whose functions is called by `call(name, function, logits, labels, options)`."""
+    """The library, where `call(name, function, logits, labels, options)` calls each function."""
 
     options = OURS.options
 
@@ -23,7 +23,7 @@ class Changed:
 
 
 def mapped(name, function, logits, labels, options):
-    """Over the examples one by one."""
+    """Call the function on each example under `jax.vmap`."""
     if name == "loss_sum":
         one = lambda z, y, o: function(z[None], y[None], **{n: v[None] for n, v in o.items()})[0]  # noqa: E731
     else:
@@ -32,13 +32,13 @@ def mapped(name, function, logits, labels, options):
 
 
 def repeated(_, function, logits, labels, options):
-    """Of the examples over and over: XLA for CPU makes other loops of large arrays."""
+    """Repeat the examples: XLA for CPU compiles large arrays into other loops."""
     many = jax.tree.map(lambda x: jnp.concatenate([x] * 512), (logits, labels, options))
     return function(*many[:2], **many[2])[-len(logits) :]
 
 
 def among_many_classes(_, function, logits, labels, options):
-    """Of rows so long that their gradient is written by hand: more classes that take no part."""
+    """Pad the rows with classes that take no part, so that they are long enough for the form of a GPU."""
 
     def longer(x, value):
         return jnp.pad(x, [(0, 0)] * (logits.ndim - 1) + [(0, 1001)], constant_values=value)

@@ -1,13 +1,13 @@
-"""How close is close: errors in ulps of what a quantity is made of, NaN and infinities in their places."""
+"""Comparison of arrays: errors in ulps of the scale of a quantity; NaN and infinities must be in the same places."""
 
 import jax.numpy as jnp
 import numpy as np
 
 
 def assert_within(actual, expected, ulps, *, working=None):
-    """`actual` is `expected` (an oracle's `Quantity`, or values) within `ulps` of its scale in the dtype `working`.
+    """Assert that `actual` equals `expected` (a `Quantity` of the oracle, or values) within `ulps` of its scale in the dtype `working`.
 
-    `working` is the dtype that `actual` was worked out in, its own by default; rounding to a narrower one may add half an ulp of the value.
+    `working` is the dtype in which `actual` was computed, by default its own dtype. Rounding to a narrower dtype may add half an ulp of the value.
     """
     off = ulps_off(actual, expected, working=working)
     if np.max(off, initial=0) > ulps:
@@ -20,7 +20,7 @@ def assert_within(actual, expected, ulps, *, working=None):
 
 
 def ulps_off(actual, expected, *, working=None):
-    """By how many ulps each number is off, as `assert_within` counts them; it raises where a NaN or infinity is not in its place."""
+    """Return the error of each number in ulps, as defined in `assert_within`. Raise AssertionError if a NaN or infinity is misplaced."""
     value, scale = expected if isinstance(expected, tuple) else (expected, np.abs(expected))
     actual_info = jnp.finfo(actual.dtype)
     working_info = jnp.finfo(working or actual.dtype)

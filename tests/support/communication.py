@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its HLO: standard library alone, so that any program can use it."""
+"""The arrays that a compiled program sends between devices, read from its HLO. Uses only the standard library, so that any program can import it."""
 
 import math
 import re
@@ -21,13 +21,13 @@ BITS = {
 _OPERATIONS = (
     "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast|ragged-all-to-all"
 )
-# `%name = type operation(`, where the type is an array or a tuple of them; an asynchronous one is counted where it starts.
+# `%name = type operation(`, where the type is an array or a tuple of arrays. An asynchronous operation is counted at its start.
 _INSTRUCTION = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (\(.*?\)|\S+) ({_OPERATIONS})(-start)?\(", re.MULTILINE)
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 class Sent(NamedTuple):
-    """One array that takes part in a collective operation, by its size on one device."""
+    """One array in a collective operation, with its size on one device."""
 
     operation: str
     dtype: str
@@ -39,11 +39,11 @@ class Sent(NamedTuple):
 
 
 def sent(hlo: str) -> list[Sent]:
-    """Every array that a program's collective operations give; one in the body of a loop counts once."""
+    """Return every result array of the collective operations of a program. An operation in the body of a loop counts once."""
     found = []
     for kind, operation, start in _INSTRUCTION.findall(hlo):
         arrays = [(dtype, math.prod(map(int, filter(None, dims.split(","))))) for dtype, dims in _ARRAY.findall(kind)]
         if start and operation != "all-reduce":
-            arrays = arrays[len(arrays) // 2 :]  # of the others, the operands come before the results
+            arrays = arrays[len(arrays) // 2 :]  # the type of these operations has the operands before the results
         found += [Sent(operation, dtype, size) for dtype, size in arrays if dtype in BITS]
     return found

@@ -1,7 +1,7 @@
-"""What JAX can do to a function of logits and labels, as a table: each composition gives arrays that must not depend on how the losses are written.
+"""The table of compositions of JAX transforms around the losses. The results must not depend on the implementation of the losses.
 
-`TABLE` maps a name to a function of a `Problem`; `plain` is the losses in plain jax.numpy. Those here are the modes of differentiation and vmap;
-`compositions_around` adds loops, branches, checkpoint, shard_map, export and checks.
+`TABLE` maps a name to a function of a `Problem`; `plain` computes the losses in plain jax.numpy. This module has the modes of differentiation and
+vmap. `compositions_around` adds loops, branches, checkpoint, shard_map, export and checks.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ ROWS, C = 4, 3
 
 
 class Problem(NamedTuple):
-    """`f(logits [..., C], labels)` gives losses `[...]`; `labels` holds integers `[...]`, probabilities and binary labels `[..., C]`."""
+    """`f(logits [..., C], labels)` returns losses `[...]`; `labels` holds integers `[...]`, and probabilities and binary labels `[..., C]`."""
 
     f: Callable[..., jax.Array]
     z: jax.Array
@@ -32,7 +32,10 @@ class Problem(NamedTuple):
 
 
 def problem(f, dtype="float64"):
-    """With arrays rounded to a dtype, the cotangent to the one that losses have; without ties, for which a maximum has no one derivative."""
+    """Return a problem with arrays in this dtype, and with the cotangent in the dtype of the losses.
+
+    The logits have no ties, because the derivative of a maximum is not unique at a tie.
+    """
     rng = np.random.default_rng(0)
     q = rng.random((ROWS, C))
     index = jnp.asarray(rng.integers(0, C, ROWS))
@@ -44,7 +47,7 @@ def problem(f, dtype="float64"):
 
 
 def widened(p):
-    """The same numbers in float64: what the plain formulas are given."""
+    """Return the problem with its arrays converted to float64, the input of the plain formulas."""
     wide = {n: jax.tree.map(_in_float64, getattr(p, n)) for n in "zyvw"}
     return p._replace(**wide)
 
@@ -54,7 +57,7 @@ def _in_float64(x):
 
 
 def plain(z, y):
-    """The sum of the three losses, in plain jax.numpy; each with a weight of its own, so that none can make up for another."""
+    """Return a weighted sum of the three losses, in plain jax.numpy. The weights differ, so that errors of two losses do not cancel."""
     log_p = jax.nn.log_softmax(z)
     integer = -jnp.sum(
         jnp.where(jnp.arange(C).reshape((1,) * y["index"].ndim + (C,)) == y["index"][..., None], log_p, 0), -1
@@ -71,13 +74,13 @@ def rows(**functions):
     TABLE.update(functions)
 
 
-def along(p, g):
-    """A directional derivative of `g`, forward."""
+def jvp_along(p, g):
+    """Return the directional derivative of `g` as a function, in forward mode."""
     return lambda z: jax.jvp(g, (z,), (p.v,))[1]
 
 
-def back_along(p, g):
-    """The same for a gradient `g`, in reverse: the gradient of its product with the direction."""
+def grad_along(p, g):
+    """Return the directional derivative of a gradient `g` as a function, in reverse mode: the gradient of `vdot(g(z), direction)`."""
     return jax.grad(lambda z: jnp.vdot(g(z), p.v))
 
 
@@ -127,7 +130,7 @@ rows(
     jit_of_vjp=lambda p: jax.jit(lambda w: jax.vjp(p.losses, p.z)[1](w))(p.w),
     jvp=lambda p: jax.jvp(p.losses, (p.z,), (p.v,)),
     jvp_of_jit=lambda p: jax.jvp(jax.jit(p.losses), (p.z,), (p.v,)),
-    jit_of_jvp=lambda p: jax.jit(along(p, p.losses))(p.z),
+    jit_of_jvp=lambda p: jax.jit(jvp_along(p, p.losses))(p.z),
     linearize=lambda p: jax.linearize(p.losses, p.z)[1](p.v),
     jit_of_linearize=lambda p: jax.jit(lambda v: jax.linearize(p.losses, p.z)[1](v))(p.v),
     linear_transpose=lambda p: jax.linear_transpose(jax.linearize(p.losses, p.z)[1], p.z)(p.w),
@@ -141,12 +144,12 @@ rows(
     jacfwd_of_jacfwd=lambda p: jax.jacfwd(jax.jacfwd(p.total))(p.z),
     jacrev_of_jacfwd=lambda p: jax.jacrev(jax.jacfwd(p.total))(p.z),
     jacrev_of_jacrev=lambda p: jax.jacrev(jax.jacrev(p.total))(p.z),
-    hvp_forward_over_reverse=lambda p: along(p, jax.grad(p.total))(p.z),
-    hvp_reverse_over_forward=lambda p: jax.grad(along(p, p.total))(p.z),
-    hvp_reverse_over_reverse=lambda p: back_along(p, jax.grad(p.total))(p.z),
+    hvp_forward_over_reverse=lambda p: jvp_along(p, jax.grad(p.total))(p.z),
+    hvp_reverse_over_forward=lambda p: jax.grad(jvp_along(p, p.total))(p.z),
+    hvp_reverse_over_reverse=lambda p: grad_along(p, jax.grad(p.total))(p.z),
     hvp_linearized=lambda p: jax.linearize(jax.grad(p.total), p.z)[1](p.v),
-    third_forward_forward_reverse=lambda p: jax.jit(along(p, along(p, jax.grad(p.total))))(p.z),
-    third_forward_thrice=lambda p: jax.jit(along(p, along(p, along(p, p.total))))(p.z),
-    third_reverse_thrice=lambda p: jax.jit(back_along(p, back_along(p, jax.grad(p.total))))(p.z),
-    third_reverse_forward_reverse=lambda p: jax.jit(back_along(p, along(p, jax.grad(p.total))))(p.z),
+    third_forward_forward_reverse=lambda p: jax.jit(jvp_along(p, jvp_along(p, jax.grad(p.total))))(p.z),
+    third_forward_thrice=lambda p: jax.jit(jvp_along(p, jvp_along(p, jvp_along(p, p.total))))(p.z),
+    third_reverse_thrice=lambda p: jax.jit(grad_along(p, grad_along(p, jax.grad(p.total))))(p.z),
+    third_reverse_forward_reverse=lambda p: jax.jit(grad_along(p, jvp_along(p, jax.grad(p.total))))(p.z),
 )

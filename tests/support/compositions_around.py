@@ -11,7 +11,7 @@ from jax import export, lax
 from jax.experimental import checkify
 from jax.sharding import PartitionSpec as P
 
-from tests.support.compositions import ROWS, TABLE, along, back_along, rows, stacked
+from tests.support.compositions import ROWS, TABLE, grad_along, jvp_along, rows, stacked
 
 
 # Loops and branches.
@@ -52,8 +52,8 @@ rows(
     scan=lambda p: by_scan(p, p.z),
     scan_reversed_and_unrolled=lambda p: by_scan(p, p.z, reverse=True, unroll=2),
     grad_of_scan=lambda p: jax.grad(cotangent(p, by_scan))(p.z),
-    hvp_of_scan=lambda p: along(p, jax.grad(cotangent(p, by_scan)))(p.z),
-    hvp_of_scan_in_reverse=lambda p: back_along(p, jax.grad(cotangent(p, by_scan)))(p.z),
+    hvp_of_scan=lambda p: jvp_along(p, jax.grad(cotangent(p, by_scan)))(p.z),
+    hvp_of_scan_in_reverse=lambda p: grad_along(p, jax.grad(cotangent(p, by_scan)))(p.z),
     vmap_of_scan=lambda p: jax.vmap(functools.partial(by_scan, p))(stacked(p.z)),
     descent_in_a_scan=lambda p: lax.scan(lambda z, x: (descent(p, z, x), p.total(z)), p.z, None, 2),
     grad_of_descent_in_a_scan=lambda p: jax.grad(
@@ -62,10 +62,10 @@ rows(
     fori_loop=lambda p: by_fori_loop(p, p.z),
     grad_of_fori_loop=lambda p: jax.grad(lambda z: p.total(by_fori_loop(p, z)))(p.z),
     while_loop=lambda p: by_while_loop(p, p.z),
-    jvp_of_while_loop=lambda p: along(p, functools.partial(by_while_loop, p))(p.z),
+    jvp_of_while_loop=lambda p: jvp_along(p, functools.partial(by_while_loop, p))(p.z),
     cond=lambda p: by_cond(p, p.z),
     grad_of_cond=lambda p: jax.grad(cotangent(p, by_cond))(p.z),
-    hvp_of_cond=lambda p: along(p, jax.grad(cotangent(p, by_cond)))(p.z),
+    hvp_of_cond=lambda p: jvp_along(p, jax.grad(cotangent(p, by_cond)))(p.z),
     vmap_of_grad_of_switch=lambda p: jax.vmap(jax.grad(lambda z, i: jnp.vdot(p.w, by_switch(p, z, i))), (None, 0))(
         p.z, jnp.arange(3)
     ),
@@ -75,7 +75,7 @@ rows(
 )
 
 
-# Checkpoint, with the policies that are functions and one that is made.
+# Checkpoint, with three policies that are functions, and one that a function returns.
 def checkpointed(p, **options):
     return jax.checkpoint(p.total, **options)
 
@@ -84,9 +84,9 @@ POLICIES = {n: getattr(policies, n) for n in ("everything_saveable", "nothing_sa
 POLICIES |= {"names": policies.save_only_these_names("no name of ours")}
 rows(
     grad_of_checkpoint=lambda p: jax.grad(checkpointed(p))(p.z),
-    jvp_of_checkpoint=lambda p: along(p, checkpointed(p))(p.z),
-    hvp_of_checkpoint=lambda p: along(p, jax.grad(checkpointed(p)))(p.z),
-    hvp_of_checkpoint_in_reverse=lambda p: back_along(p, jax.grad(checkpointed(p)))(p.z),
+    jvp_of_checkpoint=lambda p: jvp_along(p, checkpointed(p))(p.z),
+    hvp_of_checkpoint=lambda p: jvp_along(p, jax.grad(checkpointed(p)))(p.z),
+    hvp_of_checkpoint_in_reverse=lambda p: grad_along(p, jax.grad(checkpointed(p)))(p.z),
     grad_of_scan_of_checkpoint=lambda p: jax.grad(cotangent(p._replace(f=jax.checkpoint(p.f)), by_scan))(p.z),
 )
 for name, policy in POLICIES.items():
@@ -114,7 +114,7 @@ for name, options in {"": {}, "_unchecked": {"check_vma": False}}.items():
             f"shard_map_of_grad{name}": lambda p, o=options: over_rows(
                 p, jax.grad(lambda z, y: jnp.sum(p.f(z, y))), **o
             )(p.z, p.y),
-            f"hvp_of_shard_map{name}": lambda p, o=options: along(
+            f"hvp_of_shard_map{name}": lambda p, o=options: jvp_along(
                 p, jax.grad(lambda z: jnp.vdot(over_rows(p, p.f, **o)(z, p.y), p.w))
             )(p.z),
             f"grad_of_mean_in_shard_map{name}": lambda p, o=options: jax.grad(
@@ -129,7 +129,7 @@ def exported(p, g, symbolic):
     rows = export.symbolic_shape("rows")[0] if symbolic else ROWS
     specs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), (p.z, p.y))
     out = export.export(jax.jit(g))(*specs)
-    if importlib.util.find_spec("flatbuffers") is None:  # which JAX asks for to write it down
+    if importlib.util.find_spec("flatbuffers") is None:  # JAX needs flatbuffers to serialize
         return out
     return export.deserialize(out.serialize(vjp_order=2))
 
@@ -140,7 +140,7 @@ def checked(g, errors, *arguments):
     return out
 
 
-def with_rule_of_its_own(p, z):
+def with_custom_vjp(p, z):
     @jax.custom_vjp
     def f(z):
         return p.total(z)
@@ -155,7 +155,7 @@ def without_jit(p):
 
 
 def with_leak_checking(p):
-    gc.freeze()  # each check collects garbage, which takes long among what other tests have left
+    gc.freeze()  # each check collects garbage; the objects of other tests would make this slow
     try:
         with jax.checking_leaks():
             return jax.jit(jax.value_and_grad(p.total))(p.z), jax.jit(jax.vmap(jax.grad(p.f)))(p.z, p.y)
@@ -173,7 +173,7 @@ rows(
     checkify_floats=lambda p: checked(p.f, checkify.float_checks, p.z, p.y),
     checkify_floats_of_grad=lambda p: checked(jax.grad(p.total), checkify.float_checks, p.z),
     checkify_index_of_grad=lambda p: checked(jax.grad(p.total), checkify.index_checks, p.z),
-    grad_of_custom_vjp=lambda p: jax.grad(functools.partial(with_rule_of_its_own, p))(p.z),
+    grad_of_custom_vjp=lambda p: jax.grad(functools.partial(with_custom_vjp, p))(p.z),
     closure_convert=lambda p: (lambda f, consts: f(p.z, *consts))(*jax.closure_convert(p.losses, p.z)),
     eval_shape=lambda p: jnp.zeros(jax.eval_shape(jax.grad(p.total), p.z).shape),
     stopped_gradient=lambda p: jax.grad(lambda z: p.total(z) + p.total(lax.stop_gradient(z)))(p.z),

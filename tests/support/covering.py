@@ -1,4 +1,4 @@
-"""Covering selections: a few of many combinations of values, among which every value occurs, or every two values of different parameters."""
+"""Covering selections: a few of many combinations of parameters that still contain every value, or every pair of values."""
 
 import collections
 import itertools
@@ -7,10 +7,11 @@ import pytest
 
 
 def selection(rows, strength):
-    """Those of `rows`, each a dictionary of parameters, among which any `strength` values occur together that do so in one row.
+    """Return the indices of a covering selection of `rows`, which are dictionaries of parameters.
 
-    Greedy: the row with the most that is new is next, of such the one whose values are the rarest so far, of such the first. Values are told
-    apart by `repr`.
+    Each combination of `strength` values that occurs in some row also occurs in a selected row. The algorithm is greedy: the next row is the one
+    with the most new combinations; among equals, the one whose values were selected least often; among equals, the first. Values are compared by
+    their `repr`.
     """
     values = [sorted((name, repr(value)) for name, value in row.items()) for row in rows]
     together = [set(itertools.combinations(v, min(strength, len(v)))) for v in values]
@@ -24,18 +25,21 @@ def selection(rows, strength):
 
 
 def quick(rows, chosen):
-    """`rows`, each a tuple, as parameters of a test: those of `chosen` belong to the quick tier, the others to the nightly one."""
+    """Return `rows` (tuples) as parameters of a test. The rows in `chosen` are in the quick tier, the others in the nightly tier."""
     chosen = set(chosen)
     return [pytest.param(*row, marks=() if row in chosen else pytest.mark.nightly) for row in rows]
 
 
-def at_night(*values):
-    """The values of a parameter that belong to the nightly tier."""
+def nightly_values(*values):
+    """Return the values of a parameter, marked for the nightly tier."""
     return [pytest.param(value, marks=pytest.mark.nightly) for value in values]
 
 
 def subsets(names, strength=2):
-    """Sets of names: any `strength` of them together, apart, and one without the other. The first is empty, the last has all."""
+    """Return subsets of the names. For any `strength` names, the subsets contain every choice of present and absent ones.
+
+    The first subset is empty, the last has all names.
+    """
     rows = [dict(zip(names, on, strict=True)) for on in itertools.product((False, True), repeat=len(names))]
     kept = {0, *selection(rows, strength), len(rows) - 1}
     return [tuple(name for name, on in rows[i].items() if on) for i in sorted(kept)]

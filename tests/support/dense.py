@@ -1,4 +1,4 @@
-"""The losses of given logits against the oracle: values, and the gradient with respect to every input."""
+"""Check the losses of given logits against the oracle: the values, and the gradient with respect to every input."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ SIGMOID_ULPS = 4
 
 
 def value_and_gradients(loss, logits, labels, cotangent, axis=-1, **options):
-    """The losses, and the gradients by name of everything that is differentiable."""
+    """Return the losses, and the gradients with respect to every differentiable input, by name."""
     arrays = {"logits": logits, **options}
     if loss.label_argnums:
         arrays["labels"] = labels
@@ -42,7 +42,7 @@ def check_softmax(loss, logits, labels, rng, axis=-1, ulps=SOFTMAX_ULPS, **optio
         given = {"logits": logits, "labels": labels, **options}[name]
         assert gradient.dtype == given.dtype, name
         assert gradient.shape == given.shape, name
-        # A gradient of a scalar adds up all rows.
+        # The gradient of a scalar option is a sum over all rows.
         assert_within(gradient, getattr(answer, name), ulps + 2, working=working)
 
 

@@ -1,4 +1,4 @@
-"""README and the pages with Python blocks: where they are, and their blocks."""
+"""The paths of the README and of the pages with Python blocks, and their blocks."""
 
 import re
 
@@ -13,7 +13,7 @@ DOCUMENTS = [
 
 
 def python_blocks(text):
-    """The fenced blocks of Python, each with the number of its first line."""
+    """Return the fenced blocks of Python, each with the number of its first line."""
     fences = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [(text.count("\n", 0, fence.start(1)) + 1, fence[1]) for fence in fences]
 
@@ -23,11 +23,11 @@ def is_session(block):
 
 
 def as_module(text):
-    """All blocks of a document as one module, each line at its own number. A session gives its input alone."""
+    """Return all blocks of a document as one module. Each line keeps its line number. Of a session, only the input is kept."""
     lines = []
     for first, block in python_blocks(text):
         lines += [""] * (first - 1 - len(lines))
         for line in block.splitlines():
-            shown = is_session(block) and not line.startswith((">>> ", "... "))
-            lines.append("" if shown else line[4:] if is_session(block) else line)
+            is_output = is_session(block) and not line.startswith((">>> ", "... "))
+            lines.append("" if is_output else line[4:] if is_session(block) else line)
     return "\n".join(lines) + "\n"

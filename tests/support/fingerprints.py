@@ -1,4 +1,4 @@
-"""Digests of the bits of every kind of loss and gradient; `python -m tests.support.fingerprints 16` prints those that 16 threads get at once."""
+"""Digests of the bits of every kind of loss and gradient. `python -m tests.support.fingerprints 16` prints the digests from 16 concurrent threads."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ import jaxce
 from tests.support import cases
 from tests.support.cases import INTEGER, SIGMOID, SOFT
 
-# Large enough that XLA splits the work among its threads; no number of them divides it.
+# Large enough that XLA splits the work among its threads. No usual number of threads divides the sizes.
 SHAPE = (131, 2049)
 
 
 def _gradients(loss, names, dtype):
-    """Losses, and their gradients by every input that has one."""
+    """Return a computation of the losses and their gradients with respect to every differentiable input."""
     rng = np.random.default_rng(0)
     logits, labels = cases.make_logits(rng, SHAPE, dtype), loss.make_labels(rng, SHAPE, -1)
     options = cases.make_options(rng, names, loss, SHAPE, labels)
@@ -35,7 +35,7 @@ def _gradients(loss, names, dtype):
 
 
 def _merged(dtype):
-    """The gradient of losses from merged statistics."""
+    """Return a computation of the gradient of losses from merged statistics."""
     rng = np.random.default_rng(0)
     logits, labels = cases.make_logits(rng, SHAPE, dtype), INTEGER.make_labels(rng, SHAPE, -1)
 
@@ -59,7 +59,7 @@ COMPUTATIONS = {
 
 
 def fingerprint(computation):
-    """The digests of the bits of each array that it gives."""
+    """Return the digest of each result array of the computation."""
     leaves = jax.tree_util.tree_leaves_with_path(computation())
     return {jax.tree_util.keystr(path): _digest(np.asarray(leaf)) for path, leaf in leaves}
 
@@ -73,32 +73,32 @@ def fingerprints():
 
 
 def fingerprints_of_threads(num_threads):
-    """What each of so many threads gets, all of which begin every computation together, so that they compile it together too."""
-    start, found = threading.Barrier(num_threads, timeout=120), [{} for _ in range(num_threads)]
+    """Return the fingerprints from each thread. All threads start each computation at the same time, so they also compile it at the same time."""
+    start, results = threading.Barrier(num_threads, timeout=120), [{} for _ in range(num_threads)]
 
-    def work(mine):
+    def work(result):
         for name, computation in COMPUTATIONS.items():
             start.wait()
-            mine[name] = fingerprint(computation)
+            result[name] = fingerprint(computation)
 
-    threads = [threading.Thread(target=work, args=(mine,)) for mine in found]
+    threads = [threading.Thread(target=work, args=(result,)) for result in results]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return found
+    return results
 
 
 def _size_of_the_thread_pool():
-    """How many threads XLA computes with; None where the system does not tell."""
+    """Return the number of compute threads of XLA; None if the system does not list threads."""
     tasks = pathlib.Path("/proc/self/task")
-    return sum(map(_computes, tasks.iterdir())) if tasks.exists() else None
+    return sum(map(_is_compute_thread, tasks.iterdir())) if tasks.exists() else None
 
 
-def _computes(task):
+def _is_compute_thread(task):
     try:
         return "XLAEigen" in (task / "comm").read_text()
-    except OSError:  # a thread that has just ended
+    except OSError:  # the thread has just ended
         return False
 
 

@@ -1,4 +1,4 @@
-"""Closed forms of the Hessians of the losses, and sums of the losses through loops and checkpoint whose Hessians those are."""
+"""Closed forms of the Hessians of the losses, and sums of the losses through loops and checkpoint that have these Hessians."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,10 @@ SHAPE = (3, 4)
 
 
 def softmax_hessian(z, w):
-    """Of sum_i w_i (log_z - z_y)_i: diag(p) - p p^T, block by block, and its scale, the sum of both."""
+    """Return the Hessian of `sum_i w_i (log_z - z_y)_i`, and its scale.
+
+    The block of row i is `w_i (diag(p) - p p^T)`. Its scale is `w_i (diag(p) + p p^T)`.
+    """
     p = np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
     n, c = z.shape
     hessian, scale = np.zeros((n, c, n, c)), np.zeros((n, c, n, c))
@@ -44,7 +47,7 @@ def weighted(loss, labels, w):
 
 
 def through_scan(loss, labels, w):
-    """The same total, a row at a time."""
+    """Return the function `weighted(loss, labels, w)`, computed row by row in a scan."""
 
     def total(z):
         def step(carry, row):

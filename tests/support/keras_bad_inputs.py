@@ -1,4 +1,4 @@
-"""Arguments that do not fit the functions of `jaxce.keras`, generated for each of them: the same mistakes under the names of each face."""
+"""Invalid arguments for the functions of `jaxce.keras`: the same mistakes for each function, with the argument names of its module."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ OPTIONS = {
 }
 
 # fmt: off
-# Predictions that no function takes: (value, exception, message after the name).
+# Predictions that no function accepts: (value, exception, message after the name).
 PREDICTIONS = {
     "integers": (i32(4, 5), TypeError, "must be floating point; got int32"),
     "booleans": (booleans(4, 5), TypeError, "must be floating point; got bool"),
@@ -37,7 +37,7 @@ LABELS = {
     "words": ("cat", TypeError, "must be an array or nested lists of numbers"),
     "ragged lists": ([[1, 0], [1]], TypeError, "must be an array or nested lists of numbers"),
 }
-# Labels of another shape than that of the predictions: a message after the name.
+# Labels of a wrong shape: (value, message after the name).
 PROBABILITY_SHAPES = {
     "fewer rows": (f32(3, 5), r"must have the shape of `%s`, \(4, 5\); got \(3, 5\)"),
     "one row for all": (f32(1, 5), r"must have the shape of `%s`, \(4, 5\); got \(1, 5\)"),
@@ -75,7 +75,7 @@ VALUES = {
 
 
 def calls():
-    """Name -> call."""
+    """Return all calls by name."""
     return {f"{face}.{name}, {case}": call for (face, name) in OPTIONS for case, call in _calls_of(face, name)}
 
 

@@ -1,7 +1,7 @@
-"""The label rule as a table: labels that are no class, and small dtypes that cannot count the classes, in every way of calling a loss.
+"""The label rule as a table: labels outside the classes, and small dtypes that cannot represent all classes, in every way to call a loss.
 
-A cell is `(label, dtype, number of classes, way, quantity)`. A label that is a class has its own loss and gradient; one that is not has NaN in both;
-and the rows around it have theirs in either case.
+A cell is `(label, dtype, number of classes, way, quantity)`. A valid label gives its own loss and gradient. An invalid label gives NaN in both. The
+neighbouring rows have their own losses and gradients in both cases.
 """
 
 import jax
@@ -40,14 +40,14 @@ def _vmap_both(f, logits, labels):
 
 
 def _vmap_labels(f, logits, labels):
-    """Every label against every row of logits; the answers of its own row are on the diagonal."""
+    """Map over the labels: combine every label with every row of logits. The result of a label with its own row is on the diagonal."""
     losses, gradient = jax.jit(jax.vmap(f, (None, 0)))(logits, jnp.broadcast_to(labels[:, None], (len(labels),) * 2))
     own = np.arange(len(labels))
     return losses[own, own], gradient[own, own]
 
 
 def _vmap_logits(f, logits, labels):
-    """Every label against every row of logits, batched the other way round."""
+    """Map over the logits: combine every label with every row of logits."""
     many = jnp.broadcast_to(logits[:, None], (len(logits), *logits.shape))
     losses, gradient = jax.jit(jax.vmap(f, (0, None)))(many, labels)
     own = np.arange(len(labels))
@@ -64,13 +64,13 @@ WAYS = {
 
 
 def rows(labels, dtype, num_classes):
-    """Each label with a row of logits in which a wrapped or clamped label would have a loss, and between them rows of class 2."""
+    """Return one row per label, each followed by a row with the label 2. The logits are random, so a wrapped or clamped label has a finite loss."""
     labels = np.array([x for label in labels for x in (label, 2)]).astype(dtype)
     return np.random.default_rng(0).standard_normal((len(labels), num_classes)).astype(np.float32), labels
 
 
 def rule(logits, labels):
-    """(losses, gradient) by the formula, in float64."""
+    """Compute the losses and the gradient by the formula, in float64."""
     z = logits.astype(np.float64)
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     losses, gradient = np.full(len(z), np.nan), np.full(z.shape, np.nan)
@@ -82,28 +82,28 @@ def rule(logits, labels):
 
 
 def failures(function, *, labels=LABELS, ways=WAYS, answers=values_and_gradient):
-    """(the number of cells, those that do not hold) of `function(logits, labels)`.
+    """Return the number of cells of `function(logits, labels)`, and the list of the wrong ones.
 
-    `labels` and `ways` are those of the tables above, or some of them: the ways that the library has. `answers` gives losses and gradient where
-    JAX does not differentiate it. A call that raises answers none of its cells.
+    `labels` and `ways` are the tables above, or the part of them that the library supports. `answers` computes the losses and the gradient; replace
+    it if JAX cannot differentiate the function. If a call raises, all of its cells are wrong.
     """
     total, failed = 0, []
     for ((dtype, num_classes), values), way in ((x, w) for x in labels.items() for w in ways):
-        logits, own = rows(values, dtype, num_classes)
-        expected = rule(logits, own)
+        logits, row_labels = rows(values, dtype, num_classes)
+        expected = rule(logits, row_labels)
         try:
-            got = ways[way](lambda z, y: answers(function, z, y), logits, own)
-        except Exception:  # whatever it is, it is no answer
+            got = ways[way](lambda z, y: answers(function, z, y), logits, row_labels)
+        except Exception:  # any exception makes all cells of this call wrong
             got = (np.zeros_like(logits[:, 0]), np.zeros_like(logits))
         for quantity, actual in zip(QUANTITIES, got, strict=True):
             near = np.isclose(actual, expected[quantity], rtol=1e-4, atol=1e-6, equal_nan=True)
-            holds = near.reshape(len(values), -1).all(1)  # the label's row, and the one after it
+            holds = near.reshape(len(values), -1).all(1)  # the row of the label, and the next row
             total += len(values)
             failed += [(label, dtype, num_classes, way, quantity) for label in np.array(values)[~holds].tolist()]
     return total, failed
 
 
 def evaluate(function, **settings):
-    """(the number of cells, how many of them hold)."""
+    """Return the number of cells, and the number of correct ones."""
     cells, failed = failures(function, **settings)
     return cells, cells - len(failed)

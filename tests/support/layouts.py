@@ -1,7 +1,7 @@
-"""The losses of a linear layer for every layout on an explicit mesh of 2 x 4 devices: a program, as a fault of a compiler may end it.
+"""A program that checks the losses of a linear layer in every layout on an explicit mesh of 2 x 4 devices.
 
-It checks values, gradients and the sharding of the losses in every layout and dtype, and then prints "done". Before each layout it prints the
-layout, so that the last line says where the program ended.
+It is a program of its own because a bug of the compiler may abort the process. It checks the values, the gradients and the sharding of the losses
+in every layout and dtype, and then prints "done". It prints each layout before it checks the layout, so that the last line shows where it aborted.
 """
 
 import itertools
@@ -24,12 +24,12 @@ from tests.support.oracle import Quantity
 
 FEATURES, CLASSES = 4, 24
 OPTIONS = {"label_smoothing": np.float32(0.1), "z_loss": np.float32(0.01)}
-# XLA for CPU has a fault in bfloat16. float16 differs from float32 in what it rounds alone.
+# XLA for CPU has a bug in bfloat16. float16 differs from float32 only in its rounding.
 DTYPES = (jnp.float32, jnp.bfloat16)
-OF_TOKENS = (None, "data", "model", ("data", "model"))
-OF_CLASSES = (None, "data", "model")
+TOKEN_SPLITS = (None, "data", "model", ("data", "model"))
+CLASS_SPLITS = (None, "data", "model")
 # (shape of the tokens, how they are split, how the classes are split)
-LAYOUTS = [((16,), P(tokens), classes) for tokens, classes in itertools.product(OF_TOKENS, OF_CLASSES)] + [
+LAYOUTS = [((16,), P(tokens), classes) for tokens, classes in itertools.product(TOKEN_SPLITS, CLASS_SPLITS)] + [
     ((4, 8), P("data", "model"), None),
     ((4, 8), P("data", "model"), "model"),
     ((4, 8), P(None, "data"), "model"),
@@ -41,7 +41,7 @@ def losses(hidden, classifier, labels):
     return jaxce.linear_softmax_cross_entropy(hidden, classifier, labels, **OPTIONS)
 
 
-def of_stats(hidden, classifier, labels):
+def losses_from_stats(hidden, classifier, labels):
     stats = jaxce.linear_logit_stats(hidden, classifier, labels)
     for field in (stats.sum_exp_rest, stats.nll, stats.num_classes):
         assert jax.typeof(field).sharding.spec == jax.typeof(labels).sharding.spec
@@ -50,10 +50,10 @@ def of_stats(hidden, classifier, labels):
 
 
 def answers(arguments, cotangent):
-    """Values and gradients of the three functions, by name."""
+    """Compute the values and gradients of the three functions, by name."""
     hidden, classifier, labels = arguments
     found = {}
-    for function in (losses, of_stats):
+    for function in (losses, losses_from_stats):
         value, pull = jax.vjp(lambda h, w, f=function: f(h, w, labels), hidden, classifier)
         assert jax.typeof(value).sharding.spec == jax.typeof(labels).sharding.spec
         found[function.__name__] = value, pull(cotangent)
@@ -67,9 +67,9 @@ def answers(arguments, cotangent):
 
 
 def check(mesh, shape, tokens, classes):
-    """One layout in every dtype."""
+    """Check one layout in every dtype."""
     size = int(np.prod(shape))
-    made = linear_cases.make(np.random.default_rng(0), size, FEATURES, CLASSES)
+    arrays = linear_cases.make(np.random.default_rng(0), size, FEATURES, CLASSES)
     cotangent = np.linspace(-1, 2, size, dtype=np.float32)
 
     def put(x, spec, dtype=None):
@@ -77,7 +77,7 @@ def check(mesh, shape, tokens, classes):
 
     inputs = {}
     for dtype in DTYPES:
-        hidden, classifier, labels = made
+        hidden, classifier, labels = arrays
         inputs[dtype.__name__] = (
             put(hidden.reshape(*shape, FEATURES), P(*tokens), dtype),
             put(classifier, P(None, classes), dtype),
@@ -92,25 +92,25 @@ def check(mesh, shape, tokens, classes):
         assert float(answer.pop("weight")) == size
         for name, (value, gradients) in answer.items():
             ct = np.ones(size) if name == "sum" else cotangent
-            loss, of_loss = linear_cases.expected(*made, ct, **OPTIONS)
+            loss, gradients_wanted = linear_cases.expected(*arrays, ct, **OPTIONS)
             if name == "sum":
                 loss = Quantity(loss.value.sum(), loss.scale.sum())
             assert value.dtype == jnp.float32
             assert_within(np.asarray(value).reshape(loss.value.shape), loss, 8)
             for argument, gradient in zip(("hidden", "classifier"), gradients, strict=True):
-                wanted = Quantity(*(x.reshape(gradient.shape) for x in of_loss[argument]))
+                wanted = Quantity(*(x.reshape(gradient.shape) for x in gradients_wanted[argument]))
                 assert gradient.dtype == dtype
                 # Each device rounds its part of a gradient before the parts are summed.
                 assert_within(gradient, wanted, 8 if dtype == jnp.float32 else 2)
 
 
 def in_vmap(mesh):
-    """The first axis of the mesh belongs to the `jax.vmap`, so a `shard_map` inside is manual over the other axis alone."""
+    """Map the losses over the first axis of the mesh with `jax.vmap`. A `shard_map` inside is then manual over the other axis only."""
     return P("data", "model"), P(), jax.vmap(losses, (0, None, 0))
 
 
 def in_part_of_the_mesh(mesh):
-    """A `jax.shard_map` of the caller's, manual over the axis of the classes alone."""
+    """Compute the losses in a `jax.shard_map` of the caller that is manual only over the axis of the classes."""
 
     def local(hidden, classifier, labels):
         return jaxce.linear_softmax_cross_entropy(hidden, classifier, labels, axis_name="model", **OPTIONS)
@@ -120,7 +120,7 @@ def in_part_of_the_mesh(mesh):
 
 
 def check_gradients(mesh, tokens, classifier_spec, function):
-    """In bfloat16, of tokens `[4, 8]`."""
+    """Check the gradients in bfloat16, for tokens of shape `[4, 8]`."""
     hidden, classifier, labels = linear_cases.make(np.random.default_rng(0), 32, FEATURES, CLASSES)
     specs = P(*tokens), classifier_spec, P(*tokens)
     arrays = (
@@ -130,13 +130,13 @@ def check_gradients(mesh, tokens, classifier_spec, function):
     )
     placed = [jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(arrays, specs, strict=True)]
     gradients = jax.jit(jax.grad(lambda *x: function(*x).sum(), (0, 1)))(*placed)
-    _, of_loss = linear_cases.expected(hidden, classifier, labels, np.ones(32), **OPTIONS)
+    _, gradients_wanted = linear_cases.expected(hidden, classifier, labels, np.ones(32), **OPTIONS)
     for argument, gradient in zip(("hidden", "classifier"), gradients, strict=True):
-        assert_within(gradient, Quantity(*(x.reshape(gradient.shape) for x in of_loss[argument])), 2)
+        assert_within(gradient, Quantity(*(x.reshape(gradient.shape) for x in gradients_wanted[argument])), 2)
 
 
 def main(*only):
-    """Check the layouts with these numbers; without any, all of them and the transforms around them."""
+    """Check the layouts with these numbers. Without numbers, check all layouts and the two transforms of the losses."""
     jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")

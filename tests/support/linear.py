@@ -1,4 +1,4 @@
-"""The losses of a linear layer against the oracle, and every mode of differentiation of them against the textbook formula."""
+"""Check the losses of a linear layer against the oracle, and every mode of differentiation of these losses against the textbook formula."""
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,13 @@ from tests.support.closeness import assert_within
 from tests.support.linear_cases import DIFFERENTIABLE, OPTIONS, TOKENS, expected, make
 from tests.support.oracle import Quantity
 
-ALL_OR_NONE = [tuple(OPTIONS), *covering.at_night(())]
-# Of the logits themselves, their cap and the products of the gradients, on top of the loss's own.
+ALL_OR_NONE = [tuple(OPTIONS), *covering.nightly_values(())]
+# Includes the rounding of the logits, of their cap and of the matrix products of the gradients, in addition to that of the loss.
 ULPS = 8
 
 
 def answers(hidden, classifier, labels, cotangent, implementation, **options):
-    """Losses with the gradients under a cotangent, then the total with its gradients, each by name."""
+    """Return the losses and their gradients under a cotangent, then the total and its gradients. Gradients are by name."""
     by_name = {"hidden": hidden, "classifier": classifier, **{n: v for n, v in options.items() if n in DIFFERENTIABLE}}
     fixed = {n: v for n, v in options.items() if n not in by_name}
 
@@ -47,7 +47,7 @@ def check(rng, implementation, names, ulps=ULPS):
 
 
 def plain(hidden, classifier, labels, *, bias, soft_cap=None, z_loss=0.0):
-    """The textbook formula, which JAX differentiates."""
+    """Compute the losses by the textbook formula, which JAX differentiates."""
     z = hidden @ classifier + bias[None]
     z = z if soft_cap is None else soft_cap * jnp.tanh(z / soft_cap)
     picked = jnp.take_along_axis(z, labels[:, None], 1)[:, 0]
@@ -104,8 +104,7 @@ def differentiate(rng, mode, total, blocks):
         losses = plain(labels=labels, z_loss=0.1, **x)
         return losses.sum() if total else losses
 
-    if mode in ("scan", "hvp of scan", "grad of vmap"):  # a cap of 0 has no derivative
-        cap = x.pop("soft_cap"), t.pop("soft_cap")
-        assert cap
+    if mode in ("scan", "hvp of scan", "grad of vmap"):  # these scale the inputs by 0, and a cap of 0 has no derivative
+        del x["soft_cap"], t["soft_cap"]
     got, want = (jax.jit(lambda x, t, f=f: MODES[mode](f, x, t))(x, t) for f in (ours, theirs))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), got, want)

@@ -1,7 +1,7 @@
-"""Problems of a linear layer, their options, and the oracle's answers.
+"""Problems for a linear layer, their options, and the results of the oracle.
 
-`hidden`, `classifier` and `bias` are small multiples of 1/8, so that the logits are exact in float32 however they are summed, and what is
-compared is what the library does with them.
+`hidden`, `classifier` and `bias` are small multiples of 1/8. So the logits are exact in float32 for any order of summation, and the tests measure
+only the errors of the library after the logits.
 """
 
 import numpy as np
@@ -28,26 +28,26 @@ def make(rng, tokens=TOKENS, features=FEATURES, classes=CLASSES, dtype=np.float3
 
 
 def expected(hidden, classifier, labels, cotangent, *, bias=None, soft_cap=None, **options):
-    """The losses, and the gradients of their sum with `cotangent` by name, in extended precision."""
+    """Return the losses, and the gradients of `sum(cotangent * losses)` by name, in extended precision."""
     h, w = (np.asarray(x).astype(EXTENDED) for x in (hidden, classifier))
     raw = h @ w if bias is None else h @ w + np.asarray(bias).astype(EXTENDED)
-    slope, by_cap, z = np.ones_like(raw), np.zeros_like(raw), raw
+    z_by_raw, z_by_cap, z = np.ones_like(raw), np.zeros_like(raw), raw
     if soft_cap is not None:
         cap = EXTENDED(soft_cap)
         z = cap * np.tanh(raw / cap)
-        slope = 1 / np.cosh(raw / cap) ** 2
-        by_cap = np.tanh(raw / cap) - raw / cap * slope
+        z_by_raw = 1 / np.cosh(raw / cap) ** 2
+        z_by_cap = np.tanh(raw / cap) - raw / cap * z_by_raw
     answer = oracle.integer_softmax(z, labels, cotangent=cotangent, **options)
     d, size = (np.asarray(x) for x in answer.logits)
     size = size + abs(d) * (1 + abs(z))
-    spread = Quantity(answer.loss.value, answer.loss.scale + (0 if soft_cap is None else 2 * abs(z).max(-1)))
+    loss = Quantity(answer.loss.value, answer.loss.scale + (0 if soft_cap is None else 2 * abs(z).max(-1)))
     gradients = {
-        "hidden": Quantity((d * slope) @ w.T, (size * slope) @ abs(w).T),
-        "classifier": Quantity(h.T @ (d * slope), abs(h).T @ (size * slope)),
-        "bias": Quantity((d * slope).sum(0), (size * slope).sum(0)),
-        "soft_cap": Quantity((d * by_cap).sum(), (size * (abs(by_cap) + abs(z))).sum()),
+        "hidden": Quantity((d * z_by_raw) @ w.T, (size * z_by_raw) @ abs(w).T),
+        "classifier": Quantity(h.T @ (d * z_by_raw), abs(h).T @ (size * z_by_raw)),
+        "bias": Quantity((d * z_by_raw).sum(0), (size * z_by_raw).sum(0)),
+        "soft_cap": Quantity((d * z_by_cap).sum(), (size * (abs(z_by_cap) + abs(z))).sum()),
         "label_smoothing": answer.label_smoothing,
         "class_weights": answer.class_weights,
         "z_loss": answer.z_loss,
     }
-    return spread, gradients
+    return loss, gradients

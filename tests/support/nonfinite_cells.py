@@ -1,7 +1,7 @@
-"""The non-finite matrix: an awkward entry, a place for it, a loss, a quantity; each cell with what the rules say of it.
+"""The table of non-finite and extreme logits, with the expected result of each cell.
 
-A cell is `(loss, entry, place, quantity)`. They may be asked of any library that offers some of the functions named in `LOSSES`: see
-`failures`.
+A cell is `(loss, entry, place, quantity)`: the entry is a logit, and the place is its position in a row. `failures` checks any library that has
+some of the functions in `LOSSES`.
 """
 
 import itertools
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.support.nonfinite_rules import (
-    AROUND,
     INF,
     NAN,
+    OTHER_EXAMPLES,
     QUANTITIES,
     TANGENT,
     C,
@@ -45,7 +45,7 @@ class Case(NamedTuple):
     expected: dict[str, Expected]
 
 
-# Which places there are for an entry: (its class, the classes that `where` keeps, whether `mask` keeps the row).
+# The places of an entry: (its class, the classes that `where` keeps, whether `mask` keeps the row).
 ALL = np.ones(C, bool)
 OPTIONAL_PLACES = {
     "masked class": (IMPOSSIBLE, ~np.eye(C, dtype=bool)[IMPOSSIBLE], True),
@@ -59,7 +59,7 @@ BINARY_LABELS = np.float32([1, 0, 0.25, 1, 0])
 BINARY_PLACES = {"true class": (0, ALL, ALL), "elsewhere": (1, ALL, ALL), "soft label": (2, ALL, ALL)}
 MASKED_ENTRY = {"masked entry": (0, ALL, ~np.eye(C, dtype=bool)[0]), "masked row": (0, ALL, ~ALL)}
 
-# The function of a library -> the losses it is asked for: name -> (label distribution, places).
+# The function of a library -> the losses that it computes: name -> (label distribution, places).
 LOSSES = {
     "integer": {"integer": (ONE_HOT, {**PLACES, **OPTIONAL_PLACES})},
     "soft": {
@@ -74,8 +74,8 @@ LOSSES = {
 }
 
 
-def case_of(function, loss, q, entry, place, where_and_how):
-    index, where, mask = where_and_how
+def make_case(function, loss, q, entry, place, place_spec):
+    index, where, mask = place_spec
     logits = ROW.copy()
     logits[index] = ROW_ENTRIES[entry]
     if entry == "row of -inf":
@@ -88,7 +88,7 @@ def case_of(function, loss, q, entry, place, where_and_how):
         expected = with_jvp(*sigmoid_rule(logits, q, mask, function == "keras_binary"), elementwise=True)
     elif function == "loss_sum":
         expected = with_jvp(*mean_rule(logits, q, where, mask), elementwise=False)
-        logits, labels = np.stack([AROUND[0], logits, AROUND[1]]), np.full(3, TRUE, np.int32)
+        logits, labels = np.stack([OTHER_EXAMPLES[0], logits, OTHER_EXAMPLES[1]]), np.full(3, TRUE, np.int32)
         options = {n: np.stack([np.ones_like(v), v, np.ones_like(v)]) for n, v in options.items()}
     else:
         answer = softmax_rule(logits, q, where, mask, function.startswith("keras"))
@@ -96,22 +96,22 @@ def case_of(function, loss, q, entry, place, where_and_how):
     return Case(loss, entry, place, logits, labels, options, expected)
 
 
-def cases_of(function):
-    """The cases of a function of the library, those with the same options together, as they go into one call."""
+def make_calls(function):
+    """Return the cases of a function of the library, as one list per call. The cases of one call have the same options."""
     with np.errstate(all="ignore"):
         cases = [
-            case_of(function, loss, q, entry, place, where_and_how)
+            make_case(function, loss, q, entry, place, place_spec)
             for loss, (q, places) in LOSSES[function].items()
-            for (place, where_and_how), entry in itertools.product(places.items(), ROW_ENTRIES)
+            for (place, place_spec), entry in itertools.product(places.items(), ROW_ENTRIES)
         ]
     key = lambda case: sorted(case.options)  # noqa: E731 - used twice, here
     return [list(group) for _, group in itertools.groupby(sorted(cases, key=key), key)]
 
 
 def answers(function, logits, labels, quantities=QUANTITIES, **options):
-    """`quantities` of `function(logits, labels, **options)` for a batch of cases in the first axis, by JAX."""
+    """Compute the `quantities` of `function(logits, labels, **options)` with JAX, for a batch of cases along the first axis."""
     tangent = jnp.broadcast_to(TANGENT, logits.shape)
-    losses = lambda z: function(z, labels, **options)  # noqa: E731 - the one function that all four are of
+    losses = lambda z: function(z, labels, **options)  # noqa: E731 - the function of all four quantities
     value, jvp = jax.jvp(losses, (logits,), (tangent,))
     gradient = jax.grad(lambda z: losses(z).sum())
     found = {"value": value, "gradient": gradient(logits), "jvp": jvp}
@@ -121,7 +121,7 @@ def answers(function, logits, labels, quantities=QUANTITIES, **options):
 
 
 def batched_hessian(total, logits, inner, outer="forward"):
-    """The Hessian of each case in a batch, one column for all cases at a time. `inner` makes the gradient."""
+    """Compute the Hessian of each case in a batch, one column for all cases at a time. `inner` returns the gradient function."""
     shape = logits.shape[1:]
     basis = jnp.eye(int(np.prod(shape)), dtype=logits.dtype).reshape(-1, 1, *shape)
     gradient = inner(total)
@@ -137,7 +137,7 @@ def batched_hessian(total, logits, inner, outer="forward"):
 
 
 def agrees(actual, expected, ulps):
-    """Whether every entry is what it should be, within `ulps` of float32 of what it is a sum of."""
+    """Whether every entry has its expected value, within `ulps` of float32 relative to the scale."""
     value, scale, actual = (np.asarray(x).astype(np.longdouble) for x in (expected.value, expected.scale, actual))
     if actual.shape != value.shape:
         return False
@@ -150,36 +150,36 @@ def agrees(actual, expected, ulps):
 
 
 def batch(cases):
-    """(logits, labels, options) of cases that go into one call."""
+    """Stack the cases of one call: return logits, labels and options."""
     options = {name: np.stack([c.options[name] for c in cases]) for name in cases[0].options}
     return np.stack([c.logits for c in cases]), np.stack([c.labels for c in cases]), options
 
 
 def groups(library):
-    """(function, cases of one call) for the losses that the library has, and the options: `library.options`, none by default."""
+    """Yield (function, cases of one call) for each loss and each set of options that the library has. The default of `library.options` is none."""
     for name in LOSSES:
         function = getattr(library, name, None)
-        for cases in cases_of(name) if function else ():
+        for cases in make_calls(name) if function else ():
             if set(cases[0].options) <= set(getattr(library, "options", ())):
                 yield function, cases
 
 
 def failures(library, *, way=jax.jit, quantities=QUANTITIES, ulps=8):
-    """(the number of cells, those that do not hold).
+    """Return the number of cells, and the list of the wrong ones.
 
     Args:
-      library: Has some of the functions in `LOSSES`, as `function(logits, labels, **options)` giving losses; `options`, the names of those
-        that it takes, of "where" and "mask"; and, unless JAX differentiates its functions, `answers` in place of the one here.
-      way: What is done to the function of `(logits, labels, options)` that is evaluated, where JAX evaluates it.
-      quantities: Which of `QUANTITIES`.
-      ulps: How exact a finite quantity has to be.
+      library: Has some of the functions in `LOSSES`; each is called as `function(logits, labels, **options)` and returns losses. `options` holds
+        the supported options: "where", "mask" or both. If JAX cannot differentiate the functions, `library.answers` replaces `answers`.
+      way: A transform of the evaluated function of `(logits, labels, options)`. Not used if the library has its own `answers`.
+      quantities: Some of `QUANTITIES`.
+      ulps: The allowed error of a finite quantity.
     """
     total, failed = 0, []
-    ask = getattr(library, "answers", answers)
+    compute = getattr(library, "answers", answers)
     for function, cases in groups(library):
         logits, labels, options = batch(cases)
-        run = lambda z, y, o, function=function: ask(function, z, y, quantities, **o)  # noqa: E731 - so that `way` takes arrays alone
-        got = (way(run) if ask is answers else run)(logits, labels, options)
+        run = lambda z, y, o, function=function: compute(function, z, y, quantities, **o)  # noqa: E731 - `way` accepts only arrays
+        got = (way(run) if compute is answers else run)(logits, labels, options)
         for i, case in enumerate(cases):
             for quantity in quantities:
                 total += 1
@@ -189,6 +189,6 @@ def failures(library, *, way=jax.jit, quantities=QUANTITIES, ulps=8):
 
 
 def evaluate(library, **settings):
-    """(the number of cells, how many of them hold)."""
+    """Return the number of cells, and the number of correct ones."""
     cells, failed = failures(library, **settings)
     return cells, cells - len(failed)

@@ -1,6 +1,6 @@
-"""What the rules say of rows with awkward entries: limits, except where the rule table says NaN, in extended precision.
+"""The expected results for rows with non-finite or extreme entries, in extended precision: limits, except where the rule table says NaN.
 
-Written from the rule table; nothing here comes from the package.
+This module implements the rule table and imports nothing from the package.
 """
 
 from typing import NamedTuple
@@ -9,14 +9,14 @@ import numpy as np
 
 NAN, INF = np.nan, np.inf
 QUANTITIES = ("value", "gradient", "jvp", "hessian")
-# The other examples of a `LossSum`, of the same class as the awkward one.
-AROUND = np.float32([[1, 0, -2, 0.5, 3], [-1, 2, 0.75, 0, -3]])
+# The two other examples of a `LossSum`. They have the same label as the example of the cell.
+OTHER_EXAMPLES = np.float32([[1, 0, -2, 0.5, 3], [-1, 2, 0.75, 0, -3]])
 TANGENT = np.float32([0.75, -1.25, 0.5, 2, -0.25])
 C = 5
 
 
 class Expected(NamedTuple):
-    """What a quantity is, what it is a sum of, and where a 0 is as good as NaN, as there is nothing to differentiate."""
+    """The expected value, the scale of its rounding errors, and the entries where 0 and NaN are both correct (`free`)."""
 
     value: np.ndarray
     scale: np.ndarray
@@ -24,7 +24,7 @@ class Expected(NamedTuple):
 
 
 def softmax_rule(z, q, where, mask, infinity_is_nan):
-    """(value, gradient, Hessian) of one row: the limits, except where the table says NaN."""
+    """Return value, gradient and Hessian of one row: the limits, except where the table says NaN."""
     z, q = z.astype(np.longdouble), q.astype(np.longdouble)
     zero, square = np.zeros(C), np.zeros((C, C))
     nothing = Expected(np.zeros(()), np.zeros(())), Expected(zero, zero), Expected(square, square)
@@ -36,7 +36,7 @@ def softmax_rule(z, q, where, mask, infinity_is_nan):
         alone = infinite.sum() == 1 and not q[~infinite].any() and not np.isnan(z[where]).any()
         if alone and not infinity_is_nan:
             return nothing
-        # Such a row may stay NaN whichever logit moves, one left out too.
+        # The derivatives of such a row may be NaN with respect to every logit, even one that `where` leaves out.
         return (
             Expected(np.array(NAN), np.zeros(())),
             Expected(np.where(where, NAN, 0), zero, where & ~part),
@@ -55,7 +55,7 @@ def softmax_rule(z, q, where, mask, infinity_is_nan):
 
 
 def sigmoid_rule(x, y, mask, agreement_is_nan):
-    """(value, gradient, Hessian) of independent entries."""
+    """Return value, gradient and Hessian of independent entries."""
     x, y = np.where(mask, x, 0).astype(np.longdouble), y.astype(np.longdouble)
     minus_log_yes, minus_log_no = np.logaddexp(0, -x), np.logaddexp(0, x)
     value = np.where(y == 0, 0, y * np.where(y == 0, 0, minus_log_yes))
@@ -68,19 +68,19 @@ def sigmoid_rule(x, y, mask, agreement_is_nan):
         free = np.isinf(x) & (value == 0)
         value = np.where(free, NAN, value)
     curvature = mask * p * not_p
-    # A NaN entry may show in every derivative of its own gradient.
+    # A NaN entry may make every derivative of its own gradient NaN.
     hessian = np.where(np.eye(C, dtype=bool), curvature[:, None], 0)
-    around = (undefined | free)[:, None] | (undefined | free)[None]
+    undefined_pairs = (undefined | free)[:, None] | (undefined | free)[None]
     return (
         Expected(value, value),
         Expected(gradient, scale, free),
-        Expected(np.where(around, NAN, hessian), abs(np.where(around, 0, hessian)), around),
+        Expected(np.where(undefined_pairs, NAN, hessian), abs(np.where(undefined_pairs, 0, hessian)), undefined_pairs),
     )
 
 
 def mean_rule(z, q, where, mask):
-    """The mean over the examples that count: `z` between two ordinary ones."""
-    rows = [AROUND[0], z, AROUND[1]]
+    """Return value, gradient and Hessian of the mean over the unmasked examples. `z` is between two ordinary examples."""
+    rows = [OTHER_EXAMPLES[0], z, OTHER_EXAMPLES[1]]
     wheres, masks = (np.ones(C, bool), where, np.ones(C, bool)), (True, mask, True)
     answers = [softmax_rule(row, q, *rest, False) for row, *rest in zip(rows, wheres, masks, strict=True)]
     n = sum(masks)
@@ -99,9 +99,9 @@ def mean_rule(z, q, where, mask):
 
 
 def with_jvp(value, gradient, hessian, elementwise):
-    """The quantities by name; a tangent is what the gradient makes of `TANGENT`."""
+    """Return the quantities by name. The expected jvp is the product of the gradient and `TANGENT`."""
     tangent = np.broadcast_to(TANGENT, np.shape(gradient.value))
-    along = [gradient.value * tangent, gradient.scale * abs(tangent), np.broadcast_to(gradient.free, tangent.shape)]
+    tangents = [gradient.value * tangent, gradient.scale * abs(tangent), np.broadcast_to(gradient.free, tangent.shape)]
     if not elementwise:
-        along = [along[0].sum(), along[1].sum(), np.isnan(value.value)]
-    return dict(zip(QUANTITIES, (value, gradient, Expected(*along), hessian), strict=True))
+        tangents = [tangents[0].sum(), tangents[1].sum(), np.isnan(value.value)]
+    return dict(zip(QUANTITIES, (value, gradient, Expected(*tangents), hessian), strict=True))

@@ -1,8 +1,8 @@
-"""What the losses and their gradients are, in extended-precision NumPy, row by row, straight from their formulas.
+"""The oracle: the losses and their gradients in extended-precision NumPy, row by row, directly from the formulas.
 
-Nothing here comes from the package, nor goes its ways: there is no row maximum to subtract, the loss of a class is made of the pairwise
-differences between its logit and the others. Every quantity comes with its scale: the sum of the magnitudes that it is made of, the
-rounding of `z_k - max z` to the working precision included. An error is judged in ulps of that.
+The oracle imports nothing from the package and uses other algorithms. It subtracts no row maximum; it computes the loss of a class from the
+pairwise differences between its logit and the other logits. Every quantity has a scale: the sum of the magnitudes of its terms, including the
+rounding of `z_k - max z` to the working precision. Errors are measured in ulps of the scale.
 """
 
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
 
 def one_hot(labels, num_classes, axis):
-    """1 at the label, 0 elsewhere; all NaN where the label is no class."""
+    """Return 1 at the label and 0 elsewhere; NaN everywhere if the label is not a class."""
     labels = np.expand_dims(np.asarray(labels).astype(object), axis)
     shape = [1] * labels.ndim
     shape[axis] = num_classes
@@ -55,7 +55,7 @@ def softmax(
     z_loss=0.0,
     cotangent=None,
 ):
-    """sum_k w_k ((1 - s) q_k + s / K) nll_k + zeta log_z^2, K the number of classes that take part."""
+    """sum_k w_k ((1 - s) q_k + s / K) nll_k + zeta log_z^2, where K is the number of classes that take part."""
     z = np.moveaxis(np.asarray(logits).astype(EXTENDED), axis, -1)
     q = np.moveaxis(np.asarray(labels).astype(EXTENDED), axis, -1)
     if where is not None:
@@ -84,7 +84,7 @@ def softmax(
 
 
 def _softmax_row(z, q, w, s, zeta):
-    """(value, scale) of the loss and of its derivatives by z, q, w, s and zeta."""
+    """Return (value, scale) of the loss and of its derivatives with respect to z, q, w, s and zeta."""
     part, infinite = z > -np.inf, z == np.inf
     none = np.where(part, np.nan, 0)
     undefined = [(np.nan, np.nan)] + [(none, none)] * 3 + [(np.nan, np.nan)] * 2
@@ -94,7 +94,7 @@ def _softmax_row(z, q, w, s, zeta):
     share = (1 - s) * q + np.where(part, s / num_part, 0)
     t = w * share
     if infinite.any():
-        # The limit of a loss that asks for this class alone.
+        # If all of the target is on this class, the loss has the limit 0.
         alone = infinite.sum() == 1 and not t[~infinite].any()
         zero = np.zeros_like(z)
         return [(0.0, 0.0)] + [(zero, zero)] * 3 + [(np.nan, np.nan)] * 2 if alone else undefined
@@ -103,7 +103,7 @@ def _softmax_row(z, q, w, s, zeta):
     most = z[part].max()
     log_norm = nll[z == most][0]
     log_z = most + log_norm
-    # What rounding `z_k - most` does to the exponentials, and to the sum of them.
+    # The effect of rounding `z_k - most` on the exponentials, and on their sum.
     below = np.where(part, most - np.where(part, z, 0), 0)
     spread = _dot(p, below)
     log_z_scale = abs(most) + log_norm + spread
@@ -111,7 +111,7 @@ def _softmax_row(z, q, w, s, zeta):
     mass, size = t.sum(), abs(t).sum()
     loss = _dot(t, nll) + zeta * log_z**2
     loss_scale = _dot(abs(t), nll + spread) + abs(zeta) * (log_z**2 + 2 * abs(log_z) * log_z_scale)
-    # mass * p - t, as it is for each class: what the others ask for, less what it lacks.
+    # mass * p - t, rewritten with `1 - p`: the targets of the other classes times p, minus the own target times 1 - p.
     d_z = (mass - t) * p - t * not_p + 2 * zeta * log_z * p
     wide = 1 + below + spread
     d_z_scale = size * p * wide + abs(t) + 2 * abs(zeta) * p * (abs(log_z) * wide + log_z_scale)
@@ -128,7 +128,7 @@ def _softmax_row(z, q, w, s, zeta):
 
 
 def _nll(z, part):
-    """log sum_j exp(z_j - z_k) for each class k, as log(1 + the sum over the others)."""
+    """Compute log sum_j exp(z_j - z_k) for each class k, as log(1 + sum over the other classes)."""
     nll, z = np.full(z.shape, np.inf, EXTENDED), z[part]
     gaps = z[None, :] - z[:, None]
     np.fill_diagonal(gaps, -np.inf)
@@ -137,7 +137,7 @@ def _nll(z, part):
 
 
 def _dot(weights, values):
-    """sum_k w_k v_k, in which a weight of 0 takes away even an infinite value."""
+    """Compute sum_k w_k v_k. A weight of 0 removes even an infinite value."""
     return np.sum(weights * np.where(weights == 0, 0, values))
 
 
@@ -179,7 +179,7 @@ def sigmoid(logits, labels, *, mask=None, label_smoothing=0.0, pos_weight=None, 
         loss=both(w * yes, no),
         logits=under(d_x),
         labels=under(both(w * (1 - s), -(1 - s) * np.ones_like(x))),
-        # Of the two halves that a smoothed label is the difference of, as for the softmax.
+        # The derivative of a smoothed label is a difference of two terms; the scale adds their magnitudes, as for the softmax.
         label_smoothing=under(
             Quantity(both(w * (half - y), y - half).value, both(w * (half + y), half + 1 - y).scale), np.sum
         ),

@@ -1,4 +1,4 @@
-"""The package as a library of losses under the names that the tables of cells ask for."""
+"""The package as a library of losses, with the function names that the tables of cells use."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ def _integer(logits, labels, **options):
 
 
 def _loss_sum(logits, labels, where=None, mask=None):
-    """The mean of each group of examples."""
+    """Return the mean of each group of examples."""
     losses = jaxce.softmax_cross_entropy_with_integer_labels(logits, labels, where=where, mask=mask)
     if mask is None:
         return jax.vmap(lambda x: jaxce.LossSum.of(x).mean())(losses)
@@ -23,7 +23,7 @@ def _loss_sum(logits, labels, where=None, mask=None):
 
 
 def _keras_sparse(logits, labels, mask=None):
-    """What a mask leaves out is given the label to ignore."""
+    """Express a mask by `ignore_class`: an excluded example gets the ignored label."""
     ignore_class = None
     if mask is not None:
         labels, ignore_class = jax.numpy.where(mask, labels, IGNORED), IGNORED

@@ -1,4 +1,4 @@
-"""Whole losses by the code of any platform, run on a CPU: programs are lowered as for that platform, and rows of any length take its forms."""
+"""Run whole losses on a CPU with the forms of another platform: patch the platform of the lowering and the smallest sizes of the forms."""
 
 import contextlib
 
@@ -13,7 +13,7 @@ PLATFORMS = ["cpu", "cuda", "tpu"]
 
 @contextlib.contextmanager
 def lowered_for(platform):
-    """Programs take the forms of this platform. A CPU compiles and runs them."""
+    """Lower programs with the forms of this platform. A CPU compiles and runs them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(primitives, "platforms_of", lambda _: (platform,))
         jax.clear_caches()  # A program that another test has compiled must not run instead.
@@ -23,7 +23,7 @@ def lowered_for(platform):
 
 @contextlib.contextmanager
 def forms_of(platform):
-    """Programs take the forms of this platform, however few and short their rows are."""
+    """Lower programs with the forms of this platform, for arrays of any size."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "SMALLEST", 0)
         patch.setattr(gpu, "SHORTEST", 1)

@@ -1,6 +1,6 @@
-"""Random problems: what a loss may be asked, hard values first of all, as stacks of one shape that a single call answers.
+"""Random problems for the losses, with many hard values. Problems of one shape are stacked, so that one call computes all of them.
 
-A problem is logits of a small shape with labels, options and cotangents of its own.
+A problem has logits of a small shape, labels, options and a cotangent.
 """
 
 import itertools
@@ -15,14 +15,14 @@ from tests.support.cases import INTEGER, SIGMOID, SOFT
 LAYOUTS = [((3, 5), -1), ((4, 3), 0), ((2, 3, 2), 1), ((7,), 0), ((3, 1), -1), ((2, 8), 1)]
 SIGMOID_LAYOUTS = [((2, 3), ()), ((2, 3), (3,)), ((2, 3), (2, 1)), ((5,), (1,))]
 DTYPES = [np.float32, jnp.bfloat16, np.float64, np.float16, jnp.float8_e4m3fn]
-# Beyond, a loss or a square overflows float32 where the oracle does not.
+# With larger logits, a loss or its square overflows float32, but not the oracle.
 LARGEST = 1e15
 OPTIONAL_WEIGHTS = ("weights", "mask")
-OF_STATISTICS = ("where", "class_weights")
+STATISTICS_OPTIONS = ("where", "class_weights")
 
 
 class Configuration(NamedTuple):
-    """What one compilation serves."""
+    """The static part of a problem: problems of one configuration share one compiled program."""
 
     kind: str  # integer, soft, sigmoid, loss_sum, merge of integer or merge of soft
     options: tuple[str, ...]
@@ -53,20 +53,20 @@ def subsets(names, all_of_them):
 
 
 def configurations(*, all_of_them):
-    """Every kind with every set of options in every dtype and layout; or sets that hold every two options, each with a kind, a dtype and a layout.
+    """Return configurations: every kind with every set of options, dtype and layout; or a part of them.
 
-    Kinds, dtypes and layouts are taken in turn.
+    The part has a covering selection of the sets of options, with every pair of options. Each set has one kind, dtype and layout, taken in turn.
     """
     softmax = _kinds("{}", cases.SOFTMAX_OPTIONS, all_of_them)
-    found = _each(softmax, [(shape, axis, ()) for shape, axis in LAYOUTS], all_of_them)
+    found = _combine(softmax, [(shape, axis, ()) for shape, axis in LAYOUTS], all_of_them)
     sigmoid = [("sigmoid", options) for options in subsets(cases.SIGMOID_OPTIONS, all_of_them)]
-    found += _each(sigmoid, [(shape, 0, weight) for shape, weight in SIGMOID_LAYOUTS], all_of_them)
+    found += _combine(sigmoid, [(shape, 0, weight) for shape, weight in SIGMOID_LAYOUTS], all_of_them)
     sums = [("loss_sum", options) for options in subsets(OPTIONAL_WEIGHTS, all_of_them)]
-    found += _each(sums, [(shape, axis, ()) for shape, axis in LAYOUTS[:2]], all_of_them)
-    merges = _kinds("merge of {}", OF_STATISTICS, all_of_them)
+    found += _combine(sums, [(shape, axis, ()) for shape, axis in LAYOUTS[:2]], all_of_them)
+    merges = _kinds("merge of {}", STATISTICS_OPTIONS, all_of_them)
     # Blocks that no size divides, blocks of one class, and block < size < 2 * block.
     layouts = [((3, 7), 1, bounds) for bounds in [(0, 4, 7), (0, 1, 7), (0, 3, 6, 7), (0, 2, 4, 7)]]
-    return found + _each(merges, layouts, all_of_them)
+    return found + _combine(merges, layouts, all_of_them)
 
 
 def _kinds(name, options, all_of_them):
@@ -75,7 +75,7 @@ def _kinds(name, options, all_of_them):
     return [(name.format(kind), o) for o, kinds in turns for kind in kinds]
 
 
-def _each(kinds, layouts, all_of_them):
+def _combine(kinds, layouts, all_of_them):
     if all_of_them:
         triples = itertools.product(kinds, DTYPES, layouts)
     else:
@@ -94,7 +94,7 @@ def has_infinity(dtype):
     return dtype != jnp.float8_e4m3fn
 
 
-# Each gives float64 logits of a shape with the classes last.
+# Each function returns float64 logits with the classes last.
 REGIMES = {
     "ordinary": lambda rng, shape, _: 3 * rng.standard_normal(shape),
     "near zero": lambda rng, shape, _: rng.standard_normal(shape) * 10 ** rng.uniform(-9, -1),
@@ -113,7 +113,7 @@ def _lead(rng, shape, by):
 
 
 class Stack(NamedTuple):
-    """Arrays by name, with the problems along the first axis of each."""
+    """Stacked problems: arrays by name. The first axis of each array counts the problems."""
 
     differentiable: dict[str, np.ndarray]
     fixed: dict[str, np.ndarray]
@@ -124,7 +124,7 @@ class Stack(NamedTuple):
 
 
 def stack_of(configuration, regimes, numbers, rng):
-    """A problem in each of the regimes, one of which takes its logits from the `numbers`."""
+    """Return one problem for each regime. The regime "any" draws its logits from `numbers`."""
     problems = [_problem(configuration, regime, numbers, rng) for regime in regimes]
     stacked = {name: np.stack([p[name] for p in problems]) for name in problems[0]}
     cotangent = stacked.pop("cotangent")
@@ -134,7 +134,7 @@ def stack_of(configuration, regimes, numbers, rng):
 
 
 def _problem(configuration, regime, numbers, rng):
-    """Made with the classes last, which then go to their axis."""
+    """Return the arrays of one problem. They are created with the classes last, and the classes are then moved to their axis."""
     kind, options, dtype, shape, axis, _ = configuration
     by_row = configuration.loss.has_class_axis
     shape = np.moveaxis(np.empty(shape), axis, -1).shape if by_row else shape
@@ -170,7 +170,7 @@ def _fill_masked_rows_with_junk(arrays, dtype, rng):
 
 
 def _weights_and_scalars(configuration, rows, rng):
-    """Each of them is now and then what it is by default, and each weight may be 0."""
+    """Return random weights and scalars. Each option sometimes has its default value, and each weight may be 0."""
     options, found = configuration.options, {}
     if "label_smoothing" in options:
         found["label_smoothing"] = rng.choice([0, 1e-6, 0.1, 0.5, 1, rng.random()])
@@ -188,7 +188,7 @@ def _weights_and_scalars(configuration, rows, rng):
 
 
 def _labels(configuration, z, rng):
-    """Labels of logits with the classes last: right, wrong, uncertain, and now and then no class at all."""
+    """Return labels for logits with the classes last: correct, wrong, uncertain, and sometimes outside the classes."""
     kind = configuration.kind
     if kind == "sigmoid":
         return np.where(rng.random(z.shape) < 0.5, rng.integers(0, 2, z.shape), rng.random(z.shape))
@@ -200,5 +200,5 @@ def _labels(configuration, z, rng):
     one_hot = (np.arange(num_classes) == classes[..., None]).astype(float)
     some = rng.random(z.shape) * (rng.random(z.shape) < rng.choice([0.5, 1]))
     share = some / np.maximum(some.sum(-1, keepdims=True), 1e-3)
-    # Certain, uncertain, nearly certain, and with a sum that is not 1.
+    # Certain, uncertain, nearly certain, and not normalised.
     return [one_hot, share, 0.999 * one_hot + 0.001 * share, 3 * some][rng.integers(0, 4)]

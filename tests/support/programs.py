@@ -1,10 +1,10 @@
-"""How large a program is: the equations of a traced function, those of the functions inside it too."""
+"""The size of a program: the number of equations of a traced function, including those of its inner functions."""
 
 import jax
 
 
 def number_of_equations(function, *args):
-    """Return the number of equations of the function traced for these arguments; what a loop repeats counts once."""
+    """Return the number of equations of the function traced for these arguments. The body of a loop counts once."""
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
@@ -14,7 +14,7 @@ def _count(jaxpr):
 
 
 def _jaxprs(value):
-    """The functions that a parameter of an equation holds."""
+    """Yield the jaxprs in a parameter of an equation."""
     if hasattr(value, "eqns"):
         yield value
     elif hasattr(value, "jaxpr") and hasattr(value.jaxpr, "eqns"):

@@ -1,4 +1,4 @@
-"""The losses on meshes: in each of the three modes, with arguments and results split over examples and classes."""
+"""The losses on meshes, in each mode, with arguments and results split over examples and classes."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ SPECS = {
 
 
 def mesh_of(shape, mode, devices=None):
-    """A mesh of examples and classes."""
+    """Return a mesh with the axes "data" (examples) and "model" (classes)."""
     kind = AxisType.Explicit if mode == "explicit" else AxisType.Auto
     devices = jax.devices() if devices is None else devices
     return Mesh(np.array(devices).reshape(shape), ("data", "model"), axis_types=(kind, kind))
@@ -36,12 +36,12 @@ def spec(name):
 
 
 def put(arrays, mesh):
-    """Arrays by name, each where it belongs."""
+    """Place each array on the mesh by its spec."""
     return {name: jax.device_put(x, NamedSharding(mesh, spec(name))) for name, x in arrays.items()}
 
 
-def spread(name, mesh, mode, **static):
-    """A loss as a function of its arguments by name; the labels of the soft one are called probabilities."""
+def loss_on_mesh(name, mesh, mode, **static):
+    """Return a loss on the mesh, as a function of a dictionary of arguments. The labels of the soft loss are called `probabilities`."""
     inside = mode.startswith("shard_map")
     if inside:
         static["axis_name"] = "model"
@@ -63,8 +63,8 @@ def spread(name, mesh, mode, **static):
 
 
 def value_and_gradients(name, mesh, mode, **static):
-    """As a function of the differentiable arguments, the others, and the cotangent of the losses (not of the sum)."""
-    function = spread(name, mesh, mode, **static)
+    """Return a function of the differentiable arguments, the other arguments and the cotangent. A `LossSum` ignores the cotangent."""
+    function = loss_on_mesh(name, mesh, mode, **static)
 
     def run(differentiable, others, cotangent):
         value, pull = jax.vjp(lambda x: function({**x, **others}), differentiable)

@@ -1,6 +1,6 @@
-"""The statistics of rows of logits and the derivatives of those, in extended precision, and a form held against them and the definition.
+"""The statistics of rows of logits and their derivatives in extended precision, and a check of a form and of the definition against them.
 
-A form is called by itself, on logits of any dtype. The classes are the last axis here; `assert_statistics` moves them.
+A form is called directly, on logits of any dtype. In this module the classes are the last axis; `assert_statistics` moves them there.
 """
 
 import jax
@@ -14,7 +14,7 @@ from tests.support.closeness import assert_within
 from tests.support.oracle import EXTENDED, Quantity
 
 INF, NAN = np.inf, np.nan
-# What rows of logits may hold that a compiler's loops get wrong: {class: value}, in a row of random numbers.
+# Values that compiled loops may handle wrongly: name -> {class: value}. The other classes of the row are random.
 SPECIAL_ROWS = {
     "one infinity": {0: INF},
     "an infinity at the end": {-1: INF},
@@ -43,7 +43,7 @@ def working_dtype(dtype):
 
 
 def special_rows(rng, num_classes, dtype):
-    """One row for each of `SPECIAL_ROWS`; a dtype without infinities has NaN or the largest number in their place."""
+    """Return one row for each of `SPECIAL_ROWS`. In a dtype without infinities, an infinity becomes NaN or the largest number."""
     rows = np.asarray(rng.standard_normal((len(SPECIAL_ROWS), num_classes)), dtype)
     info = jnp.finfo(dtype)
     for row, places in zip(rows, SPECIAL_ROWS.values(), strict=True):
@@ -55,7 +55,7 @@ def special_rows(rng, num_classes, dtype):
 
 @np.errstate(invalid="ignore", over="ignore", under="ignore")
 def exact(logits, labels, *, where=None, class_weights=None):
-    """The statistics, as `Quantity`s by name. Labels are integers `[...]`, or probabilities `[..., num_classes]`."""
+    """Return the statistics by name, each as a `Quantity`. Labels are integers `[...]`, or probabilities `[..., num_classes]`."""
     z = np.asarray(logits).astype(EXTENDED)
     z = z if where is None else np.where(where, z, -INF)
     is_integer = np.ndim(labels) < z.ndim
@@ -90,7 +90,7 @@ def exact(logits, labels, *, where=None, class_weights=None):
 
 
 def _row_sums(z):
-    """The maximum, `z - max`, the rest with its scale, and by how much rounding of the logits moves `log_z`."""
+    """Return the maximum, `z - max`, `sum_exp_rest` with its scale, and how much the rounding of the logits moves `log_z`."""
     m = z.max(-1)
     gap = np.where(z == INF, 0, np.where(z == -INF, -INF, z - m[..., None]))
     gap = np.where((m == INF)[..., None] & (z < INF), -INF, gap)
@@ -107,7 +107,10 @@ def _row_sums(z):
 
 @np.errstate(invalid="ignore", over="ignore", under="ignore")
 def exact_gradient(cotangents, logits, labels, *, where=None, class_weights=None):
-    """The gradient with respect to the logits of `sum(cotangent * statistic)` over the rest, the label's and the uniform nll."""
+    """Return the gradient of `sum(cotangent * statistic)` with respect to the logits.
+
+    The sum is over `sum_exp_rest`, `label_nll` and `uniform_nll`, which have the cotangents in this order.
+    """
     z = np.asarray(logits).astype(EXTENDED)
     z = z if where is None else np.where(where, z, -INF)
     is_integer, (rest_ct, label_ct, uniform_ct) = np.ndim(labels) < z.ndim, cotangents
@@ -125,7 +128,7 @@ def exact_gradient(cotangents, logits, labels, *, where=None, class_weights=None
     if label_ct is not None and is_integer:
         not_p = -np.expm1(-(np.log1p(rest)[..., None] - gap))
         value += label_ct[..., None] * np.where(q == 1, -not_p, q.sum(-1, keepdims=True) * p)
-        # At the label `1 - p` is accurate itself, however small.
+        # At the label, `1 - p` has a small relative error even where it is tiny.
         of_label = not_p + p * (rest_scale + spread)[..., None] + np.where(gap == 0, 0, p * size)
         scale += abs(label_ct[..., None]) * np.where(q == 1, of_label, p * wide)
     elif label_ct is not None:
@@ -141,7 +144,7 @@ def exact_gradient(cotangents, logits, labels, *, where=None, class_weights=None
 
 
 def by_definition(logits, labels, *, where=None, class_weights=None, axis=-1):
-    """The statistics by the definition, of logits in their working dtype."""
+    """Compute the statistics by the definition, in the working dtype of the logits."""
     z = jnp.asarray(logits).astype(working_dtype(logits.dtype))
     z = z if where is None else jnp.where(where, z, -INF)
     labels = jnp.asarray(labels)
@@ -151,9 +154,9 @@ def by_definition(logits, labels, *, where=None, class_weights=None, axis=-1):
 
 
 def assert_statistics(found: Statistics, logits, labels, *, ulps, axis=-1, where=None, class_weights=None):
-    """The statistics of a form and of the definition are those of the oracle.
+    """Assert that the statistics of a form and of the definition agree with the oracle.
 
-    In a row with a logit of +inf, the rest and each nll need only say whether they are 0: the row has no loss otherwise.
+    In a row with a logit of +inf, `sum_exp_rest` and each nll are only compared with 0: the loss of the row is NaN unless its nll is 0.
     """
     found, working = without_nan_rows(found), working_dtype(logits.dtype)
     labels = np.asarray(labels)
@@ -162,15 +165,15 @@ def assert_statistics(found: Statistics, logits, labels, *, ulps, axis=-1, where
     want = exact(z, others[0], where=others[1], class_weights=class_weights)
     is_infinite = want["max_logit"].value == INF
     for name, quantity in want.items():
-        value, by_other = (np.asarray(getattr(stats, name)) for stats in (found, defined))
+        value, defined_value = (np.asarray(getattr(stats, name)) for stats in (found, defined))
         assert value.dtype == working, name
         if name in ("sum_exp_rest", "label_nll", "uniform_nll"):
-            for x in (value, by_other):
+            for x in (value, defined_value):
                 np.testing.assert_array_equal(x[is_infinite] > 0, quantity.value[is_infinite] > 0, err_msg=name)
-            value, by_other = (np.where(is_infinite, 0, x) for x in (value, by_other))
+            value, defined_value = (np.where(is_infinite, 0, x) for x in (value, defined_value))
             quantity = Quantity(*(np.where(is_infinite, 0, x) for x in quantity))
         try:
             assert_within(value, quantity, ulps)
-            assert_within(by_other, quantity, ulps)
+            assert_within(defined_value, quantity, ulps)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error

@@ -1,6 +1,6 @@
-"""A few steps of training on a mesh of 2 x 4 devices, which may belong to several processes; `test_processes.py` runs it.
+"""A few steps of training on a mesh of 2 x 4 devices, which may belong to several processes. `test_processes.py` runs this program.
 
-python -m tests.support.training where-to-save.npz number-of-processes [this process, the coordinator's address]
+python -m tests.support.training OUTPUT.npz NUMBER_OF_PROCESSES [PROCESS_INDEX COORDINATOR_ADDRESS]
 """
 
 import sys
@@ -41,7 +41,7 @@ def main(out, processes, *rest):
             where = NamedSharding(mesh, sharded.spec(name))
             return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
 
-        losses, total = (sharded.spread(name, mesh, mode) for name in ("linear", "linear sum"))
+        losses, total = (sharded.loss_on_mesh(name, mesh, mode) for name in ("linear", "linear sum"))
 
         def step(w, fixed, losses=losses, total=total):
             def mean(w):

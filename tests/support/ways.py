@@ -1,4 +1,4 @@
-"""A few rows of logits, and their losses and gradients taken eagerly, under jit and under vmap."""
+"""A few rows of logits, and their losses and gradients computed eagerly, under jit and under vmap."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ EXTRA_IDS = ["plain", "label_smoothing", "z_loss", "class_weights"]
 
 
 def value_and_gradient(way, loss, *arrays, names=(), **options):
-    """Losses and the gradient of each by the logits, `names` being those of the arrays after logits and labels."""
+    """Return losses and their gradients with respect to the logits. `names` are the options of the arrays after logits and labels."""
 
     def run(logits, labels, *rest):
         values, vjp = jax.vjp(

@@ -1,4 +1,4 @@
-"""Every argument that does not fit is refused while tracing, by a message that names it and says what came."""
+"""Every invalid argument raises under tracing, with a message that names the argument and shows the received value."""
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,12 @@ def named(table):
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_call_that_does_not_fit_is_refused_while_tracing(name):
-    assert bad_inputs.why_not(CALLS[name]) is None
+def test_invalid_call_raises_under_tracing(name):
+    assert bad_inputs.refusal_fault(CALLS[name]) is None
 
 
-def test_every_message_names_its_argument_a_rule_and_what_came():
-    """But for a string, which JAX refuses before any function is entered: by its place, its type and what else to do."""
+def test_every_message_has_the_argument_the_rule_and_the_received_value():
+    """Except for a string, which JAX refuses before the function is called, with a message of JAX."""
     for name, call in CALLS.items():
         if isinstance(call.arguments.get("class_weights"), str):
             continue
@@ -30,7 +30,7 @@ def test_every_message_names_its_argument_a_rule_and_what_came():
         assert any(f"`{n}`" in str(raised.value) for n in call.arguments), name
 
 
-def test_the_table_is_as_long_as_promised():
+def test_tables_have_at_least_200_calls_and_20_portable_ones():
     assert len(CALLS) >= 200
     assert len(list(bad_inputs.portable_calls())) >= 20
 
@@ -43,7 +43,7 @@ def call(function, arguments):
 
 @pytest.mark.parametrize("way", ["eager", "jit", "eval_shape", "grad"])
 @pytest.mark.parametrize(("function", "arrays", "error", "message"), named(SHAPES_AND_DTYPES))
-def test_array_that_does_not_fit_is_refused_while_tracing(way, function, arrays, error, message):
+def test_invalid_array_raises_at_trace_time(way, function, arrays, error, message):
     run = {
         "eager": lambda: call(function, arrays),
         "jit": lambda: jax.jit(lambda arrays: call(function, arrays)).trace(arrays),
@@ -59,7 +59,7 @@ def test_array_that_does_not_fit_is_refused_while_tracing(way, function, arrays,
 @pytest.mark.parametrize("function", [INTEGER, SOFT], ids=["integer", "soft"])
 @pytest.mark.parametrize("way", ["eager", "jit"])
 @pytest.mark.parametrize(("values", "error", "message"), named(VALUES))
-def test_value_that_does_not_fit_is_refused(values, error, message, way, function):
+def test_invalid_python_value_is_refused(values, error, message, way, function):
     arguments = {"logits": Z, "labels": Y if function is INTEGER else Q, **values}
     with pytest.raises(error, match=message):
         call(function, arguments) if way == "eager" else jax.eval_shape(lambda: call(function, arguments))
@@ -79,7 +79,7 @@ def test_traced_axis_is_refused(function):
 
 @pytest.mark.parametrize("value", [np.array(["a", "b"]), np.array([None, None]), np.zeros(2, "M8[s]")], ids=str)
 @pytest.mark.parametrize("name", ["logits", "labels", "class_weights", "mask"])
-def test_array_that_holds_no_numbers_is_refused(name, value):
+def test_array_without_numbers_is_refused(name, value):
     with pytest.raises(TypeError, match=name):
         call(INTEGER, {"logits": Z, "labels": Y, name: value})
 
@@ -97,5 +97,5 @@ def test_options_of_other_libraries_are_refused_by_name(option):
 
 
 @pytest.mark.parametrize("axis", [1, -1, np.int64(1), np.array(1)])
-def test_any_integer_is_an_axis(axis):
+def test_axis_may_be_any_type_of_integer(axis):
     assert INTEGER(Z, Y, axis=axis).shape == (4,)

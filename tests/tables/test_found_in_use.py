@@ -1,4 +1,4 @@
-"""Faults that real use found, one row each: the example by which it was found, with its right value. Other tests ask for the whole kind."""
+"""Bugs that were found in real use: one row for each bug, with the example that showed it. Other tests cover the whole class of each bug."""
 
 import copy
 import os
@@ -46,8 +46,8 @@ def weight_beside_a_long_sum():
 
 def keras_objects_and_functions_are_copied():
     loss = jaxce.keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
-    for again in (copy.copy(loss), copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
-        assert type(again) is type(loss) and again.get_config() == loss.get_config()
+    for copied in (copy.copy(loss), copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert type(copied) is type(loss) and copied.get_config() == loss.get_config()
     function = jaxce.keras.losses.sparse_categorical_crossentropy
     assert pickle.loads(pickle.dumps(function)) is copy.deepcopy(function) is function
 
@@ -74,7 +74,7 @@ def tangents_of_statistics():
 
 
 def narrow_classifier_with_a_mean():
-    """The sum is as exact as the losses per token, whose error is that of rounding the gradients to bfloat16."""
+    """The gradient of the sum is as accurate as that of the losses per token, whose error is the rounding of the gradients to the narrow dtype."""
     rng = np.random.default_rng(0)
     for dtype, mean in ((jnp.bfloat16, 5), (jnp.float16, 0.5), (jnp.float8_e4m3fn, 1)):
         h = rng.standard_normal((64, 32)).astype(dtype)
@@ -97,7 +97,7 @@ def narrow_classifier_with_a_mean():
             assert summed < 1.05 * per_token, (dtype, implementation, summed, per_token)
 
 
-def on_a_mesh(specs, dtype):
+def arrays_on_mesh(specs, dtype):
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
     rng = np.random.default_rng(0)
     arrays = rng.standard_normal((16, 4)), rng.standard_normal((4, 24))
@@ -107,7 +107,9 @@ def on_a_mesh(specs, dtype):
 
 def losses_lie_as_labels_do():
     both = P(("data", "model"))
-    (h, w, y, mask), (hidden, classifier, labels, counts) = on_a_mesh((both, P(None, "model"), both, both), "float32")
+    (h, w, y, mask), (hidden, classifier, labels, counts) = arrays_on_mesh(
+        (both, P(None, "model"), both, both), "float32"
+    )
     losses = jaxce.linear_softmax_cross_entropy(h, w, y, mask=mask)
     assert jax.typeof(losses).sharding.spec == jax.typeof(y).sharding.spec
     nll = -np.log(softmax(hidden @ classifier)[np.arange(16), labels])
@@ -164,10 +166,10 @@ FOUND = (
     several_class_axes,
     class_probabilities_of_a_linear_layer,
 )
-# Two more are tested elsewhere: a fault of the compiler that ends the process (test_layouts), and types (test_types).
+# Two more bugs are tested elsewhere: a compiler bug that aborts the process (test_layouts), and wrong types (test_types).
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("found", FOUND, ids=lambda f: f.__name__)
-def test_what_was_found_is_right(found):
+def test_bug_found_in_use_is_fixed(found):
     found()

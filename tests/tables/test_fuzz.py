@@ -1,8 +1,8 @@
 """Random problems against the oracle: every value and every gradient, for every set of options of every loss.
 
-An example is one problem (`problems.py`): two to twelve losses of its own options. 32 of them make a batch, which one call answers; Hypothesis
-draws the regimes, the numbers and the seed that a batch is made of. The nightly tier tries forty times as many, in every dtype and layout;
-JAXCE_FUZZ_EXAMPLES=1000000 asks for another number.
+An example is one problem (`problems.py`): a few losses with their own options. One call computes a batch of 32 examples. Hypothesis draws the
+regimes, the numbers and the seed of a batch. The nightly tier runs forty times as many examples, in every dtype and layout.
+JAXCE_FUZZ_EXAMPLES=1000000 sets another number of examples.
 """
 
 import functools
@@ -25,12 +25,12 @@ from tests.support.oracle import Quantity
 from tests.support.problems import REGIMES, configurations, largest, stack_of
 
 EXAMPLES = int(os.environ.get("JAXCE_FUZZ_EXAMPLES", 5_000))
-AT_NIGHT = int(os.environ.get("JAXCE_FUZZ_EXAMPLES", 200_000))
+NIGHTLY_EXAMPLES = int(os.environ.get("JAXCE_FUZZ_EXAMPLES", 200_000))
 BATCH = 32
-# A failure names the place in the batch; to shrink a batch would not make it plainer.
+# A failure shows the position in the batch. Shrinking a batch would not make the failure clearer.
 PHASES = [Phase.explicit, Phase.generate]
 CONFIGURATIONS, EVERY = (configurations(all_of_them=all_of_them) for all_of_them in (False, True))
-# Of the working dtype, for the losses of a dozen classes; a gradient and a sum of losses take a few more operations.
+# In ulps of the working dtype, for the losses of at most eight classes. A gradient and a sum of losses need a few more operations.
 ULPS = 6
 GRADIENT_ULPS = 10
 
@@ -53,7 +53,7 @@ def test_agrees_with_the_oracle(configuration):
 @pytest.mark.nightly
 @pytest.mark.parametrize("configuration", EVERY, ids=lambda c: c.name)
 def test_agrees_with_the_oracle_in_every_dtype_and_layout(configuration):
-    check(configuration, math.ceil(AT_NIGHT / (BATCH * len(EVERY))), derandomize=False)
+    check(configuration, math.ceil(NIGHTLY_EXAMPLES / (BATCH * len(EVERY))), derandomize=False)
 
 
 def check(configuration, batches, *, derandomize):
@@ -81,7 +81,7 @@ def check(configuration, batches, *, derandomize):
 
 
 def answered(configuration, stack, function):
-    """What the function gives for the stack, and its gradients under the cotangents, by name."""
+    """Return the values of the function for the stack, and the gradients under the cotangents, by name."""
     values, gradients = compiled(configuration, function)(stack.differentiable, stack.fixed, stack.cotangent)
     for name, gradient in gradients.items():
         assert gradient.dtype == stack.differentiable[name].dtype, name
@@ -102,7 +102,7 @@ def stacked(quantities):
 
 
 def assert_gradient(actual, expected, places, working):
-    """Where it fits into the dtype of what it is a gradient of, some of which have no infinity either."""
+    """Compare a gradient with the expected one, at `places` and where the expected value does not overflow the dtype of the input."""
     places = np.asarray(places).reshape(np.shape(places) + (1,) * (actual.ndim - np.ndim(places)))
     places = places & (np.abs(expected.value) < 0.99 * float(jnp.finfo(actual.dtype).max))
     kept = Quantity(np.where(places, expected.value, 0), expected.scale)
@@ -115,7 +115,10 @@ def losses(configuration, logits, labels, **options):
 
 
 def check_losses(configuration, stack):
-    """A loss of NaN trains nothing; beside one that is infinite, the classes that take part are pushed as ever."""
+    """Check values and gradients. A row with a NaN loss has no finite nonzero gradient.
+
+    In a row with an infinite loss, the classes that take part have their usual gradient.
+    """
     values, gradients = answered(configuration, stack, losses)
     problems = [stack.problem(i) for i in range(BATCH)]
     axis = {"axis": configuration.axis} if configuration.loss.has_class_axis else {}
@@ -146,13 +149,13 @@ def is_finite(array):
 
 
 def takes_part(configuration, stack):
-    """Of each logit."""
+    """Return whether each logit takes part."""
     part = is_finite(stack.differentiable["logits"])
     return part & stack.fixed["where"] if "where" in stack.fixed else part
 
 
 def class_axis(configuration):
-    """Of a stack."""
+    """Return the class axis of a stack of problems."""
     return configuration.axis % len(configuration.shape) + 1
 
 
@@ -164,7 +167,7 @@ def spread_over_classes(configuration, rows):
 
 
 def labelled_outside(configuration, stack):
-    """Rows that count and whose label is, in part, a class that takes none: only a weight or a smoothing may spare them an infinite loss."""
+    """Return the unmasked rows whose label puts a weight on a class that takes no part. Their loss is usually infinite."""
     part, counts = takes_part(configuration, stack), stack.fixed.get("mask", True)
     if not configuration.loss.has_class_axis:
         return ~part & counts
@@ -176,7 +179,7 @@ def labelled_outside(configuration, stack):
 
 
 def above_underflow(configuration, expected):
-    """A probability may be off by the smallest normal number, which a row's cotangents, weights and z-loss make larger."""
+    """Add underflow to the scale: a probability may have an error of the smallest normal number, times the scale of its row."""
     if not configuration.loss.has_class_axis:
         return expected
     info = jnp.finfo(configuration.working)
@@ -185,7 +188,7 @@ def above_underflow(configuration, expected):
 
 
 def mean_loss(configuration, logits, labels, weights=None, mask=None):
-    """Over two micro-batches, which hold the even and the odd rows."""
+    """Return the mean over two micro-batches: the even and the odd rows."""
     values = losses(configuration, logits, labels, **({} if mask is None else {"mask": mask}))
     parts = [
         jaxce.LossSum.of(values[i::2], *(None if x is None else x[i::2] for x in (weights, mask))) for i in range(2)
@@ -220,7 +223,7 @@ def check_loss_sum(configuration, stack):
 
 
 def merged(configuration, logits, labels, where=None, class_weights=None):
-    """`nll`, `smooth_nll` and the square of `log_z`, of blocks of the classes."""
+    """Return `nll`, `smooth_nll` and the square of `log_z`, from the merged statistics of blocks of classes."""
     stats = []
     for start, stop in itertools.pairwise(configuration.detail):
         options = {} if where is None else {"where": where[:, start:stop]}
@@ -251,7 +254,7 @@ def check_merge(configuration, stack):
         expected.append((nll, smooth, square))
     loss = stacked([stacked([answer.loss for answer in e]) for e in expected])
     defined = ~np.isnan(loss.value)
-    # Where no class takes part, log_z is -inf.
+    # If no class takes part, log_z is -inf, so its square is inf.
     defined[:, 2] = True
     loss.value[:, 2][np.isnan(loss.value[:, 2])] = np.inf
     assert_within(values, loss, 2 * ULPS)
@@ -261,7 +264,7 @@ def check_merge(configuration, stack):
     by_logits = above_underflow(configuration, above_cancellation(configuration, stack, by_logits))
     assert_gradient(gradients["logits"], by_logits, rows, configuration.working)
     if "labels" in gradients:
-        # Of a class that takes no part a label may have any gradient.
+        # The gradient with respect to the label of a class that takes no part is not specified.
         places = rows & takes_part(configuration, stack)
         assert_gradient(gradients["labels"], stacked([e[0].labels for e in expected]), places, configuration.working)
     if "class_weights" in gradients:
@@ -270,7 +273,10 @@ def check_merge(configuration, stack):
 
 
 def above_cancellation(configuration, stack, expected):
-    """A class that is likely in its block and unlikely among all: its gradients in the block and of the merge take each other away."""
+    """Add the rounding errors of cancellation to the scale.
+
+    If a class has a high probability in its block and a low one among all classes, the gradients of the block and of the merge nearly cancel.
+    """
     z = np.where(takes_part(configuration, stack), stack.differentiable["logits"].astype(np.longdouble), -np.inf)
     within = np.zeros_like(z)
     for start, stop in itertools.pairwise(configuration.detail):

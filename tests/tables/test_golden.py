@@ -1,4 +1,4 @@
-"""`jaxce.keras` against the recorded answers of TensorFlow 1.15 and 2.2, case by case: value, gradient, shape, dtype, exceptions."""
+"""`jaxce.keras` against the recorded results of TensorFlow 1.15 and 2.2, case by case: value, gradient, shape, dtype, exceptions."""
 
 import dataclasses
 import itertools
@@ -9,11 +9,11 @@ import pytest
 from tests.support import covering
 from tests.support.golden import comparison
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 def _parameters(name):
-    """What tells one case from another: every two of these that occur together do so in a case of the quick tier."""
+    """Return the parameters of a case. The quick tier covers every pair of them that occurs in a case."""
     case, (y_true, y_pred) = comparison.CASES[name], comparison.inputs(name)
     options = {option: str(case["args"].get(option)) for option in comparison.DEFAULT}
     arrays = {"y_true": (y_true.dtype.name, y_true.ndim), "y_pred": (y_pred.dtype.name, y_pred.ndim)}
@@ -25,7 +25,7 @@ PAIRS = {NAMES[i] for i in covering.selection([_parameters(name) for name in NAM
 
 
 def programs():
-    """The cases, as many together as go into one program."""
+    """Yield lists of cases. The cases of a list are computed by one program."""
     key = lambda name: (comparison.CASES[name]["function"], comparison.CASES[name]["y_pred_dtype"], name not in PAIRS)  # noqa: E731
     for (function, dtype, nightly), names in itertools.groupby(sorted(NAMES, key=key), key):
         some, marks = list(names), pytest.mark.nightly if nightly else ()
@@ -40,8 +40,8 @@ def _reasons(name, got):
     return {x: comparison.difference(name, got, comparison.recorded(name, x))[0] for x in references}
 
 
-def _why_not(name, got):
-    """Why the answer meets no reference, or not what is documented."""
+def _mismatch(name, got):
+    """Return why the result agrees with no reference, or not with the documented numbers; None if it agrees."""
     reasons = _reasons(name, got)
     if None not in reasons.values():
         return reasons
@@ -52,18 +52,18 @@ def _why_not(name, got):
 
 
 @pytest.mark.parametrize("names", list(programs()))
-def test_jitted_calls_meet_the_recorded_answers(names):
+def test_jitted_calls_agree_with_the_recorded_results(names):
     answers = comparison.evaluate_in_one_program(names)
-    failures = {name: why for name in names if (why := _why_not(name, answers[name]))}
+    failures = {name: reason for name in names if (reason := _mismatch(name, answers[name]))}
     assert not failures
 
 
 @pytest.mark.parametrize("name", covering.quick([(name,) for name in NAMES], [(name,) for name in NAMES[::48]]))
-def test_call_outside_of_jit_meets_the_recorded_answer(name):
-    assert _why_not(name, comparison.evaluate(name, jit=False)) is None
+def test_call_outside_jit_agrees_with_the_recorded_result(name):
+    assert _mismatch(name, comparison.evaluate(name, jit=False)) is None
 
 
-def test_the_comparison_sees_a_wrong_loss_gradient_shape_dtype_and_a_missing_exception():
+def test_comparison_detects_a_wrong_loss_gradient_shape_dtype_and_exception():
     name = "lcce-probs-hard-rank2"
     right = comparison.evaluate(name, jit=False)
     wrong = [
@@ -81,8 +81,8 @@ def test_the_comparison_sees_a_wrong_loss_gradient_shape_dtype_and_a_missing_exc
 
 
 @pytest.mark.nightly
-def test_every_intended_difference_is_one():
-    """Each exception in the table is needed: some case with that quirk does not meet its primary reference."""
+def test_every_intended_difference_is_needed():
+    """For each quirk in the table, jaxce differs from the primary reference in some case."""
     for quirk in comparison.INTENDED:
         cases = [n for n, case in comparison.CASES.items() if quirk in case.get("quirks", ())]
         primary = {n: comparison.INDEX["primary"][comparison.CASES[n]["function"]] for n in cases}
@@ -91,4 +91,4 @@ def test_every_intended_difference_is_one():
             for n in cases
             if primary[n] in comparison.CASES[n]["results"]
         )
-        assert any(why is not None for why in differs), quirk
+        assert any(reason is not None for reason in differs), quirk

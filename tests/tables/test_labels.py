@@ -1,4 +1,4 @@
-"""Every cell of the label rule holds."""
+"""Every cell of the label table is correct."""
 
 import jax
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from tests.support import label_cells as cells
 from tests.support.ours import OURS
 
-pytestmark = pytest.mark.usefixtures("made_quickly")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_keras_has_the_same_rule():
     assert not failed
 
 
-def test_the_table_sees_labels_that_wrap_clamp_or_vanish():
+def test_table_detects_labels_that_wrap_clamp_or_are_ignored():
     def indexed(z, y):
         return -jax.nn.log_softmax(z)[y] if z.ndim == 1 else jax.vmap(indexed)(z, y)
 

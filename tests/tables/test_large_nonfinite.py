@@ -1,4 +1,4 @@
-"""NaN and infinities in arrays so large that XLA for CPU makes other loops of them, in which a maximum may lose a NaN."""
+"""NaN and infinities in large arrays. XLA for CPU compiles other loops for these, and a maximum in these loops may lose a NaN."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import jaxce
 from jaxce import keras
 from tests.support import covering
 
-ROWS, ROW = 400, 3  # so many that even rows of 100 classes take the forms for a CPU
+ROWS, ROW = 400, 3  # enough rows that even 100 classes use the forms for a CPU
 INTEGER, SOFT, SIGMOID = (
     jaxce.softmax_cross_entropy_with_integer_labels,
     jaxce.softmax_cross_entropy,
@@ -25,17 +25,17 @@ def soft(**options):
     return lambda z: SOFT(z, jnp.full(z.shape, 1 / z.shape[1], z.dtype), **options)
 
 
-def weighted(of, **options):
-    return lambda z: of(class_weights=np.linspace(1, 2, z.shape[1], dtype=np.float32), **options)(z)
+def weighted(make_loss, **options):
+    return lambda z: make_loss(class_weights=np.linspace(1, 2, z.shape[1], dtype=np.float32), **options)(z)
 
 
-def allowed(of):
-    """Two classes are left out, neither of which is the NaN."""
-    return lambda z: of(where=np.arange(z.shape[1])[None] < z.shape[1] - 2)(z)
+def with_where(make_loss):
+    """Leave out the last two classes. Neither of them has the NaN."""
+    return lambda z: make_loss(where=np.arange(z.shape[1])[None] < z.shape[1] - 2)(z)
 
 
 def _linear(loss):
-    """Logits of a linear layer whose hidden activations hold the NaN."""
+    """Return the loss of a linear layer as a function of `hidden`, which has the NaN."""
     return lambda h: loss(h, jnp.eye(h.shape[1], dtype=h.dtype), np.arange(ROWS) % h.shape[1])
 
 
@@ -43,11 +43,11 @@ LOSSES = {
     "integer": integer(),
     "integer, smoothing and z-loss": integer(label_smoothing=0.1, z_loss=1e-3),
     "integer, class weights": weighted(integer, label_smoothing=0.1),
-    "integer, classes left out": allowed(integer),
+    "integer, classes left out": with_where(integer),
     "soft": soft(),
     "soft, smoothing": soft(label_smoothing=0.1),
     "soft, class weights": weighted(soft),
-    "soft, classes left out": allowed(soft),
+    "soft, classes left out": with_where(soft),
     "sigmoid": lambda z: SIGMOID(z, jnp.full(z.shape, 0.25, z.dtype), label_smoothing=0.1).sum(1),
     "sigmoid, pos_weight": lambda z: SIGMOID(z, jnp.ones(z.shape, z.dtype), pos_weight=2.0).sum(1),
     "linear": _linear(jaxce.linear_softmax_cross_entropy),
@@ -71,7 +71,7 @@ QUICK = ["integer", "integer, classes left out", "soft, class weights", "sigmoid
 @pytest.mark.covering(1)
 @pytest.mark.parametrize(("classes", "dtype"), [(100, "float32"), (2000, "float32"), (2000, "bfloat16")])
 @pytest.mark.parametrize("name", covering.quick([(name,) for name in LOSSES], [(name,) for name in QUICK]))
-def test_a_nan_is_in_the_loss_and_the_gradient_of_its_row_alone(rng, name, classes, dtype):
+def test_nan_reaches_only_the_loss_and_the_gradient_of_its_row(rng, name, classes, dtype):
     z = np.asarray(rng.uniform(0.1, 0.9, (ROWS, classes)), jnp.dtype(dtype))
     is_row = np.arange(ROWS) == ROW
     mean = jax.jit(lambda z: LOSSES[name](z).mean())
@@ -103,8 +103,11 @@ def test_statistics_of_a_row_with_a_nan(rng, where, classes, place, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("classes", [100, 2000])
 @pytest.mark.parametrize("places", [[5], [5, 6], [5, -1], [5, 6, 30, -2, -1]], ids=str)
-def test_rest_tells_one_infinity_from_several(rng, places, classes, dtype):
-    """It is their number less one, of long rows at least one; in a row with a NaN too it is NaN."""
+def test_sum_exp_rest_tells_one_infinity_from_several(rng, places, classes, dtype):
+    """`sum_exp_rest` is the number of infinities minus one; in long rows it may be smaller, but it is at least one if there are several.
+
+    In a row that also has a NaN, it is NaN.
+    """
     z = np.asarray(rng.standard_normal((ROWS, classes)), jnp.dtype(dtype))
     z[[ROW, ROW + 1], np.array(places)[:, None]] = np.inf
     z[ROW + 1, 7] = np.nan
@@ -114,12 +117,12 @@ def test_rest_tells_one_infinity_from_several(rng, places, classes, dtype):
     np.testing.assert_array_equal(np.isnan(stats.sum_exp_rest), np.arange(ROWS) == ROW + 1)
 
 
-def test_a_masked_nan_is_nowhere(rng):
+def test_masked_nan_reaches_no_value_and_no_gradient(rng):
     z = rng.standard_normal((ROWS, 2000)).astype(np.float32)
     z[ROW] = np.nan
     mask = np.arange(ROWS) != ROW
-    for of in (integer(mask=mask), soft(mask=mask, label_smoothing=0.1)):
-        value, pull = jax.vjp(jax.jit(of), z)
+    for losses in (integer(mask=mask), soft(mask=mask, label_smoothing=0.1)):
+        value, pull = jax.vjp(jax.jit(losses), z)
         (gradient,) = pull(jnp.ones_like(value))
         assert np.isfinite(value).all() and np.isfinite(gradient).all()
         assert value[ROW] == 0 and not gradient[ROW].any()

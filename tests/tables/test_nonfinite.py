@@ -1,4 +1,4 @@
-"""Every cell of the non-finite matrix is what the rules say, and nothing finite or masked trips JAX's own checks for NaN and infinities."""
+"""Every cell of the non-finite table is correct, and finite or masked inputs do not trigger the checks of JAX for NaN and infinities."""
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +16,20 @@ FIRST_ORDER = ("value", "gradient", "jvp")
 on_a_cpu = platform.on_a_cpu
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("way", [jax.jit, eager], ids=["jit", "eager"])
-def test_every_cell_is_what_the_rules_say(way):
+def test_every_cell_is_correct(way):
     quantities = cells.QUANTITIES if way is jax.jit else ("value", "gradient")
     number, failed = cells.failures(OURS, way=way, quantities=quantities)
     assert number >= 250 * len(quantities)
     assert not failed
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize(
     "quantities", [FIRST_ORDER, pytest.param(cells.QUANTITIES, marks=pytest.mark.nightly)], ids="+".join
 )
-def test_every_cell_is_what_the_rules_say_under_vmap(quantities):
+def test_every_cell_is_correct_under_vmap(quantities):
     _, failed = cells.failures(Changed(mapped), quantities=quantities)
     assert not failed
 
@@ -39,13 +39,13 @@ def test_every_cell_is_what_the_rules_say_under_vmap(quantities):
     [(("sigmoid", "keras_sparse"), 30), pytest.param(tuple(cells.LOSSES), 250, marks=pytest.mark.nightly)],
     ids=["two functions", "every function"],
 )
-def test_every_cell_is_what_the_rules_say_in_a_large_array(functions, least, on_a_cpu):
+def test_every_cell_is_correct_in_a_large_array(functions, least, on_a_cpu):
     number, failed = cells.failures(Changed(repeated, functions), quantities=FIRST_ORDER)
     assert number >= least * len(FIRST_ORDER)
     assert not failed
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize(
     ("functions", "quantities", "least"),
     [
@@ -54,19 +54,19 @@ def test_every_cell_is_what_the_rules_say_in_a_large_array(functions, least, on_
     ],
     ids=["two functions", "every quantity of three functions"],
 )
-def test_every_cell_is_what_the_rules_say_among_many_classes(functions, quantities, least):
+def test_every_cell_is_correct_among_many_classes(functions, quantities, least):
     number, failed = cells.failures(Changed(among_many_classes, functions), quantities=quantities)
     assert number >= least
     assert not failed
 
 
 def forward_of_forward(losses, logits):
-    """Of each example by itself, as a tangent of a sum is NaN where one of its terms is."""
+    """Compute the Hessian of each example by itself, because the tangent of a sum is NaN if one of its terms is NaN."""
     shape = logits.shape[1:]
     basis = jnp.eye(int(np.prod(shape)), dtype=logits.dtype).reshape(-1, 1, *shape)
     each = lambda z: losses(z).reshape(len(z), -1).sum(1)  # noqa: E731
-    along = lambda f, v: lambda z: jax.jvp(f, (z,), (jnp.broadcast_to(v, z.shape),))[1]  # noqa: E731
-    columns = jax.vmap(lambda v: jax.vmap(lambda w: along(along(each, v), w)(logits))(basis))(basis)
+    jvp = lambda f, v: lambda z: jax.jvp(f, (z,), (jnp.broadcast_to(v, z.shape),))[1]  # noqa: E731
+    columns = jax.vmap(lambda v: jax.vmap(lambda w: jvp(jvp(each, v), w)(logits))(basis))(basis)
     return jnp.moveaxis(columns, 2, 0).reshape(logits.shape + shape)
 
 
@@ -78,7 +78,7 @@ def reverse_of_forward(losses, logits):
     return cells.batched_hessian(lambda z: losses(z).sum(), logits, jax.jacfwd, "reverse")
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.covering(1)
 @pytest.mark.parametrize(
     "nesting", [forward_of_forward, reverse_of_reverse, reverse_of_forward], ids=lambda f: f.__name__
@@ -91,7 +91,7 @@ def reverse_of_forward(losses, logits):
     ids=lambda i: GROUPS[i][1][0].loss,
 )
 def test_every_hessian_is_the_same_in_every_order(group, nesting):
-    """Forward of reverse is among the cells."""
+    """The tests of the cells use forward of reverse. This test uses the other three orders."""
     failed = []
     function, cases = GROUPS[group]
     got = jax.jit(lambda z, y, o: nesting(lambda z: function(z, y, **o), z))(*cells.batch(cases))
@@ -104,9 +104,9 @@ def test_every_hessian_is_the_same_in_every_order(group, nesting):
     assert not failed
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 def test_hessian_through_a_loop(on_a_cpu):
-    """Where jax <= 0.11.2 leaves out the rules of `jax.custom_jvp`."""
+    """In jax <= 0.11.2, reverse mode through a loop ignores the rules of `jax.custom_jvp`."""
     entries = {"-inf", "+inf", "max", "-max", "subnormal"}
     for function, cases in GROUPS[:3]:
         kept = [c for c in cases if c.entry in entries and np.isfinite(c.expected["hessian"].value).all()]
@@ -119,7 +119,7 @@ def test_hessian_through_a_loop(on_a_cpu):
 
 
 def clean_cases():
-    """The cells that hold nothing but finite numbers where nothing is masked, and whose answers are finite."""
+    """Yield, for each group, the cases with finite results, and with finite logits or a masked entry."""
     for function, cases in GROUPS:
         clean = [c for c in cases if all(np.isfinite(q.value.astype(np.float32)).all() for q in c.expected.values())]
         kept = [c for c in clean if np.isfinite(c.logits).all() or c.place.startswith("masked")]
@@ -130,12 +130,12 @@ def clean_cases():
 CLEAN_CASES = dict(clean_cases())
 
 
-@pytest.mark.usefixtures("made_quickly")
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("check", [jax.debug_nans, jax.debug_infs], ids=["nans", "infs"])
 @pytest.mark.parametrize("way", [eager, jax.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize("name", CLEAN_CASES)
-def test_nothing_trips_the_checks_for_nan_and_infinity(name, way, check):
+def test_clean_cases_do_not_trigger_the_checks_for_nan_and_infinity(name, way, check):
     function, cases = CLEAN_CASES[name]
     logits, labels, options = jax.tree.map(jnp.asarray, cells.batch(cases))
 

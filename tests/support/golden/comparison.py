@@ -1,4 +1,4 @@
-"""One recorded case against `jaxce.keras`: evaluation, the reference to meet, and the tolerance."""
+"""Compare `jaxce.keras` with one recorded case: the evaluation, the references, and the tolerance."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ FOLDER = pathlib.Path(__file__).parent / "corpus"
 INDEX = json.loads((FOLDER / "index.json").read_text())
 CASES = INDEX["cases"]
 
-# Where jaxce means to differ from the primary reference: the system it agrees with instead. The reasons are in README.md.
+# The intended differences from the primary reference: quirk -> the system that jaxce follows instead. The reasons are in README.md.
 INTENDED = {
     "labels_not_sum_1": "keras3-jax",
     "ls_num_classes_axis1": "tf2.21",
@@ -31,7 +31,7 @@ INTENDED = {
     "nonfinite": "any",
 }
 
-# rtol and atol, the latter relative to the size of the terms that an element is the sum of.
+# rtol and atol. atol is relative to the size of the terms of the sum that gives an element.
 TOLERANCE = {"float32": 1e-6, "float64": 1e-14, "float16": 1e-3}
 
 ORDER = {
@@ -42,14 +42,14 @@ ORDER = {
     "backend.sparse_categorical_crossentropy": ("from_logits", "axis"),
     "backend.binary_crossentropy": ("from_logits",),
 }
-# What a caller's mistake raises; anything else is a failure of the test.
+# The exceptions for a caller's mistake. Any other exception fails the test.
 MISTAKES = (TypeError, ValueError)
 DEFAULT = {"from_logits": False, "label_smoothing": 0, "axis": -1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A loss with its gradient, or the exception that came instead."""
+    """A loss with its gradient, or the exception that was raised."""
 
     loss: np.ndarray | None = None
     grad: np.ndarray | None = None
@@ -62,13 +62,13 @@ def _archive(stem: str, function: str):
 
 
 def inputs(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """`y_true` and `y_pred`."""
+    """Return `y_true` and `y_pred`."""
     archive = _archive("inputs", CASES[name]["function"])
     return archive[name + "/y_true"], archive[name + "/y_pred"]
 
 
 def recorded(name: str, reference: str) -> Answer:
-    """What a reference answered."""
+    """Return the recorded result of a reference."""
     result, archive = CASES[name]["results"][reference], None
     if "exception" in result:
         return Answer(exception=": ".join(result["exception"]))
@@ -82,12 +82,18 @@ def cotangent(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def evaluate(name: str, *, jit: bool) -> Answer:
-    """What jaxce answers: the loss with arguments by position, the gradient with options by keyword; of both, inside jit, in one call."""
+    """Return the result of jaxce. Eagerly, the loss gets all arguments by position and the gradient gets the options by keyword.
+
+    Inside jit, one call by keyword computes both.
+    """
     return evaluate_in_one_program([name])[name] if jit else _evaluate_eagerly(name)
 
 
 def evaluate_in_one_program(names: list[str]) -> dict[str, Answer]:
-    """The answers to several cases, whose logits are all float64 or none is, of one jitted function: a program of their own takes far longer."""
+    """Return the results of several cases from one jitted function, because one program per case takes far longer to compile.
+
+    The dtype of `y_pred` is float64 in all of the cases or in none.
+    """
     exceptions = {}
 
     def answers(arrays):
@@ -99,25 +105,27 @@ def evaluate_in_one_program(names: list[str]) -> dict[str, Answer]:
                 exceptions[name] = error
         return found
 
-    with _enough_bits(names[0]):
-        arrays = {name: jax.tree.map(jnp.asarray, tuple(map(_as_jax_holds_it, inputs(name)))) for name in names}
+    with _x64_if_float64(names[0]):
+        arrays = {name: jax.tree.map(jnp.asarray, tuple(map(_narrow_without_x64, inputs(name)))) for name in names}
         found = jax.jit(answers)(arrays)
-        return {n: _raised(exceptions[n]) if n in exceptions else Answer(*map(_in_numpy, found[n])) for n in names}
+        return {
+            n: _exception_answer(exceptions[n]) if n in exceptions else Answer(*map(_to_numpy, found[n])) for n in names
+        }
 
 
 def _evaluate_eagerly(name):
-    function, options = _call_of(name)
-    with _enough_bits(name):
-        y_true, y_pred = (jnp.asarray(_as_jax_holds_it(x)) for x in inputs(name))
+    function, options = _function_and_options(name)
+    with _x64_if_float64(name):
+        y_true, y_pred = (jnp.asarray(_narrow_without_x64(x)) for x in inputs(name))
         try:
             _, grad = _loss_and_gradient(name, y_true, y_pred)
-            return Answer(*map(_in_numpy, (function(y_true, y_pred, *options.values()), grad)))
+            return Answer(*map(_to_numpy, (function(y_true, y_pred, *options.values()), grad)))
         except MISTAKES as error:
-            return _raised(error)
+            return _exception_answer(error)
 
 
-def _call_of(name):
-    """The function, and its options in their order."""
+def _function_and_options(name):
+    """Return the function, and its options in positional order."""
     case = CASES[name]
     module, function = case["function"].split(".")
     options = {option: case["args"].get(option, DEFAULT[option]) for option in ORDER[case["function"]]}
@@ -125,32 +133,32 @@ def _call_of(name):
 
 
 def _loss_and_gradient(name, y_true, y_pred):
-    function, options = _call_of(name)
+    function, options = _function_and_options(name)
     if not jnp.issubdtype(y_pred.dtype, jnp.floating):
         return function(y_true, y_pred, *options.values()), None
 
-    def of_losses(p):
+    def total_and_loss(p):
         loss = function(y_true, p, **options)
         return jnp.sum(loss * jnp.asarray(cotangent(loss.shape), loss.dtype)), loss
 
-    grad, loss = jax.grad(of_losses, has_aux=True)(y_pred)
+    grad, loss = jax.grad(total_and_loss, has_aux=True)(y_pred)
     return loss, grad
 
 
-def _enough_bits(name):
+def _x64_if_float64(name):
     return jax.enable_x64(True) if CASES[name]["y_pred_dtype"] == "float64" else contextlib.nullcontext()
 
 
-def _in_numpy(array):
+def _to_numpy(array):
     return None if array is None else np.asarray(array)
 
 
-def _raised(error):
+def _exception_answer(error):
     return Answer(exception=f"{type(error).__name__}: {error}")
 
 
 def references_to_meet(name: str) -> list[str]:
-    """The references of which one must be met: the primary one, its alternatives, or that of an intended difference."""
+    """Return the references; jaxce must agree with one of them. They are the primary one and its alternatives, or that of an intended difference."""
     case = CASES[name]
     primary = INDEX["primary"][case["function"]]
     choices = [primary] + [f"{primary}-floatx" if x.endswith("-floatx") else x for x in case.get("alternatives", ())]
@@ -162,7 +170,10 @@ def references_to_meet(name: str) -> list[str]:
 
 
 def difference(name: str, got: Answer, want: Answer) -> tuple[str | None, float, float]:
-    """Why `got` is not `want`, None if it is; and the largest error of loss and gradient, relative to the size of their terms."""
+    """Return how `got` differs from `want` (None if they agree), and the largest errors of the loss and the gradient.
+
+    The errors are relative to the size of the terms.
+    """
     if want.exception is not None or got.exception is not None:
         same = (want.exception is None) == (got.exception is None)
         return None if same else f"{got.exception or 'a value'}, expected {want.exception or 'a value'}", 0.0, 0.0
@@ -179,8 +190,8 @@ def difference(name: str, got: Answer, want: Answer) -> tuple[str | None, float,
     return why, loss_error, grad_error
 
 
-def _as_jax_holds_it(array):
-    """Without x64, JAX narrows 64-bit arrays with a warning; the narrowing is what a user gets, the warning is not the subject here."""
+def _narrow_without_x64(array):
+    """Convert 64-bit arrays to 32 bits if x64 is disabled. JAX does the same conversion, but with a warning."""
     narrow = {"float64": "float32", "int64": "int32", "uint64": "uint32"}
     return array if jax.config.jax_enable_x64 else array.astype(narrow.get(array.dtype.name, array.dtype))
 
@@ -199,9 +210,9 @@ def _compare(got, want, size, tolerance):
 
 
 def _term_sizes(name, loss_shape):
-    """The sum of the absolute terms of each element of the loss and of the gradient: the size at which rounding happens.
+    """Return, for each element of the loss and of the gradient, the sum of its absolute terms. Rounding errors are relative to this sum.
 
-    Where an element is a small difference of large terms, no two orders of evaluation agree better than to the rounding of those.
+    If an element is a small difference of large terms, two orders of evaluation differ by the rounding errors of these terms.
     """
     case, (y, p) = CASES[name], inputs(name)
     args = {**DEFAULT, **case["args"]}

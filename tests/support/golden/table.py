@@ -1,4 +1,4 @@
-"""Prints, for each function and dtype of the corpus: cases, failures, and the largest errors of loss and gradient."""
+"""Print, for each function and dtype of the corpus, the number of runs and failures, and the largest errors of the loss and the gradient."""
 
 import collections
 import sys
