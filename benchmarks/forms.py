@@ -53,13 +53,13 @@ def plain_gradient(cotangents, logits, where, labels, class_weights, stats, *, a
     return definition.logits_vjp(cotangents, z, labels, class_weights, stats, axis=axis).astype(logits.dtype)
 
 
-def plain_sigmoid(source):
-    return sigmoid.losses(*sigmoid.logits_and_weights(*source))
+def plain_sigmoid(arguments):
+    return sigmoid.losses(*sigmoid.logits_and_weights(arguments))
 
 
-def plain_sigmoid_gradient(loss_ct, source):
-    x, yes, no = sigmoid.logits_and_weights(*source)
-    return (loss_ct * sigmoid.derivative(x, yes, no)).astype(source[0].dtype)
+def plain_sigmoid_gradient(loss_ct, arguments):
+    x, yes, no = sigmoid.logits_and_weights(arguments)
+    return (loss_ct * sigmoid.derivative(x, yes, no)).astype(arguments.logits.dtype)
 
 
 def plain_matmul(total, a, b, start):

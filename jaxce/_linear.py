@@ -63,7 +63,9 @@ def linear_logit_stats(
     """
     cap = scalars.soft_cap(soft_cap)
     static = {"axis_name": sharded_checks.axis_name(axis_name), "implementation": choice.checked(implementation)}
-    return linear_losses.stats(Layer(hidden, classifier, labels, bias, None, class_weights, cap), **static)
+    return linear_losses.stats(
+        Layer(hidden, classifier, labels, bias=bias, class_weights=class_weights, soft_cap=cap), **static
+    )
 
 
 def linear_softmax_cross_entropy(

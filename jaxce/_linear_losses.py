@@ -81,7 +81,9 @@ def _checked(layer: Layer, axis_name: AxisName) -> Layer:
         sharded_checks.split_classes("classifier", classifier, axis_name)
     if class_weights is not None:
         class_weights = class_weights.astype(reference.logits_dtype(hidden, classifier))
-    return Layer(hidden, classifier, labels, bias, mask, class_weights, layer.soft_cap)
+    return layer._replace(
+        hidden=hidden, classifier=classifier, labels=labels, bias=bias, mask=mask, class_weights=class_weights
+    )
 
 
 def _flat(layer: Layer, axis_name: AxisName):

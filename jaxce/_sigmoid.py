@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxce import _checks as checks
 from jaxce._checks import scalars
 from jaxce._core import sigmoid_losses
+from jaxce._core.sigmoid import Arguments
 from jaxce._jax.rules import keep_statistics
 from jaxce._types import Array, ArrayLike
 
@@ -60,8 +61,8 @@ def _sigmoid_loss(logits, labels, mask, label_smoothing, pos_weight):
     mask = checks.mask(mask, logits.shape, logits)
     pos_weight = checks.pos_weight(pos_weight, logits)
 
-    def losses(*args):
-        loss = sigmoid_losses(*args)
+    def losses(arguments):
+        loss = sigmoid_losses(arguments)
         return loss if mask is None else jnp.where(mask, loss, 0)
 
-    return keep_statistics(losses)(logits, labels, mask, label_smoothing, pos_weight)
+    return keep_statistics(losses)(Arguments(logits, labels, mask, label_smoothing, pos_weight))

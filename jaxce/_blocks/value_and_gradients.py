@@ -77,7 +77,14 @@ def value_and_gradients(loss: Loss, blocks: Blocks, layer: Layer, options) -> tu
         # If devices communicate, each must visit all blocks, because all devices must take part in the same number of merges.
         skips = loss.axis_name is None and layer.mask is not None
         sums, hidden_ct = loops.over_valid_tokens(of_block, of_group, sums, rows, blocks, skips=skips)
-    gradients = Layer(hidden_ct, sums.classifier, None, sums.bias, None, sums.class_weights, sums.soft_cap)
+    gradients = Layer(
+        hidden=hidden_ct,
+        classifier=sums.classifier,
+        labels=None,
+        bias=sums.bias,
+        class_weights=sums.class_weights,
+        soft_cap=sums.soft_cap,
+    )
     return sums.loss, gradients, sums.options
 
 

@@ -172,34 +172,34 @@ def _vjp_forms(rows: Rows, axis) -> dict:
     return forms | ({"gpu": on_gpu} if has_integer_labels and gpu.suits(logits, where, axis) else {})
 
 
-def sigmoid_losses(logits, labels, mask, label_smoothing, pos_weight):
+def sigmoid_losses(arguments: sigmoid.Arguments):
     """Return the sigmoid loss of each logit. One whose `mask` is false has a finite loss, whatever it holds."""
-    source = (logits, labels, mask, label_smoothing, pos_weight)
-    (loss,) = _sigmoid_with_rule(*sigmoid.logits_and_weights(*source), source)
+    (loss,) = _sigmoid_with_rule(*sigmoid.logits_and_weights(arguments), arguments)
     return loss
 
 
 @inlined
-def _sigmoid_value(x, yes, no, source):
+def _sigmoid_value(x, yes, no, arguments):
     def by_definition(x, yes, no, _):
         return sigmoid.losses(x, yes, no)
 
     @inlined
-    def on_cpu(*args):
-        return cpu.sigmoid_losses(args[-1])
+    def on_cpu(_, __, ___, arguments):
+        return cpu.sigmoid_losses(arguments)
 
-    return (choose(by_definition, x, yes, no, source, cpu=on_cpu if cpu.suits(source[0]) else None),)
+    form = on_cpu if cpu.suits(arguments.logits) else None
+    return (choose(by_definition, x, yes, no, arguments, cpu=form),)
 
 
 @inlined
 def _sigmoid_jvp(args, _, tangents, *, with_forms=True):
-    (x, yes, no, source), (x_dot, yes_dot, no_dot, _) = args, tangents
+    (x, yes, no, arguments), (x_dot, yes_dot, no_dot, _) = args, tangents
     by_logits = by_weights = None
     if x_dot is not None:
-        if with_forms and cpu.suits(source[0]):
-            by_logits = linear(_times_sigmoid_derivative, _sigmoid_vjp, x_dot, x, yes, no, source)
+        if with_forms and cpu.suits(arguments.logits):
+            by_logits = linear(_times_sigmoid_derivative, _sigmoid_vjp, x_dot, x, yes, no, arguments)
         else:
-            by_logits = _times_sigmoid_derivative(x_dot, x, yes, no, source)
+            by_logits = _times_sigmoid_derivative(x_dot, x, yes, no, arguments)
     if not (yes_dot is None and no_dot is None):
         by_weights = sigmoid.weights_jvp(yes_dot, no_dot, x)
     return (_sum(by_logits, by_weights),)
@@ -210,12 +210,12 @@ def _times_sigmoid_derivative(x_dot, x, yes, no, _):
 
 
 @inlined
-def _sigmoid_vjp(loss_ct, x, yes, no, source):
+def _sigmoid_vjp(loss_ct, x, yes, no, arguments):
     @inlined
-    def on_cpu(loss_ct, x, _, __, source):
-        return cpu.sigmoid_vjp(loss_ct, source).astype(x.dtype)
+    def on_cpu(loss_ct, x, _, __, arguments):
+        return cpu.sigmoid_vjp(loss_ct, arguments).astype(x.dtype)
 
-    return choose(_times_sigmoid_derivative, loss_ct, x, yes, no, source, cpu=on_cpu)
+    return choose(_times_sigmoid_derivative, loss_ct, x, yes, no, arguments, cpu=on_cpu)
 
 
 _sigmoid_with_rule = with_rule(_sigmoid_value, _sigmoid_jvp, functools.partial(_sigmoid_jvp, with_forms=False))

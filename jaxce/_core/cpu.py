@@ -41,8 +41,7 @@ def statistics(logits, where, labels, class_weights, *, axis) -> Statistics:
         m, rest = sums.max_and_rest_of_parts(logits, parts)
     else:
         m, rest = sums.max_and_rest_of_rows(logits, where, axis)
-    nothing = jnp.zeros_like(m)
-    stats = Statistics(m, rest, *(nothing,) * 6)
+    stats = Statistics(*[jnp.zeros_like(m)] * 8)._replace(max_logit=m, sum_exp_rest=rest)
     rows = Operands(logits, where, m)
     if labels.ndim < logits.ndim:
         label_logit = _label_logit(logits, where, labels, axis)
@@ -143,14 +142,13 @@ def rounded(values, dtype):
     return lax.bitcast_convert_type(jnp.where(jnp.isnan(values), 0x7FC0, bits).astype(jnp.uint16), dtype)
 
 
-def sigmoid_losses(source):
+def sigmoid_losses(arguments: sigmoid.Arguments):
     """Compute `sigmoid.losses` by arithmetic. XLA does not vectorise a sum of losses that has a select, or that shares constants with others."""
-    logits, labels, *options = source
-    dtype = working_dtype(logits)
+    dtype = working_dtype(arguments.logits)
     constants = tuple(np.asarray(v, dtype) for v in (0, 1, jnp.finfo(dtype).max, jnp.finfo(dtype).min))
     # If elementwise code computes the labels, XLA may recompute them for each loop.
-    labels, (zero, one, largest, least) = lax.optimization_barrier((labels, constants))
-    x, yes, no = sigmoid.logits_and_weights(logits, labels, *options, one=one)
+    labels, (zero, one, largest, least) = lax.optimization_barrier((arguments.labels, constants))
+    x, yes, no = sigmoid.logits_and_weights(arguments._replace(labels=labels), one=one)
     size = jnp.abs(x)
     bounded = jnp.minimum(largest, jnp.maximum(least, x))
     up = jnp.maximum(zero, bounded)
@@ -158,13 +156,13 @@ def sigmoid_losses(source):
     against = no * up + yes * (up - bounded)
     log_norm = jnp.log1p(jnp.exp(-size))
     # Without a weight both answers weigh 1 together.
-    total = log_norm if options[-1] is None else (yes + no) * log_norm
+    total = log_norm if arguments.pos_weight is None else (yes + no) * log_norm
     return total + against * jnp.minimum(largest, jnp.maximum(one, size - largest))
 
 
-def sigmoid_vjp(loss_ct, source):
+def sigmoid_vjp(loss_ct, arguments: sigmoid.Arguments):
     """Compute the cotangent of the logits, rounded to their dtype."""
     # Without the barrier, XLA computes once and stores the arrays that the value and the gradient share.
-    source, one = lax.optimization_barrier((source, jnp.ones((), working_dtype(source[0]))))
-    x, yes, no = sigmoid.logits_and_weights(*source, one=one)
-    return rounded(loss_ct * sigmoid.derivative(x, yes, no), source[0].dtype)
+    arguments, one = lax.optimization_barrier((arguments, jnp.ones((), working_dtype(arguments.logits))))
+    x, yes, no = sigmoid.logits_and_weights(arguments, one=one)
+    return rounded(loss_ct * sigmoid.derivative(x, yes, no), arguments.logits.dtype)

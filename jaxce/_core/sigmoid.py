@@ -9,13 +9,26 @@ With the logit `x`, and weights `yes` and `no` of both answers (`y` and `1 - y`,
 sign where one of the weights is 0.
 """
 
+from typing import Any, NamedTuple
+
 import jax.numpy as jnp
 
 from jaxce._types import working_dtype
 
 
-def logits_and_weights(logits, labels, mask, label_smoothing, pos_weight, *, one=1.0):
+class Arguments(NamedTuple):
+    """The user's arrays. An option that is None is not used."""
+
+    logits: Any
+    labels: Any
+    mask: Any = None
+    label_smoothing: Any = None
+    pos_weight: Any = None
+
+
+def logits_and_weights(arguments: Arguments, *, one=1.0):
     """Return the logits and the weights of both answers. `one` is 1; a form may hide from its compiler that this is a constant."""
+    logits, labels, mask, label_smoothing, pos_weight = arguments
     if mask is not None:
         logits, labels = jnp.where(mask, logits, 0), jnp.where(mask, labels, 0)
     dtype = working_dtype(logits)

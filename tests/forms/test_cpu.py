@@ -330,10 +330,10 @@ def sigmoid_source(names, dtype, rng, shape=(6, 50)):
     return logits, labels, options
 
 
-def as_source(logits, labels, options):
+def as_arguments(logits, labels, options):
     weight = options.get("pos_weight")
     weight = None if weight is None else weight[None]  # checked arguments have the rank of the logits
-    return logits, labels, options.get("mask"), options.get("label_smoothing"), weight
+    return sigmoid.Arguments(logits, labels, options.get("mask"), options.get("label_smoothing"), weight)
 
 
 @pytest.mark.covering(1)
@@ -341,16 +341,16 @@ def as_source(logits, labels, options):
 @pytest.mark.parametrize("names", cases.SIGMOID_OPTION_SETS, ids=cases.name_of)
 def test_sigmoid_losses_and_gradient(names, dtype, rng, x64):
     logits, labels, options = sigmoid_source(names, dtype, rng)
-    source, working = as_source(logits, labels, options), statistics.working_dtype(logits.dtype)
+    arguments, working = as_arguments(logits, labels, options), statistics.working_dtype(logits.dtype)
     cotangent = rng.uniform(-2, 2, logits.shape).astype(working)
     answer = oracle.sigmoid(logits, labels, cotangent=cotangent, **options)
     mask = options.get("mask", np.ones(logits.shape, bool))
-    found, gradient = jax.jit(lambda source, ct: (cpu.sigmoid_losses(source), cpu.sigmoid_vjp(ct, source)))(
-        jax.tree.map(jnp.asarray, source), cotangent
+    found, gradient = jax.jit(lambda args, ct: (cpu.sigmoid_losses(args), cpu.sigmoid_vjp(ct, args)))(
+        jax.tree.map(jnp.asarray, arguments), cotangent
     )
     assert found.dtype == working
     assert gradient.dtype == logits.dtype
-    x, yes, no = sigmoid.logits_and_weights(*jax.tree.map(jnp.asarray, source))
+    x, yes, no = sigmoid.logits_and_weights(jax.tree.map(jnp.asarray, arguments))
     for losses in (found, sigmoid.losses(x, yes, no)):
         assert_within(np.where(mask, losses, 0), answer.loss, 6)
     for derivative in (gradient, cotangent * sigmoid.derivative(x, yes, no)):
@@ -363,7 +363,7 @@ def test_sigmoid_losses_of_special_numbers(dtype, x64):
     largest = float(jnp.finfo(dtype).max)
     x = np.asarray([[INF, -INF, NAN, largest, -largest, 0, 30, -30]] * 3, jnp.dtype(dtype))
     y = np.broadcast_to(np.float32([[0], [1], [0.25]]), x.shape)
-    found = jax.jit(cpu.sigmoid_losses)((x, y, None, None, None))
+    found = jax.jit(cpu.sigmoid_losses)(sigmoid.Arguments(x, y))
     logits = x.astype(np.longdouble)
     with np.errstate(over="ignore", invalid="ignore"):
         pairs = ((y, np.logaddexp(0, -logits)), (1 - y, np.logaddexp(0, logits)))

@@ -24,6 +24,6 @@ def test_plain_code_has_the_same_loss(form):
 
 def test_another_loss_is_refused():
     (form,) = (form for form in forms.FORMS if form.name == "sigmoid losses")
-    wrong = dataclasses.replace(form, plain=lambda source: 2 * forms.plain_sigmoid(source))
+    wrong = dataclasses.replace(form, plain=lambda arguments: 2 * forms.plain_sigmoid(arguments))
     with pytest.raises(ValueError, match="the plain code has the loss"):
         forms.compare((wrong, small(form.problems[0]), forms.VALUE), seconds=0.01)
