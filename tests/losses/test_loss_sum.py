@@ -107,6 +107,11 @@ def test_nothing_else_may_be_added(other):
         other + LossSum.of(LOSSES)
 
 
+def test_repr_shows_total_and_weight_alone():
+    shown = repr(LossSum.of(LOSSES))
+    assert "total=" in shown and "weight=" in shown and "remainder" not in shown
+
+
 def test_zero_is_a_sum_of_no_losses():
     assert sum([], start=LossSum.zero()).mean() == 0
     whole = sum([LossSum.of(LOSSES[:1]), LossSum.of(LOSSES[1:])], start=LossSum.zero())
