@@ -63,7 +63,7 @@ def plain_sigmoid_gradient(loss_ct, arguments):
 
 
 def plain_matmul(total, a, b, start):
-    return loops.add_at(total, loops.dot(a, b, (1, 0)), start)
+    return loops.add_at(total, loops.dot(a, b, 1, 0), start)
 
 
 def in_dtypes(*problems):

@@ -2,6 +2,7 @@
 
 python examples/language_model.py                   # trains with both losses (or with one: --loss); the curves must agree
 python examples/language_model.py --preset gpu      # 12 layers of 768 features in bfloat16, enough work for one accelerator
+python examples/language_model.py --mesh 2x4        # on 8 devices, virtual ones on a CPU: parameters fully sharded over 2, vocabulary split over 4
 """
 
 import argparse
@@ -16,6 +17,8 @@ import numpy as np
 import optax
 from corpus import IGNORED, OUTPUT, UNKNOWN, count_words, standard_library, unequal_batches
 from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 from transformer import LanguageModel
@@ -88,9 +91,35 @@ def show_gradient_errors(rows: np.ndarray, sizes: argparse.Namespace) -> None:
         raise SystemExit(f"the gradient through jaxce.LossSum is more than {GRADIENT_RTOL:.0e} off")
 
 
-def train(name: str, rows: np.ndarray, sizes: argparse.Namespace) -> np.ndarray:
-    """Return the loss of each step."""
-    graph, params = nnx.split(LanguageModel(int(rows.max()) + 1, sizes, nnx.Rngs(SEED)))
+def make_mesh(shape: str | None) -> Mesh | None:
+    """Return a mesh with the axes "data" and "model" in Auto mode, where the compiler decides how arrays are split."""
+    if shape is None:
+        return None
+    data, model = map(int, shape.split("x"))
+    jax.config.update("jax_num_cpu_devices", data * model)
+    return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+
+def place(params, mesh: Mesh | None):
+    """Split the rows of the tied embedding, which are words, over "model", and an axis of every parameter over "data"."""
+
+    def put(path, x):
+        if "['embedding']['embedding']" in jax.tree_util.keystr(path):
+            spec = P("model", "data")
+        else:
+            even = [i for i, n in enumerate(x.shape) if n % mesh.shape["data"] == 0]
+            spec = P(*[None] * even[0], "data") if even else P()
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    return params if mesh is None else jax.tree.map_with_path(put, params)
+
+
+def train(name: str, rows: np.ndarray, sizes: argparse.Namespace, mesh: Mesh | None) -> tuple[np.ndarray, int]:
+    """Return the loss of each step, and the memory of a step on one device, in bytes."""
+    parts = mesh.shape["model"] if mesh else 1
+    vocabulary = -(-(int(rows.max()) + 1) // parts) * parts  # with words that never occur, for equal parts
+    graph, params = nnx.split(LanguageModel(vocabulary, sizes, nnx.Rngs(SEED)))
+    params = place(params, mesh)
     schedule = optax.warmup_cosine_decay_schedule(0.0, sizes.learning_rate, 1 + sizes.steps // 20, sizes.steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
 
@@ -99,12 +128,15 @@ def train(name: str, rows: np.ndarray, sizes: argparse.Namespace) -> np.ndarray:
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, value
 
+    def put(micro_batches):
+        return micro_batches if mesh is None else jax.device_put(micro_batches, NamedSharding(mesh, P(None, "data")))
+
     opt_state = optimizer.init(params)
     batches = np.random.default_rng(SEED).integers(len(rows), size=(sizes.steps, 1, sizes.batch))
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, opt_state, rows[batches[0]]).compile()
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, opt_state, put(rows[batches[0]])).compile()
     losses, times = [], []
     for batch in (progress := tqdm(batches, name, unit="step")):
-        params, opt_state, value = compiled(params, opt_state, rows[batch])
+        params, opt_state, value = compiled(params, opt_state, put(rows[batch]))
         losses.append(float(value))
         times.append(time.perf_counter())
         progress.set_postfix(loss=f"{losses[-1]:.4f}")
@@ -114,8 +146,11 @@ def train(name: str, rows: np.ndarray, sizes: argparse.Namespace) -> np.ndarray:
     held = use.argument_size_in_bytes + use.output_size_in_bytes - use.alias_size_in_bytes + use.temp_size_in_bytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(f"{name}: loss {losses[0]:.4f} -> {losses[-1]:.4f}, {speed:,.0f} tokens/s")
-    print(f"  memory: a step {held / 2**20:,.0f} MiB by the compiler, the process {peak / 2**20:,.0f} MiB so far")
-    return np.asarray(losses)
+    where = "" if mesh is None else " on each device"
+    print(
+        f"  memory: a step {held / 2**20:,.0f} MiB{where} by the compiler, the process {peak / 2**20:,.0f} MiB so far"
+    )
+    return np.asarray(losses), held
 
 
 def draw(curves: dict[str, np.ndarray]) -> None:
@@ -134,7 +169,11 @@ def main() -> None:
     parser.add_argument("--loss", choices=[*LOSSES, "both"], default="both", help="the loss to train with")
     parser.add_argument("--preset", choices=["cpu", "gpu"], default="cpu", help="the sizes of model and training")
     parser.add_argument("--short", action="store_true", help="a few steps of a smaller model on fewer words")
+    parser.add_argument(
+        "--mesh", help="the shape of a mesh, as in 2x4: fully sharded data parallelism x tensor parallelism"
+    )
     options = parser.parse_args()
+    mesh = make_mesh(options.mesh)
     # Some devices multiply float32 matrices in bfloat16 by default, and the two curves would then differ.
     jax.config.update("jax_default_matmul_precision", "highest")
     started = time.perf_counter()
@@ -142,13 +181,16 @@ def main() -> None:
     sizes = argparse.Namespace(**dict(zip(SIZES, PRESETS["short" if options.short else options.preset], strict=True)))
     rows = standard_library(sizes.least_count, sizes.sequence, sizes.files)
     print(f"corpus: {count_words(rows):,} words, {rows.max() + 1:,} ids")
-    curves = {name: train(name, rows, sizes) for name in LOSSES if options.loss in (name, "both")}
+    trained = {name: train(name, rows, sizes, mesh) for name in LOSSES if options.loss in (name, "both")}
+    curves = {name: losses for name, (losses, _) in trained.items()}
     draw(curves)
     if options.loss == "both":
         apart, allowed = np.max(np.abs(curves["linear"] / curves["dense"] - 1)), CURVES_RTOL[sizes.dtype]
         print(f"the two curves are {apart:.1e} apart; allowed {allowed:.0e}")
         if not apart <= allowed:
             raise SystemExit("the two curves disagree")
+        saved = trained["dense"][1] - trained["linear"][1]
+        print(f"lazy logits save {saved / 2**20:,.0f} MiB" + (" on each device" if mesh else ""))
     show_gradient_errors(rows, sizes)
     print(f"picture: {OUTPUT / 'language_model.png'}   wall time: {time.perf_counter() - started:.1f} s")
 

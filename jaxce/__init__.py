@@ -4,12 +4,16 @@ import typing as _typing
 
 from jaxce import _keras_hook
 from jaxce._blocks.choice import Chunked as Chunked
+from jaxce._blocks.choice import Split as Split
 from jaxce._linear import linear_logit_stats as linear_logit_stats
 from jaxce._linear import linear_softmax_cross_entropy as linear_softmax_cross_entropy
 from jaxce._linear import linear_softmax_cross_entropy_sum as linear_softmax_cross_entropy_sum
+from jaxce._linear_logits import LinearLogits as LinearLogits
 from jaxce._loss_sum import LossSum as LossSum
 from jaxce._sigmoid import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
+from jaxce._sigmoid import sigmoid_binary_cross_entropy_sum as sigmoid_binary_cross_entropy_sum
 from jaxce._softmax import softmax_cross_entropy as softmax_cross_entropy
+from jaxce._softmax import softmax_cross_entropy_sum as softmax_cross_entropy_sum
 from jaxce._softmax import softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels
 from jaxce._stats import LogitStats as LogitStats
 from jaxce._stats import logit_stats as logit_stats
@@ -19,14 +23,18 @@ __version__ = "0.1.0"
 # Without `keras`: `from jaxce import *` must not replace the Keras of the caller.
 __all__ = [
     "Chunked",
+    "LinearLogits",
     "LogitStats",
     "LossSum",
+    "Split",
     "linear_logit_stats",
     "linear_softmax_cross_entropy",
     "linear_softmax_cross_entropy_sum",
     "logit_stats",
     "sigmoid_binary_cross_entropy",
+    "sigmoid_binary_cross_entropy_sum",
     "softmax_cross_entropy",
+    "softmax_cross_entropy_sum",
     "softmax_cross_entropy_with_integer_labels",
 ]
 

@@ -10,6 +10,7 @@ from jaxce._checks import scalars
 from jaxce._core import sigmoid_losses
 from jaxce._core.sigmoid import Arguments
 from jaxce._jax.rules import keep_statistics
+from jaxce._loss_sum import LossSum
 from jaxce._types import Array, ArrayLike
 
 
@@ -52,6 +53,48 @@ def sigmoid_binary_cross_entropy(
       `tf.nn.sigmoid_cross_entropy_with_logits`; `pos_weight` as in `torch.nn.BCEWithLogitsLoss`.
     """
     return _sigmoid_loss(logits, labels, mask, scalars.label_smoothing(label_smoothing), pos_weight)
+
+
+def sigmoid_binary_cross_entropy_sum(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    pos_weight: ArrayLike | None = None,
+) -> LossSum:
+    r"""The sum of the sigmoid cross-entropy over all entries that count, and their number. The mask is given once.
+
+    .. math:: \mathrm{total} = \sum_i \ell_i, \qquad \mathrm{weight} = \sum_i 1 \quad \text{over the entries that count}
+
+    Args:
+      logits: `[...]`, floating. This and all other arguments are as for `sigmoid_binary_cross_entropy`.
+      labels: `[...]`, real, from 0 to 1.
+      mask: `[...]`, boolean. True for the entries that count.
+      label_smoothing: Scalar in [0, 1].
+      pos_weight: A scalar, or an array that broadcasts to the last axes of `logits`; 1 by default.
+
+    Returns:
+      A `LossSum` of two scalars. `.mean()` is the mean over the entries that count. Adding several gives the sum over all their entries.
+
+    Raises:
+      TypeError: An argument has the wrong type or dtype.
+      ValueError: An argument has the wrong shape or is out of range.
+
+    Numerics:
+      As for `sigmoid_binary_cross_entropy`.
+
+    Example:
+      >>> logits, labels = jnp.array([2.0, 0.0, 9.0]), jnp.array([1.0, 0.0, 0.0])
+      >>> print(sigmoid_binary_cross_entropy_sum(logits, labels, mask=jnp.array([True, True, False])).mean().round(4))
+      0.41
+
+    References:
+      As for `sigmoid_binary_cross_entropy`.
+    """
+    options = {"label_smoothing": label_smoothing, "pos_weight": pos_weight}
+    losses = sigmoid_binary_cross_entropy(logits, labels, mask=mask, **options)
+    return LossSum.of(losses, mask=mask)
 
 
 @jax.jit

@@ -1,25 +1,19 @@
-"""The softmax cross-entropies as formulas over `LogitStats`. Dense logits and linear layers share one implementation of each option."""
+"""The public softmax cross-entropies. `_cross_entropy` computes them."""
 
 from __future__ import annotations
 
-import functools
-
-import jax
-import jax.numpy as jnp
-
-from jaxce import _checks as checks
+from jaxce import _cross_entropy as cross_entropy
 from jaxce._checks import scalars
 from jaxce._checks import shards as sharded_checks
-from jaxce._core.labels import local_indices, weight_of_label
-from jaxce._jax.axes import per_class, per_row, row_shape
-from jaxce._jax.mesh import psum_over, varying_like
-from jaxce._jax.rules import keep_statistics
-from jaxce._stats import LogitStats, dense_stats, with_one_class_axis
-from jaxce._types import Array, ArrayLike, working_dtype
+from jaxce._checks.rows import Arguments
+from jaxce._cross_entropy import Options
+from jaxce._linear_logits import Logits
+from jaxce._loss_sum import LossSum
+from jaxce._types import Array, ArrayLike
 
 
 def softmax_cross_entropy(
-    logits: ArrayLike,
+    logits: Logits,
     labels: ArrayLike,
     *,
     axis: int | tuple[int, ...] = -1,
@@ -28,6 +22,8 @@ def softmax_cross_entropy(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
+    soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> Array:
     r"""Softmax cross-entropy against class probabilities, one loss per example.
@@ -37,15 +33,18 @@ def softmax_cross_entropy(
       \log Z = \log \sum_k e^{z_k}
 
     Args:
-      logits: `[..., num_classes]`, floating: :math:`z`. Unnormalised log-probabilities.
+      logits: `[..., num_classes]`, floating: :math:`z`. Unnormalised log-probabilities. Or a `LinearLogits`, which stands for such an array.
       labels: `[..., num_classes]`, real: :math:`q`. The probability of each class; they need not sum to 1.
       axis: The class axis of `logits` and `labels`, or a tuple of class axes: `(-2, -1)` for a softmax over an image. With a tuple,
         `class_weights` has the shape of these axes.
       where: Boolean, broadcasts to `logits`. True for the classes that take part. An excluded class is treated as if its logit were -inf.
+        The same for all rows of a `LinearLogits`.
       mask: `[...]`, boolean. True for the examples that count. A masked example has loss 0 and gradient 0, whatever its logits and labels hold.
       label_smoothing: Scalar in [0, 1]: :math:`s`, the share of the label spread evenly over the :math:`K` classes that take part.
       class_weights: `[num_classes]`, real: :math:`w`, ones by default.
       z_loss: Scalar, not negative: :math:`\zeta`. Keeps :math:`\log Z` near 0.
+      soft_cap: Scalar, positive: a logit :math:`x` becomes :math:`z = c \tanh(x / c)`. None for no cap.
+      temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap.
       axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device passes its own classes of
         `logits`, `labels`, `where` and `class_weights`, and gets the loss over all classes.
 
@@ -71,13 +70,15 @@ def softmax_cross_entropy(
       Label smoothing: Szegedy et al., Rethinking the Inception architecture, 2016. z-loss: Chowdhery et al., PaLM, 2022. Class weights combine
       with label smoothing as in `torch.nn.functional.cross_entropy`.
     """
-    smoothing, z_weight = scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss)
+    cap, divisor = scalars.soft_cap(soft_cap), scalars.temperature(temperature)
+    arguments = Arguments(logits, labels, where, mask, class_weights, cap, divisor)
+    options = Options(scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss))
     static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
-    return _dense_loss(logits, labels, where, mask, smoothing, class_weights, z_weight, integer_labels=False, **static)
+    return cross_entropy.losses(arguments, options, integer_labels=False, **static)
 
 
 def softmax_cross_entropy_with_integer_labels(
-    logits: ArrayLike,
+    logits: Logits,
     labels: ArrayLike,
     *,
     axis: int | tuple[int, ...] = -1,
@@ -86,6 +87,8 @@ def softmax_cross_entropy_with_integer_labels(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
+    soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> Array:
     r"""Softmax cross-entropy against integer class labels, one loss per example.
@@ -95,16 +98,19 @@ def softmax_cross_entropy_with_integer_labels(
       \log Z = \log \sum_k e^{z_k}
 
     Args:
-      logits: `[..., num_classes]`, floating: :math:`z`. Unnormalised log-probabilities.
+      logits: `[..., num_classes]`, floating: :math:`z`. Unnormalised log-probabilities. Or a `LinearLogits`, which stands for such an array.
       labels: `[...]`, integer: :math:`y`. The index of the true class.
       axis: The class axis of `logits`, or a tuple of class axes: `(-2, -1)` for a softmax over an image. With a tuple, a label is the row-major
         index into these axes, and `class_weights` has the shape of these axes.
       where: Boolean, broadcasts to `logits`. True for the classes that take part. An excluded class is treated as if its logit were -inf.
+        The same for all rows of a `LinearLogits`.
       mask: `[...]`, boolean. True for the examples that count. A masked example has loss 0 and gradient 0, whatever its logits and label hold.
         The `ignore_index` of other libraries is `mask=labels != ignore_index`.
       label_smoothing: Scalar in [0, 1]: :math:`s`, the share of the label spread evenly over the :math:`K` classes that take part.
       class_weights: `[num_classes]`, real: :math:`w`, ones by default.
       z_loss: Scalar, not negative: :math:`\zeta`. Keeps :math:`\log Z` near 0.
+      soft_cap: Scalar, positive: a logit :math:`x` becomes :math:`z = c \tanh(x / c)`. None for no cap.
+      temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap.
       axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device passes its own classes of
         `logits`, `where` and `class_weights`, and the same `labels`, which count the classes of all devices. Each device gets the loss over
         all classes.
@@ -129,70 +135,68 @@ def softmax_cross_entropy_with_integer_labels(
     References:
       As for `softmax_cross_entropy`.
     """
-    smoothing, z_weight = scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss)
+    cap, divisor = scalars.soft_cap(soft_cap), scalars.temperature(temperature)
+    arguments = Arguments(logits, labels, where, mask, class_weights, cap, divisor)
+    options = Options(scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss))
     static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
-    return _dense_loss(logits, labels, where, mask, smoothing, class_weights, z_weight, integer_labels=True, **static)
+    return cross_entropy.losses(arguments, options, integer_labels=True, **static)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "integer_labels", "axis_name"))
-def _dense_loss(
-    logits, labels, where, mask, label_smoothing, class_weights, z_loss, *, axis, integer_labels, axis_name
-):
-    logits = checks.logits(logits)
-    axis = checks.class_axis(axis, logits)
-    if integer_labels:
-        labels = checks.class_indices(labels, logits, axis)
-    else:
-        labels = checks.class_probabilities(labels, logits)
-    where = checks.where(where, logits, axis)
-    mask = checks.mask(mask, row_shape(logits.shape, axis), logits)
-    class_weights = checks.class_weights(class_weights, logits, axis)
-    if axis_name is not None:
-        sharded_checks.split_classes("logits", logits, axis_name, axis)
-    logits, labels, where, class_weights, axis = with_one_class_axis(logits, labels, where, class_weights, axis)
-    if integer_labels:
-        labels = local_indices(labels, logits.shape[axis], axis_name)
-        logits = varying_like(logits, labels)
+def softmax_cross_entropy_sum(
+    logits: Logits,
+    labels: ArrayLike,
+    *,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    z_loss: ArrayLike = 0.0,
+    soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> LossSum:
+    r"""The sum of the softmax cross-entropy over all examples that count, and their number. The mask is given once.
 
-    def losses(logits, labels, where, mask, label_smoothing, class_weights, z_loss):
-        label_weight = None
-        if class_weights is not None and integer_labels:
-            label_weight = psum_over(axis_name, weight_of_label(class_weights, labels, mask))
-        elif class_weights is not None:
-            dtype = working_dtype(logits)
-            # A NaN label of a masked example must not reach the gradient with respect to the class weights.
-            if mask is not None:
-                labels = jnp.where(per_row(mask, axis), labels, 0)
-            labels = labels.astype(dtype) * per_class(class_weights.astype(dtype), axis, logits.ndim)
-        stats = dense_stats(logits, labels, where, mask, class_weights, axis=axis, axis_name=axis_name)
-        return cross_entropy(stats, mask, label_smoothing, label_weight, z_loss)
+    .. math:: \mathrm{total} = \sum_t \ell_t, \qquad \mathrm{weight} = \sum_t 1 \quad \text{over the examples that count}
 
-    return keep_statistics(losses)(logits, labels, where, mask, label_smoothing, class_weights, z_loss)
+    Args:
+      logits: `[..., num_classes]`, floating; or a `LinearLogits`. This and all other arguments are as for `softmax_cross_entropy`.
+      labels: `[...]`, integer: the index of the true class. Or `[..., num_classes]`, real: the probability of each class.
+      axis: The class axis of `logits`, or a tuple of class axes.
+      where: Boolean, broadcasts to `logits`. True for the classes that take part. The same for all rows of a `LinearLogits`.
+      mask: `[...]`, boolean. True for the examples that count.
+      label_smoothing: Scalar in [0, 1].
+      class_weights: `[num_classes]`, real.
+      z_loss: Scalar, not negative.
+      soft_cap: Scalar, positive; None for no cap.
+      temperature: Scalar or `[...]`, positive; None for 1.
+      axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. If examples are split, use `LossSum.psum`.
 
+    Returns:
+      A `LossSum` of two scalars. `.mean()` is the mean over the examples that count. Adding several gives the sum over all their examples.
 
-def cross_entropy(
-    stats: LogitStats,
-    mask: Array | None,
-    label_smoothing: Array | None,
-    label_weight: Array | None,
-    z_loss: Array | None,
-) -> Array:
-    """Return the loss of each row from its statistics. An option that is None is not used.
+    Raises:
+      TypeError: An argument has the wrong type or dtype.
+      ValueError: An argument has the wrong shape, is out of range, or `axis` is not a class axis.
 
-    `label_weight` is the class weight of each integer label. Class probabilities are already multiplied by their class weights.
+    Numerics:
+      Each loss is that of `softmax_cross_entropy` or `softmax_cross_entropy_with_integer_labels`. For a `LinearLogits` the value alone costs one
+      matmul. Under differentiation the gradients are computed in the same pass: three matmuls in total if a block has whole rows of logits,
+      otherwise four. The gradients are summed in float32 and stored until they are multiplied by the cotangent of `total`. If the classes are
+      split, this pass sends a few numbers per token and no gradient between devices; the gradient with respect to `hidden` is summed over the
+      devices once. Only a gradient with respect to class probabilities costs another pass.
+
+    Example:
+      >>> logits, labels = jnp.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]), jnp.array([2, -1])
+      >>> print(softmax_cross_entropy_sum(logits, labels, mask=labels >= 0).mean().round(4))
+      0.4076
+
+    References:
+      As for `softmax_cross_entropy`. Gradients in the forward pass: Hsu et al., Liger kernel, 2024.
     """
-    dtype = stats.sum_exp_rest.dtype
-    loss = stats.nll
-    if label_weight is not None:
-        loss = _weighted(label_weight.astype(dtype), loss)
-    if label_smoothing is not None:
-        s = label_smoothing.astype(dtype)
-        loss = _weighted(1 - s, loss) + s * stats.smooth_nll
-    if z_loss is not None:
-        loss = loss + z_loss.astype(dtype) * jnp.square(stats.log_z)
-    return loss if mask is None else jnp.where(mask, loss, 0)
-
-
-def _weighted(weight, loss):
-    """Return the product, which is 0 for a weight of 0 even if the loss is infinite."""
-    return weight * jnp.where((weight == 0) & (loss == jnp.inf), 0, loss)
+    cap, divisor = scalars.soft_cap(soft_cap), scalars.temperature(temperature)
+    arguments = Arguments(logits, labels, where, mask, class_weights, cap, divisor)
+    options = Options(scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss))
+    static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
+    return cross_entropy.loss_sum(arguments, options, **static)

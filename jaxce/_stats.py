@@ -25,16 +25,20 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce import _checks as checks
+from jaxce import _lazy as lazy
 from jaxce._checks import results as result_checks
+from jaxce._checks import rows as row_checks
 from jaxce._checks import scalars
 from jaxce._checks import shards as sharded_checks
+from jaxce._checks.rows import Arguments
 from jaxce._core import Statistics, statistics
 from jaxce._core.labels import local_indices
 from jaxce._core.merge import merge
-from jaxce._jax.axes import ClassAxis, joined_axes
+from jaxce._jax.axes import joined_axes
 from jaxce._jax.mesh import AxisName, varying_like
 from jaxce._jax.rules import keep_statistics
-from jaxce._types import Array, ArrayLike, exportable
+from jaxce._linear_logits import LinearLogits, Logits
+from jaxce._types import Array, ArrayLike, exportable, working_dtype
 
 
 @exportable
@@ -124,12 +128,14 @@ class LogitStats:
 
 
 def logit_stats(
-    logits: ArrayLike,
+    logits: Logits,
     labels: ArrayLike,
     *,
     axis: int | tuple[int, ...] = -1,
     where: ArrayLike | None = None,
     class_weights: ArrayLike | None = None,
+    soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> LogitStats:
     r"""The statistics of each row of logits, from which every softmax cross-entropy is one line of code.
@@ -137,12 +143,14 @@ def logit_stats(
     .. math:: \mathrm{nll} = \sum_k q_k (\log \textstyle\sum_j e^{z_j} - z_k), \qquad \log Z = \log \textstyle\sum_j e^{z_j}
 
     Args:
-      logits: `[..., num_classes]`, floating. Unnormalised log-probabilities.
+      logits: `[..., num_classes]`, floating. Unnormalised log-probabilities. Or a `LinearLogits`, which stands for such an array.
       labels: `[...]`, integer: the index of the true class. Or `[..., num_classes]`, real: the probability of each class.
       axis: The class axis of `logits`, or a tuple of class axes: `(-2, -1)` for a softmax over an image. With a tuple, an integer label is the
         row-major index into these axes, and `class_weights` has the shape of these axes.
-      where: Boolean, broadcasts to `logits`. True for the classes that take part.
+      where: Boolean, broadcasts to `logits`. True for the classes that take part. The same for all rows of a `LinearLogits`.
       class_weights: `[num_classes]`, real. The weight of each class in `smooth_nll`; `nll` is not weighted.
+      soft_cap: Scalar, positive: a logit :math:`z` becomes :math:`c \tanh(z / c)`. None for no cap.
+      temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap.
       axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device passes its own classes of
         `logits`, `where` and `class_weights`, and labels that count the classes of all devices. Each device gets the statistics over all classes.
 
@@ -164,47 +172,54 @@ def logit_stats(
     References:
       Blanchard, Higham and Higham, Accurately computing the log-sum-exp and softmax functions, IMA J. Numer. Anal. 41 (2021).
     """
+    options = scalars.soft_cap(soft_cap), scalars.temperature(temperature)
     static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
-    return _logit_stats(logits, labels, where, class_weights, **static)
+    return _logit_stats(Arguments(logits, labels, where, None, class_weights, *options), **static)
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "axis_name"))
-def _logit_stats(logits, labels, where, class_weights, *, axis, axis_name):
-    logits = checks.logits(logits)
-    axis = checks.class_axis(axis, logits)
-    labels = checks.labels(labels, logits, axis)
-    where = checks.where(where, logits, axis)
-    class_weights = checks.class_weights(class_weights, logits, axis)
+def _logit_stats(arguments: Arguments, *, axis, axis_name):
+    if isinstance(arguments.logits, LinearLogits):
+        layer, how = lazy.layer_of(arguments, axis, axis_name, integer_labels=None)
+        return of_statistics(lazy.statistics(layer, how), integer_labels=lazy.has_integer_labels(layer))
+    arguments, axis = dense_arguments(arguments, axis, axis_name, integer_labels=None)
+    return keep_statistics(functools.partial(dense_stats, axis=axis, axis_name=axis_name))(arguments)
+
+
+def dense_arguments(arguments: Arguments, axis, axis_name, *, integer_labels) -> tuple[Arguments, int]:
+    """Check the arguments of dense logits. Return them with one class axis, integer labels counted from the first local class, and this axis."""
+    arguments = arguments._replace(logits=checks.logits(arguments.logits))
+    arguments, axis = row_checks.checked(arguments, axis, integer_labels=integer_labels)
     if axis_name is not None:
-        sharded_checks.split_classes("logits", logits, axis_name, axis)
-    logits, labels, where, class_weights, axis = with_one_class_axis(logits, labels, where, class_weights, axis)
+        sharded_checks.split_classes("logits", arguments.logits, axis_name, axis)
+    if isinstance(axis, tuple):
+        arguments, axis = _with_one_class_axis(arguments, axis)
+    logits, labels, class_weights = arguments.logits, arguments.labels, arguments.class_weights
+    if class_weights is not None:  # used twice; the sum of its two cotangents is rounded once
+        arguments = arguments._replace(class_weights=class_weights.astype(working_dtype(logits)))
     if labels.ndim < logits.ndim:
         labels = local_indices(labels, logits.shape[axis], axis_name)
-        logits = varying_like(logits, labels)
-    stats = functools.partial(dense_stats, axis=axis, axis_name=axis_name)
-    return keep_statistics(stats)(logits, labels, where, None, class_weights)
+        arguments = arguments._replace(logits=varying_like(logits, labels), labels=labels)
+    return arguments, axis
 
 
-def with_one_class_axis(logits, labels, where, class_weights, axis: ClassAxis):
-    """Return the checked arguments with several class axes merged into one, the last."""
-    if not isinstance(axis, tuple):
-        return logits, labels, where, class_weights, axis
+def _with_one_class_axis(arguments: Arguments, axis: tuple[int, ...]) -> tuple[Arguments, int]:
+    """Return the arguments with several class axes merged into one, the last."""
+    logits, labels, where, weights = arguments.logits, arguments.labels, arguments.where, arguments.class_weights
     if labels.ndim == logits.ndim:
         labels = joined_axes(labels, axis)
     if where is not None:
         full = [size if i in axis else where.shape[i] for i, size in enumerate(logits.shape)]
         where = joined_axes(jnp.broadcast_to(where, full), axis)
-    if class_weights is not None:
-        class_weights = class_weights.reshape(-1)
+    weights = None if weights is None else weights.reshape(-1)
     logits = joined_axes(logits, axis)
-    return logits, labels, where, class_weights, logits.ndim - 1
+    return arguments._replace(logits=logits, labels=labels, where=where, class_weights=weights), logits.ndim - 1
 
 
-def dense_stats(logits, labels, where, mask, class_weights, *, axis: int, axis_name: AxisName = None) -> LogitStats:
+def dense_stats(arguments: Arguments, *, axis: int, axis_name: AxisName = None) -> LogitStats:
     """Return `logit_stats` of checked arguments with local labels. A row whose `mask` is false has finite statistics."""
-    integer_labels = labels.ndim < logits.ndim
-    stats = statistics(logits, labels, where, mask, class_weights, axis=axis, axis_name=axis_name)
-    return of_statistics(stats, integer_labels=integer_labels)
+    stats = statistics(*arguments, axis=axis, axis_name=axis_name)
+    return of_statistics(stats, integer_labels=arguments.labels.ndim < arguments.logits.ndim)
 
 
 def of_statistics(stats: Statistics, *, integer_labels: bool) -> LogitStats:

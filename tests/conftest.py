@@ -51,6 +51,7 @@ def shared_compilation_cache(request, tmp_path_factory):
     folder = folder.parent if hasattr(request.config, "workerinput") else folder
     jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
     compilation_cache.reset_cache()
 
 

@@ -6,28 +6,30 @@ one block has all classes and its logits are still stored.
 """
 
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxce import _core as core
 from jaxce._blocks import loops
-from jaxce._blocks.reference import Layer, apply_soft_cap, dot, logits_dtype, masked, operand_dtype, raw_logits
+from jaxce._blocks.reference import (
+    Block,
+    Layer,
+    block_of,
+    dot,
+    logits_dtype,
+    operand_dtype,
+    shaped_logits,
+    weighted_labels,
+    without_masked,
+)
 from jaxce._blocks.sizes import Blocks, Plans
 from jaxce._core.definition import Statistics
 from jaxce._core.merge import merge, merge_devices
 from jaxce._jax.mesh import AxisName, is_explicit, psum_over, varying_like
-from jaxce._jax.rules import choose, linear, with_rule
+from jaxce._jax.rules import choose, linear, partial_jvp, with_rule
 
-
-class Block(NamedTuple):
-    """The logits of some tokens for some classes, before the soft cap, with labels that count from the first of these classes."""
-
-    raw: Any
-    labels: Any
-    class_weights: Any = None
-    soft_cap: Any = None
+OF_TOKENS = ("hidden", "labels", "mask", "temperature")  # the fields of a layer with one row per token
 
 
 @functools.cache
@@ -35,51 +37,56 @@ def statistics(plans: Plans, axis_name: AxisName = None):
     """Return the function of a `Layer` that computes the statistics of each token, with its derivative rule."""
 
     def value(layer):
-        own = plans.choose(_value, layer)
-        return merge_devices(own, axis_name)
+        return merge_devices(plans.choose(value_in_blocks, layer), axis_name)
 
     def tangent(args, outs, tangents):
-        return psum_over(axis_name, plans.choose(_tangent, *args, outs, *tangents))
+        return psum_over(axis_name, plans.choose(tangent_in_blocks, *args, outs, *tangents))
 
     return with_rule(value, tangent)
 
 
-def _value(blocks: Blocks, layer: Layer) -> Statistics:
+def value_in_blocks(blocks: Blocks, layer: Layer) -> Statistics:
+    """Return the statistics of each token over the classes of the layer."""
+
     def of_tokens(rows):
-        return statistics_of_tokens(layer._replace(**rows), blocks.classes)[0]
+        return statistics_of_tokens(without_masked(layer._replace(**rows)), blocks.classes)[0]
 
     return loops.map_tokens(of_tokens, token_rows(layer), blocks.tokens)
 
 
-def _tangent(blocks: Blocks, layer: Layer, stats: Statistics, dots: Layer) -> Statistics:
+def tangent_in_blocks(blocks: Blocks, layer: Layer, stats: Statistics, dots: Layer) -> Statistics:
+    """Return the contribution of the classes of the layer to the tangents of the statistics of each token, linear in `dots`."""
     dtype = stats.label_nll.dtype
     # Cast the tangents to the dtype of the statistics, because reverse mode sums their cotangents over blocks in the dtype of the tangents.
     dots = jax.tree.map(lambda dot: dot.astype(dtype), dots)
     of_tokens = functools.partial(_tangent_of_tokens, blocks, layer, dots)
-    return loops.map_tokens(of_tokens, (token_rows(layer), dots.hidden, stats), blocks.tokens)
+    return loops.map_tokens(of_tokens, (token_rows(layer), token_rows(dots), stats), blocks.tokens)
 
 
 def _tangent_of_tokens(blocks: Blocks, layer: Layer, dots: Layer, rows) -> Statistics:
-    tokens, hidden_dot, stats = rows
-    layer, dots = layer._replace(**tokens), dots._replace(hidden=hidden_dot)
+    tokens, token_dots, stats = rows
+    layer, dots = without_masked(layer._replace(**tokens)), dots._replace(**token_dots)
 
     # The checkpoint makes reverse mode recompute each block instead of storing residuals of every block.
     @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=1)
     def of_classes(start, size):
         part, part_dots = loops.some_classes(layer, start, size), loops.some_classes(dots, start, size)
-        raw = raw_logits(part.hidden, part.classifier, part.bias)
-        block = Block(raw, part.labels, part.class_weights, part.soft_cap)
-        return block_jvp(
-            block, stats, Block(_raw_logits_dot(part, part_dots), None, part_dots.class_weights, dots.soft_cap)
-        )
+        return tangent_of_part(part, stats, part_dots)
 
     return loops.sum_over_classes(of_classes, layer.classifier.shape[1], blocks.classes, (layer, dots))
+
+
+def tangent_of_part(part: Layer, stats: Statistics, dots: Layer) -> Statistics:
+    """Return what some classes of some tokens contribute to the tangents of the statistics of these tokens, all at once."""
+    raw_dot = _raw_logits_dot(part, dots)
+    others = {name: getattr(dots, name) for name in Block._fields if name != "raw"}
+    return block_jvp(block_of(part), stats, Block(raw_dot, **others))
 
 
 def _raw_logits_dot(layer: Layer, dots: Layer):
     """Return the tangent of `raw_logits`; None if it is 0."""
     of_hidden, of_classifier = _products_with_tangents(operand_dtype(layer.hidden, layer.classifier))
-    shape = layer.hidden.shape[0], layer.classifier.shape[1]
+    shape = *layer.hidden.shape[:-1], layer.classifier.shape[1]
     terms = [] if dots.hidden is None else [of_hidden(dots.hidden, layer.classifier)]
     terms += [] if dots.classifier is None else [of_classifier(dots.classifier, layer.hidden)]
     terms += [] if dots.bias is None else [jnp.broadcast_to(dots.bias, shape)]
@@ -87,27 +94,41 @@ def _raw_logits_dot(layer: Layer, dots: Layer):
 
 
 def token_rows(layer: Layer) -> dict:
-    """Return the arrays with one row per token. A masked token becomes zeros with label 0, so that its NaNs cannot spread."""
-    labels = layer.labels if layer.mask is None else jnp.where(layer.mask, layer.labels, 0)
-    return {"hidden": masked(layer.hidden, layer.mask), "labels": labels}
+    """Return the arrays with one row per token."""
+    return {name: getattr(layer, name) for name in OF_TOKENS}
 
 
-def statistics_of_tokens(layer: Layer, block: int | None):
+def flat_layer(layer: Layer) -> Layer:
+    """Return the layer with its tokens on one axis."""
+    ndim = layer.hidden.ndim - 1
+    rows = {name: None if x is None else x.reshape(-1, *x.shape[ndim:]) for name, x in token_rows(layer).items()}
+    return layer._replace(**rows)
+
+
+def shaped_like(gradients: Layer, layer: Layer) -> Layer:
+    """Return the gradients with respect to a `flat_layer` in the shapes of the layer."""
+    rows = token_rows(gradients).items()
+    return gradients._replace(
+        **{name: None if x is None else x.reshape(getattr(layer, name).shape) for name, x in rows}
+    )
+
+
+def statistics_of_tokens(layer: Layer, size_of_block: int | None):
     """Return the statistics of a block of tokens, merged over blocks of classes. Also return the raw logits if one block has all classes."""
     num_classes = layer.classifier.shape[1]
 
     def of_classes(start, size):
         part = loops.some_classes(layer, start, size)
-        raw = raw_logits(part.hidden, part.classifier, part.bias)
-        logits = apply_soft_cap(raw, layer.soft_cap)
-        return core.statistics(logits, part.labels, None, None, part.class_weights, axis=1), raw
+        block = block_of(part)
+        z, labels = shaped_logits(block), weighted_labels(block)
+        return core.statistics(z, labels, None, None, part.class_weights, axis=z.ndim - 1), block.raw
 
-    if loops.has_all(block, num_classes):
+    if loops.has_all(size_of_block, num_classes):
         return of_classes(0, num_classes)
     zero = jnp.zeros(layer.hidden.shape[0], logits_dtype(layer.hidden, layer.classifier))
     nothing = varying_like(Statistics(jnp.full_like(zero, -jnp.inf), *(zero,) * 7), layer)
     merged = loops.over_classes(
-        lambda stats, start, size: _merge(stats, of_classes(start, size)[0]), nothing, num_classes, block
+        lambda stats, start, size: _merge(stats, of_classes(start, size)[0]), nothing, num_classes, size_of_block
     )
     return merged, None
 
@@ -117,15 +138,22 @@ _merge = jax.jit(merge, inline=True)  # traced once for all blocks of the same s
 
 def block_jvp(block: Block, stats: Statistics, dots: Block) -> Statistics:
     """Return the contribution of a block of classes to the tangents of the statistics of its rows."""
-    logits, logits_dot = block.raw, dots.raw
-    if block.soft_cap is not None:
-        raw_dot = jnp.zeros_like(block.raw) if dots.raw is None else dots.raw
-        cap_dot = (
-            jnp.zeros_like(block.soft_cap) if dots.soft_cap is None else dots.soft_cap.astype(block.soft_cap.dtype)
-        )
-        logits, logits_dot = jax.jvp(apply_soft_cap, (block.raw, block.soft_cap), (raw_dot, cap_dot))
-    rows = core.Rows(logits, block.labels, block.class_weights, core.Source(logits))
-    return core.statistics_jvp(rows, stats, core.Rows(logits_dot, None, dots.class_weights, None), axis=1)
+    of_logits = Block(dots.raw, None, soft_cap=dots.soft_cap, temperature=dots.temperature)
+    of_labels = Block(None, dots.labels, label_weights=dots.label_weights)
+    z, z_dot = _with_tangent(shaped_logits, block, of_logits)
+    labels, labels_dot = _with_tangent(weighted_labels, block, of_labels)
+    rows = core.Rows(z, labels, block.class_weights, core.Source(z))
+    rows_dots = core.Rows(z_dot, labels_dot, dots.class_weights, None)
+    return core.statistics_jvp(rows, stats, rows_dots, axis=z.ndim - 1)
+
+
+def _with_tangent(function, block: Block, dots: Block):
+    """Return a function of the block and its tangent; None for a tangent that is 0."""
+    if all(dot is None for dot in dots):
+        return function(block), None
+    # A tangent has the dtype of the statistics, and JAX wants that of its array.
+    arrays = (x if dot is None else x.astype(dot.dtype) for x, dot in zip(block, dots, strict=True))
+    return partial_jvp(function, (Block(*arrays),), (dots,))
 
 
 def _products_with_tangents(operands):
@@ -135,15 +163,21 @@ def _products_with_tangents(operands):
     """
 
     def of_hidden(hidden_dot, classifier):
-        return dot(hidden_dot, classifier, (1, 0))
+        return dot(hidden_dot, classifier, -1, 0)
 
     def of_classifier(classifier_dot, hidden):
-        return dot(hidden, classifier_dot, (1, 0))
+        return dot(hidden, classifier_dot, -1, 0)
 
     if operands != jnp.bfloat16:
         return of_hidden, of_classifier
-    transposes = (lambda ct, classifier: dot(ct, classifier, (1, 1)), lambda ct, hidden: dot(hidden, ct, (0, 0)))
+    transposes = (lambda ct, classifier: dot(ct, classifier, -1, 1), lambda ct, hidden: over_tokens(hidden, ct))
     return tuple(map(_narrowed_on_gpu, (of_hidden, of_classifier), transposes))
+
+
+def over_tokens(a, b):
+    """Return the products of the numbers per token in `a` and in `b`, summed over all tokens."""
+    tokens = tuple(range(a.ndim - 1))
+    return dot(a, b, tokens, tokens)
 
 
 def _narrowed_on_gpu(product, transpose):

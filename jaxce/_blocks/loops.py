@@ -16,6 +16,14 @@ from jaxce._jax.rules import choose
 # that are stored at a time.
 _PRODUCT = 2**22
 
+OF_CLASSES = (
+    "classifier",
+    "bias",
+    "where",
+    "label_weights",
+    "class_weights",
+)  # the fields of a layer whose last axis is that of the classes
+
 
 def has_all(block: int | None, size: int) -> bool:
     """Return whether one block has everything. If the size is unknown, only the block None has everything."""
@@ -68,17 +76,18 @@ def sum_over_classes(function, num_classes: int, block: int | None, vary_like):
 
 
 def some_classes(layer, start, size: int):
-    """Return the layer with only `size` classes from `start` on. Its labels count from the first of these classes."""
+    """Return the layer with only `size` classes from `start` on. Its integer labels count from the first of these classes."""
 
     def cut(x):
         return x if x is None or x.shape[-1] == size else lax.dynamic_slice_in_dim(x, start, size, x.ndim - 1)
 
     labels = layer.labels
-    if labels is not None and not (isinstance(start, int) and start == 0):
+    if labels is not None and labels.ndim == 2:
+        labels = cut(labels)
+    elif labels is not None and not (isinstance(start, int) and start == 0):
         labels = labels - jnp.asarray(start).astype(labels.dtype)
-    return layer._replace(
-        classifier=cut(layer.classifier), bias=cut(layer.bias), class_weights=cut(layer.class_weights), labels=labels
-    )
+    of_classes = {name: cut(getattr(layer, name)) for name in OF_CLASSES}
+    return layer._replace(labels=labels, **of_classes)
 
 
 def over_valid_tokens(of_block, of_group, carry, rows: dict, blocks: Blocks, *, skips: bool):
@@ -95,29 +104,24 @@ def over_valid_tokens(of_block, of_group, carry, rows: dict, blocks: Blocks, *, 
     """
     tokens = _length(rows)
     group = (blocks.tokens or tokens) * blocks.gathered
-    rows, order, count = _valid_first(rows, blocks, skips)
+    order, count = _valid_first(rows, blocks, skips)
 
     # The checkpoint keeps JAX from storing residuals of a block, and loop invariants as large as the logits.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def step(i, state):
         carry, all_results = state
-        some = _slice(rows, i * group, group)
+        some = _rows_at(rows, order, i * group, group)
         left = count - i * blocks.gathered if skips else blocks.gathered
         carry, results = _over_group(of_block, carry, some, blocks, left)
         carry, results = of_group(carry, some, results)
-        return carry, _put(all_results, results, i * group)
+        return carry, _put_at(all_results, results, order, i * group)
 
     def results_of_group(carry):
-        some = _slice(rows, 0, group)
+        some = _rows_at(rows, order, 0, group)
         return of_group(carry, some, _over_group(of_block, carry, some, blocks, blocks.gathered)[1])[1]
 
-    zeros = _zeros(jax.eval_shape(results_of_group, carry), _length(rows), carry)
-    carry, results = lax.fori_loop(0, -(-count // blocks.gathered), step, (carry, zeros))
-    if order is not None:
-        results = jax.tree.map(
-            lambda x: jnp.zeros((tokens, *x.shape[1:]), x.dtype).at[order].set(x[:tokens], unique_indices=True), results
-        )
-    return carry, results
+    zeros = _zeros(jax.eval_shape(results_of_group, carry), tokens, carry)
+    return lax.fori_loop(0, -(-count // blocks.gathered), step, (carry, zeros))
 
 
 def _over_group(of_block, carry, rows, blocks, left):
@@ -128,7 +132,7 @@ def _over_group(of_block, carry, rows, blocks, left):
     def step(i, state):
         carry, all_results = state
         carry, results = of_block(carry, _slice(rows, i * blocks.tokens, blocks.tokens))
-        return carry, _put(all_results, results, i * blocks.tokens)
+        return carry, _put_at(all_results, results, None, i * blocks.tokens)
 
     shapes = jax.eval_shape(lambda carry: of_block(carry, _slice(rows, 0, blocks.tokens))[1], carry)
     end = left if isinstance(left, int) else jnp.minimum(left, blocks.gathered)
@@ -136,21 +140,42 @@ def _over_group(of_block, carry, rows, blocks, left):
 
 
 def _valid_first(rows, blocks, skips):
-    """Sort the tokens, pad them to whole groups, and count the blocks to visit. Without a mask, tokens that fill whole groups are not sorted."""
+    """Return the order in which the tokens are visited, in whole groups, and the number of blocks to visit.
+
+    The valid tokens come first; numbers of no token fill up the last group. The order is None for the tokens as they are: without a mask, if they
+    fill whole groups.
+    """
     tokens, mask, group = _length(rows), rows["mask"], blocks.tokens * blocks.gathered
     padded = -(-tokens // group) * group
-    if mask is None and is_known(tokens) and padded == tokens:
-        return rows, None, padded // blocks.tokens
-    valid = jnp.ones(tokens, bool) if mask is None else mask
     count = padded // blocks.tokens
-    if skips and mask is not None:
-        count = (jnp.sum(valid, dtype=jnp.int32) + (blocks.tokens - 1)) // blocks.tokens
-    order = jnp.argsort(~valid, stable=True)
+    if mask is None:
+        is_whole = is_known(tokens) and padded == tokens
+        return (None if is_whole else jnp.arange(padded, dtype=jnp.int32)), count
+    if skips:
+        count = (jnp.sum(mask, dtype=jnp.int32) + (blocks.tokens - 1)) // blocks.tokens
+    order = jnp.argsort(~mask, stable=True).astype(jnp.int32)
+    return jnp.concatenate((order, jnp.arange(padded - tokens, dtype=jnp.int32) + tokens)), count
 
-    def sort(x):
-        return jnp.pad(x[order], [(0, padded - tokens)] + [(0, 0)] * (x.ndim - 1))
 
-    return jax.tree.map(sort, rows | {"mask": valid}), order, count
+def _rows_at(rows, order, start, size):
+    """Return some rows in the given order. A row of no token is 0, and its mask is False."""
+    if order is None:
+        return _slice(rows, start, size)
+    at = lax.dynamic_slice_in_dim(order, start, size)
+    mask = rows["mask"] if rows["mask"] is not None else jnp.ones(_length(rows), bool)
+    return jax.tree.map(lambda x: x.at[at].get(mode="fill", fill_value=0), rows | {"mask": mask})
+
+
+def _put_at(all_rows, rows, order, start):
+    """Return `all_rows` with the rows that `_rows_at` took replaced."""
+    if order is None:
+        return jax.tree.map(lambda x, part: lax.dynamic_update_slice_in_dim(x, part, start, 0), all_rows, rows)
+
+    def put(x, part):
+        at = lax.dynamic_slice_in_dim(order, start, part.shape[0])
+        return x.at[at].set(part, mode="drop", unique_indices=True)
+
+    return jax.tree.map(put, all_rows, rows)
 
 
 def add_at(total, part, start):
@@ -167,7 +192,7 @@ def add_matmul(total, a, b, start):
     size = max(128, _PRODUCT // features) if is_known(features) else 128
 
     def at_once(total, a, b):
-        return add_at(total, dot(a, b, (1, 0)), start)
+        return add_at(total, dot(a, b, 1, 0), start)
 
     def in_parts(total, a, b):
         return over_classes(functools.partial(_add_part, a, b, start), total, num_classes, size)
@@ -177,7 +202,7 @@ def add_matmul(total, a, b, start):
 
 
 def _add_part(a, b, start, total, offset, size):
-    return add_at(total, dot(a, lax.dynamic_slice_in_dim(b, offset, size, 1), (1, 0)), start + offset)
+    return add_at(total, dot(a, lax.dynamic_slice_in_dim(b, offset, size, 1), 1, 0), start + offset)
 
 
 def _length(rows):
@@ -186,10 +211,6 @@ def _length(rows):
 
 def _slice(rows, start, size):
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), rows)
-
-
-def _put(all_rows, rows, start):
-    return jax.tree.map(lambda x, part: lax.dynamic_update_slice_in_dim(x, part, start, 0), all_rows, rows)
 
 
 def _zeros(shapes, length, vary_like):

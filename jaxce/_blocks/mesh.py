@@ -1,64 +1,151 @@
-"""A linear layer on a mesh with explicit axes. The types of the arrays give their shardings, and this module adds the `jax.shard_map`."""
+"""A linear layer on a mesh of devices: which mesh axes split its arrays, and what each device does before and after its own work.
+
+Each device works on its own tokens and its own classes. It needs all features of these classes. If the features of the classifier are split over
+mesh axes that split the tokens too, as in fully sharded data parallelism, each device gathers its columns once, and their gradient is summed and
+scattered once.
+"""
+
+from typing import NamedTuple
 
 import jax
+from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxce._blocks.choice import Split
 from jaxce._blocks.reference import Layer
-from jaxce._jax.mesh import AxisName, is_explicit, psum_over
+from jaxce._core.labels import local_indices
+from jaxce._jax.mesh import AxisName, is_explicit, psum_over, varying_like
+from jaxce._jax.rules import keep_statistics, kept_for_gradient
+
+FEATURES, CLASSIFIER_FEATURES, CLASSES = (
+    "h",
+    "f",
+    "c",
+)  # the axes of `hidden` and of `classifier`; those of the tokens are t0, t1, ...
 
 
-def by_type(function, layer: Layer, options, axis_name: AxisName, *, is_sum: bool = False):
-    """Return `function(layer, options, axis_name)`. If the arrays are on an explicit mesh, each device computes its own tokens and classes.
+class Layout(NamedTuple):
+    """The mesh axes that split a layer."""
+
+    tokens: tuple[tuple[str, ...], ...]  # of each axis of the tokens
+    classes: tuple[str, ...]
+    features: tuple[str, ...]  # of the classifier; some of those of the tokens
+
+    @property
+    def over_tokens(self) -> tuple[str, ...]:
+        return tuple(axis for part in self.tokens for axis in part)
+
+    def axes(self) -> dict:
+        """Return the mesh axes that split the axis of each letter."""
+        by_token = dict(zip(token_letters(len(self.tokens)), self.tokens, strict=True))
+        return by_token | {CLASSES: self.classes, CLASSIFIER_FEATURES: self.features}
+
+
+def layout_of(tokens, classes, features) -> Layout:
+    """Return the layout of a device's work for arrays that are split in this way.
+
+    The devices that split the classes between them need the same tokens, so tokens are not split over the mesh axes of the classes.
+    """
+    tokens = tuple(tuple(axis for axis in part if axis not in classes) for part in tokens)
+    layout = Layout(tokens, tuple(classes), tuple(features))
+    return layout if set(features) <= set(layout.over_tokens) else layout._replace(features=())
+
+
+def token_letters(ndim: int) -> tuple[str, ...]:
+    """Return the letters of the axes of the tokens."""
+    return tuple(f"t{i}" for i in range(ndim))
+
+
+def letters(layer: Layer) -> Layer:
+    """Return the letters of the axes of each array."""
+    tokens = token_letters(layer.hidden.ndim - 1)
+    by_class = (CLASSES,)
+    of_labels = tokens + by_class * (layer.labels.ndim == layer.hidden.ndim)
+    all_letters = Layer(
+        hidden=(*tokens, FEATURES),
+        classifier=(CLASSIFIER_FEATURES, CLASSES),
+        labels=of_labels,
+        bias=by_class,
+        where=by_class,
+        mask=tokens,
+        label_weights=by_class,
+        class_weights=by_class,
+        soft_cap=(),
+        temperature=tokens,
+    )
+    return Layer(*(None if x is None else axes for x, axes in zip(layer, all_letters, strict=True)))
+
+
+def on_devices(function, layer: Layer, options, axis_name: AxisName, split: Split | None, *, is_sum: bool = False):
+    """Return `function(layer, options, axis_name)`. If it is known how the arrays are split, each device computes its own tokens and classes.
 
     Args:
-      function: Returns a pytree of arrays with one row per token, or a pytree of sums over the tokens.
+      function: Returns a pytree of arrays with one row per token, or a pytree of sums over the tokens. Its labels count from the first class of
+        the device.
       layer: The layer. Its tokens may have any shape.
       options: A pytree of scalars.
       axis_name: The caller's `axis_name`. If it is not None, the caller is already inside `jax.shard_map`.
+      split: How the caller says that the arrays are split; None if their types say it, or if they are not split.
       is_sum: Whether the results are sums over the tokens.
 
     Returns:
-      The result of `function`. A result per token is sharded like the labels.
+      The result of `function`. A result per token is sharded like the labels, if their type says how.
     """
-    mesh, of_labels = _explicit_mesh(layer), jax.typeof(layer.labels).sharding.spec
-    if axis_name is not None or mesh is None:
-        return function(layer, options, axis_name)
-    of_classes = _axes(jax.typeof(layer.classifier).sharding.spec[1])
-    # The devices that split the classes between them need the same tokens, so tokens are not split over the mesh axes of the classes.
-    split = jax.typeof(layer.hidden).sharding.spec[:-1]
-    tokens = [tuple(a for a in _axes(part) if a not in of_classes) for part in split]
-    over = tuple(axis for part in tokens for axis in part)
-    by_token, by_class = P(*(part or None for part in tokens)), P(of_classes or None)
-    specs = Layer(
-        hidden=P(*by_token, None),
-        classifier=P(None, *by_class),
-        labels=by_token,
-        bias=by_class,
-        mask=by_token,
-        class_weights=by_class,
-        soft_cap=P(),
-    )
+    mesh, layout = _mesh_and_layout(layer, split) if axis_name is None else (None, Layout((), axis_name, ()))
 
     def on_device(layer, options):
-        result = function(layer, options, of_classes or None)
-        return psum_over(over or None, result) if is_sum else result
+        result = function(on_this_device(layer, layout), options, layout.classes or None)
+        return psum_over(layout.over_tokens or None, result) if is_sum else result
 
-    layer = Layer(
-        *(
-            None if x is None else jax.sharding.reshard(x, NamedSharding(mesh, spec))
-            for x, spec in zip(layer, specs, strict=True)
-        )
+    on_device = on_device if is_sum else keep_statistics(on_device)
+    if mesh is None:
+        return on_device(layer, options)
+    of_labels = P(*jax.typeof(layer.labels).sharding.spec[: layer.hidden.ndim - 1])
+    axes, of_arrays = layout.axes(), letters(layer)
+    specs = Layer(*(None if x is None else P(*(axes.get(letter) or None for letter in x)) for x in of_arrays))
+    if _is_explicit(mesh):
+        layer = Layer(*(None if x is None else _put(mesh, x, spec) for x, spec in zip(layer, specs, strict=True)))
+    # On an explicit mesh name only these axes: a `jax.vmap` around this call may use another axis. If `names` is empty, JAX takes all axes that no
+    # `jax.vmap` uses.
+    names = {*layout.over_tokens, *layout.classes} if _is_explicit(mesh) else set(mesh.axis_names)
+    out_specs = P() if is_sum else P(*(part or None for part in layout.tokens))
+    in_specs = (specs, P())
+    result = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=names)(
+        layer, options
     )
-    # Name only these axes: a `jax.vmap` around this call may use another axis. If `names` is empty, JAX takes all axes that no `jax.vmap` uses.
-    names, out_specs = {*over, *of_classes}, P() if is_sum else by_token
-    local = on_device
-    if names or _is_explicit(mesh):
-        local = jax.shard_map(on_device, mesh=mesh, in_specs=(specs, P()), out_specs=out_specs, axis_names=names)
-    result = local(layer, options)
-    if is_sum:
+    if is_sum or not _is_explicit(mesh):
         return result
-    return jax.tree.map(lambda x: jax.sharding.reshard(x, NamedSharding(mesh, of_labels)), result)
+    return jax.tree.map(lambda x: _put(mesh, x, of_labels), result)
+
+
+def on_this_device(layer: Layer, layout: Layout) -> Layer:
+    """Return the layer with all features of its columns, and integer labels that count from the first class of this device."""
+    if layout.features:
+        columns = lax.all_gather(layer.classifier, layout.features, axis=0, tiled=True)
+        layer = layer._replace(classifier=kept_for_gradient(columns))
+    if layer.labels.ndim < layer.hidden.ndim:
+        labels = local_indices(layer.labels, layer.classifier.shape[1], layout.classes or None)
+        layer = layer._replace(labels=labels)
+    # The gradient with respect to a replicated array is summed over the devices once, not in every block.
+    arrays = varying_like(layer._replace(labels=None, mask=None), layer)
+    return arrays._replace(labels=layer.labels, mask=layer.mask)
+
+
+def _mesh_and_layout(layer: Layer, split: Split | None):
+    """Return the mesh over whose axes the arrays are split, and how; None if it is not known."""
+    ndim = layer.hidden.ndim - 1
+    if split is not None:
+        mesh, tokens = split.checked_for(layer.hidden, layer.classifier)
+        return mesh, layout_of(tokens, split.classes, split.features)
+    mesh = _explicit_mesh(layer)
+    if mesh is None:
+        return None, Layout(((),) * ndim, (), ())
+    of_hidden, of_classifier = (
+        [_axes(part) for part in jax.typeof(x).sharding.spec] for x in (layer.hidden, layer.classifier)
+    )
+    features, classes = of_classifier
+    return mesh, layout_of(of_hidden[:-1], classes, features)
 
 
 def _explicit_mesh(layer):
@@ -75,6 +162,10 @@ def _explicit_mesh(layer):
 
 def _is_explicit(mesh):
     return bool(mesh.axis_names) and all(kind == AxisType.Explicit for kind in mesh.axis_types)
+
+
+def _put(mesh, array, spec):
+    return jax.sharding.reshard(array, NamedSharding(mesh, spec))
 
 
 def _axes(part):

@@ -3,61 +3,106 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 
 from jaxce import _core as core
 from jaxce._core.definition import Statistics
+from jaxce._core.shaping import counted_temperature, shaped
+from jaxce._jax.axes import per_class
 from jaxce._jax.mesh import AxisName
 from jaxce._types import working_dtype
 
 
 class Layer(NamedTuple):
-    """A linear layer and its labels, all checked."""
+    """A linear layer and its labels, all checked. The tokens may have any number of axes; here they have one."""
 
     hidden: Any  # [tokens, features]
     classifier: Any  # [features, num_classes]
-    labels: Any  # [tokens], integer
+    labels: Any  # [tokens], integer, or [tokens, num_classes]: class probabilities
     bias: Any = None  # [num_classes]
-    mask: Any = None  # [tokens]
+    where: Any = None  # [num_classes], boolean: the classes that take part
+    mask: Any = None  # [tokens], boolean: the tokens that count
+    label_weights: Any = None  # [num_classes], by which class probabilities are multiplied
     class_weights: Any = None  # [num_classes]
-    soft_cap: Any = None  # a scalar; the only option that changes the logits
+    soft_cap: Any = None  # a scalar
+    temperature: Any = None  # [tokens]
+
+
+class Block(NamedTuple):
+    """The logits of some tokens for some classes before cap and temperature, with labels that count from the first of these classes."""
+
+    raw: Any
+    labels: Any
+    where: Any = None
+    label_weights: Any = None
+    class_weights: Any = None
+    soft_cap: Any = None
+    temperature: Any = None
 
 
 def statistics(layer: Layer, axis_name: AxisName = None) -> Statistics:
     """Return the statistics of each token."""
-    raw = raw_logits(masked(layer.hidden, layer.mask), layer.classifier, layer.bias)
-    logits = apply_soft_cap(raw, layer.soft_cap)
-    return core.statistics(logits, layer.labels, None, layer.mask, layer.class_weights, axis=1, axis_name=axis_name)
+    block = block_of(without_masked(layer))
+    z, labels, mask = shaped_logits(block), weighted_labels(block), layer.mask
+    return core.statistics(z, labels, None, mask, layer.class_weights, axis=z.ndim - 1, axis_name=axis_name)
 
 
-def masked(hidden, mask):
-    """Return `hidden` with zeros for masked tokens, so that their values cannot reach the gradient with respect to the classifier."""
-    return hidden if mask is None else jnp.where(mask[:, None], hidden, 0)
+def without_masked(layer: Layer) -> Layer:
+    """Return the layer with zeros and label 0 for masked tokens, so that their values cannot reach a gradient."""
+    if layer.mask is None:
+        return layer
+    mask = layer.mask
+
+    def of_classes(x):
+        return jnp.where(mask[..., None], x, 0)
+
+    labels = jnp.where(mask, layer.labels, 0) if has_integer_labels(layer) else of_classes(layer.labels)
+    temperature = counted_temperature(layer.temperature, mask)
+    return layer._replace(hidden=of_classes(layer.hidden), labels=labels, temperature=temperature)
+
+
+def has_integer_labels(layer: Layer) -> bool:
+    """Return whether the labels are class indices, not class probabilities."""
+    return layer.labels.ndim < layer.hidden.ndim
+
+
+def block_of(layer: Layer, raw=None) -> Block:
+    """Return the block of all tokens and classes of the layer; `raw` are its raw logits, if they are still stored."""
+    raw = raw_logits(layer.hidden, layer.classifier, layer.bias) if raw is None else raw
+    return Block(raw=raw, **{name: getattr(layer, name) for name in Block._fields if name != "raw"})
 
 
 def raw_logits(hidden, classifier, bias):
-    """Return `hidden @ classifier + bias` in the working dtype: the logits before the soft cap."""
-    raw = dot(hidden, classifier, (1, 0))
-    return raw if bias is None else raw + bias.astype(raw.dtype)[None]
+    """Return `hidden @ classifier + bias` in the working dtype: the logits before cap and temperature."""
+    raw = dot(hidden, classifier, -1, 0)
+    return raw if bias is None else raw + per_class(bias.astype(raw.dtype), raw.ndim - 1, raw.ndim)
 
 
-def apply_soft_cap(raw, soft_cap):
-    """Return the logits, `soft_cap * tanh(raw / soft_cap)`. A class whose bias is -inf takes no part, with or without a cap."""
-    if soft_cap is None:
-        return raw
-    cap, left_out = soft_cap.astype(raw.dtype), raw == -jnp.inf
-    return jnp.where(left_out, -jnp.inf, cap * jnp.tanh(jnp.where(left_out, 0, raw) / cap))
+def shaped_logits(block: Block):
+    """Return the logits that the loss is defined on."""
+    axis = block.raw.ndim - 1
+    where = None if block.where is None else per_class(block.where, axis, block.raw.ndim)
+    return shaped(block.raw, block.soft_cap, block.temperature, where, axis=axis)
 
 
-def dot(a, b, contracting):
-    """Contract two matrices over one axis of each. Sum and return the products in float32 (float64 if either operand is float64).
+def weighted_labels(block: Block):
+    """Return the integer labels, or the class probabilities times their weights."""
+    labels, ndim, dtype = block.labels, block.raw.ndim, block.raw.dtype
+    if labels.ndim < ndim:
+        return labels
+    labels = labels.astype(dtype)
+    if block.label_weights is None:
+        return labels
+    return labels * per_class(block.label_weights.astype(dtype), ndim - 1, ndim)
+
+
+def dot(a, b, over_a, over_b):
+    """Contract two arrays over some axes of each. Sum and return the products in float32 (float64 if either operand is float64).
 
     Operands with the same dtype are multiplied in that dtype, other operands in the dtype of the result.
     """
     dtype = operand_dtype(a, b)
     a, b = a.astype(dtype), b.astype(dtype)
-    dimensions = (((contracting[0],), (contracting[1],)), ((), ()))
-    return lax.dot_general(a, b, dimensions, preferred_element_type=working_dtype(a))
+    return jnp.tensordot(a, b, (over_a, over_b), preferred_element_type=working_dtype(a))
 
 
 def logits_dtype(hidden, classifier):

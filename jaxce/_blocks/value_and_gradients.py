@@ -9,8 +9,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce._blocks import loops
-from jaxce._blocks.chunked import Block, block_jvp, statistics_of_tokens, token_rows
-from jaxce._blocks.reference import Layer, dot, logits_dtype, operand_dtype, raw_logits
+from jaxce._blocks.chunked import block_jvp, statistics_of_tokens, token_rows
+from jaxce._blocks.reference import (
+    Layer,
+    block_of,
+    dot,
+    has_integer_labels,
+    logits_dtype,
+    operand_dtype,
+    without_masked,
+)
 from jaxce._blocks.sizes import Blocks
 from jaxce._core.definition import Statistics
 from jaxce._core.labels import weight_of_label
@@ -34,9 +42,18 @@ class Sums(NamedTuple):
     loss: Any
     classifier: Any
     bias: Any
+    label_weights: Any
     class_weights: Any
     soft_cap: Any
     options: Any
+
+
+class _Results(NamedTuple):
+    """Gradients with one row per token. None is not wanted, or not computed yet."""
+
+    hidden: Any = None
+    temperature: Any = None
+    logits: Any = None  # those of whole rows, which `_of_group` multiplies
 
 
 class _Tokens(NamedTuple):
@@ -54,7 +71,7 @@ def value_and_gradients(loss: Loss, blocks: Blocks, layer: Layer, options) -> tu
 
     Masked tokens come last, and blocks with only masked tokens are skipped, so with a mask the number of blocks is dynamic. If a block has all
     classes, value and gradients take three matmuls, otherwise four. Devices communicate only to merge the statistics of a block of tokens. So the
-    gradients with respect to the layer are the contributions of the given classes. They have the dtype of the statistics.
+    gradients with respect to the layer are the contributions of the given classes. They have the dtype of the statistics. The labels have none.
     """
     dtype = logits_dtype(layer.hidden, layer.classifier)
     zeros = functools.partial(_zeros, dtype, (layer, options))
@@ -63,40 +80,40 @@ def value_and_gradients(loss: Loss, blocks: Blocks, layer: Layer, options) -> tu
         loss=replicated(jnp.zeros(())),
         classifier=zeros(layer.classifier if loss.of_classifier else None),
         bias=zeros(layer.bias),
+        label_weights=zeros(layer.label_weights),
         class_weights=zeros(layer.class_weights),
         soft_cap=zeros(layer.soft_cap),
         options=replicated(options),
     )
     of_block = functools.partial(_of_block, loss, blocks, layer, options)
     of_group = functools.partial(_of_group, loss, blocks, layer)
-    rows = token_rows(layer) | {"mask": layer.mask}
+    rows = token_rows(layer)
     if loops.has_all(blocks.tokens, layer.hidden.shape[0]):
         sums, results = of_block(sums, rows)
-        sums, hidden_ct = of_group(sums, rows, results)
+        sums, results = of_group(sums, rows, results)
     else:
         # If devices communicate, each must visit all blocks, because all devices must take part in the same number of merges.
         skips = loss.axis_name is None and layer.mask is not None
-        sums, hidden_ct = loops.over_valid_tokens(of_block, of_group, sums, rows, blocks, skips=skips)
+        sums, results = loops.over_valid_tokens(of_block, of_group, sums, rows, blocks, skips=skips)
     gradients = Layer(
-        hidden=hidden_ct,
+        hidden=results.hidden,
         classifier=sums.classifier,
         labels=None,
         bias=sums.bias,
+        label_weights=sums.label_weights,
         class_weights=sums.class_weights,
         soft_cap=sums.soft_cap,
+        temperature=results.temperature,
     )
     return sums.loss, gradients, sums.options
 
 
 def _of_block(loss: Loss, blocks: Blocks, layer: Layer, options, sums: Sums, rows):
-    """Add the losses and gradients of a block of tokens.
-
-    The results are gradients with respect to `hidden`, or gradients with respect to whole rows of logits, which `_of_group` multiplies.
-    """
-    layer = layer._replace(**rows)
+    """Add the losses and gradients of a block of tokens. The results are gradients of these tokens."""
+    layer = without_masked(layer._replace(**rows))
     own_stats, raw = statistics_of_tokens(layer, blocks.classes)
     stats = merge_devices(own_stats, loss.axis_name)
-    own_weight, pull_weight = jax.vjp(lambda u: weight_of_label(u, layer.labels, None), layer.class_weights)
+    own_weight, pull_weight = jax.vjp(functools.partial(_weight_of_label, layer), layer.class_weights)
     label_weight = psum_over(loss.axis_name, own_weight)
 
     def total(used, label_weight, options):
@@ -114,51 +131,61 @@ def _of_block(loss: Loss, blocks: Blocks, layer: Layer, options, sums: Sums, row
     )
     tokens = _Tokens(layer, stats, cotangents, raw, _transposed(layer.hidden))
     of_classes = functools.partial(_of_classes, loss, blocks, tokens)
-    hidden_ct = _zeros(value.dtype, (layer, options), layer.hidden) if loss.of_hidden and raw is None else None
-    return loops.over_classes(of_classes, (sums, hidden_ct), layer.classifier.shape[1], blocks.classes)
+    zeros = functools.partial(_zeros, value.dtype, (layer, options))
+    hidden_ct = zeros(layer.hidden) if loss.of_hidden and raw is None else None
+    results = _Results(hidden=hidden_ct, temperature=zeros(layer.temperature))
+    return loops.over_classes(of_classes, (sums, results), layer.classifier.shape[1], blocks.classes)
+
+
+def _weight_of_label(layer: Layer, class_weights):
+    """Return the class weight of each integer label, or None. Class probabilities have been multiplied by theirs."""
+    return weight_of_label(class_weights, layer.labels, None) if has_integer_labels(layer) else None
 
 
 def _of_classes(loss: Loss, blocks: Blocks, tokens: _Tokens, carry, start, size):
     """Add the gradients of a block of classes."""
     sums, results = carry
     part = loops.some_classes(tokens.layer, start, size)
-    raw = raw_logits(part.hidden, part.classifier, part.bias) if tokens.raw is None else tokens.raw
-    block = Block(raw, part.labels, part.class_weights, part.soft_cap)
+    block = block_of(part, tokens.raw)
 
-    def jvp(raw_dot, class_weights_dot, soft_cap_dot):
-        dots = block_jvp(block, tokens.stats, Block(raw_dot, None, class_weights_dot, soft_cap_dot))
-        return tuple(getattr(dots, name) for name in loss.used)
+    def jvp(dots):
+        stats_dots = block_jvp(block, tokens.stats, dots)
+        return tuple(getattr(stats_dots, name) for name in loss.used)
 
-    zeros = _zeros(raw.dtype, (tokens.layer, tokens.cotangents), (part.class_weights, part.soft_cap))
-    raw_ct, class_weights_ct, soft_cap_ct = jax.linear_transpose(jvp, raw, *zeros)(tokens.cotangents)
-    narrow_ct = raw_ct.astype(operand_dtype(part.hidden, part.classifier)) if blocks.narrow else raw_ct
+    zeros = _zeros(block.raw.dtype, (tokens.layer, tokens.cotangents), block._replace(labels=None, where=None))
+    (cts,) = jax.linear_transpose(jvp, zeros)(tokens.cotangents)
+    narrow_ct = cts.raw.astype(operand_dtype(part.hidden, part.classifier)) if blocks.narrow else cts.raw
+    results = results._replace(temperature=_plus(results.temperature, cts.temperature))
     if tokens.raw is not None:
-        results = narrow_ct if loss.of_hidden or loss.of_classifier else None
+        results = results._replace(logits=narrow_ct if loss.of_hidden or loss.of_classifier else None)
     else:
         sums, results = _add_products(loss, sums, results, narrow_ct, tokens.hidden_transposed, part.classifier, start)
     sums = sums._replace(
-        bias=None if sums.bias is None else loops.add_at(sums.bias, jnp.sum(raw_ct, 0), start),
-        class_weights=None if class_weights_ct is None else loops.add_at(sums.class_weights, class_weights_ct, start),
-        soft_cap=_plus(sums.soft_cap, soft_cap_ct),
+        bias=None if sums.bias is None else loops.add_at(sums.bias, jnp.sum(cts.raw, 0), start),
+        label_weights=_plus_at(sums.label_weights, cts.label_weights, start),
+        class_weights=_plus_at(sums.class_weights, cts.class_weights, start),
+        soft_cap=_plus(sums.soft_cap, cts.soft_cap),
     )
     return sums, results
 
 
-def _of_group(loss: Loss, blocks: Blocks, layer: Layer, sums: Sums, rows, results):
+def _of_group(loss: Loss, blocks: Blocks, layer: Layer, sums: Sums, rows, results: _Results):
     """Multiply gradients with respect to whole rows of logits into the gradients of hidden and classifier, for all tokens of a group at once."""
-    if results is None or not loops.has_all(blocks.classes, layer.classifier.shape[1]):
+    logits_ct = results.logits
+    if logits_ct is None:
         return sums, results
-    hidden = rows["hidden"]
+    hidden = without_masked(layer._replace(**rows)).hidden
     hidden_ct = _zeros(sums.loss.dtype, layer, hidden) if loss.of_hidden else None
-    return _add_products(loss, sums, hidden_ct, results, _transposed(hidden), layer.classifier, 0)
+    results = results._replace(hidden=hidden_ct, logits=None)
+    return _add_products(loss, sums, results, logits_ct, _transposed(hidden), layer.classifier, 0)
 
 
-def _add_products(loss: Loss, sums: Sums, hidden_ct, logits_ct, hidden_transposed, classifier, start):
+def _add_products(loss: Loss, sums: Sums, results: _Results, logits_ct, hidden_transposed, classifier, start):
     if loss.of_hidden:
-        hidden_ct = hidden_ct + dot(logits_ct, classifier, (1, 1))
+        results = results._replace(hidden=results.hidden + dot(logits_ct, classifier, 1, 1))
     if loss.of_classifier:
         sums = sums._replace(classifier=loops.add_matmul(sums.classifier, hidden_transposed, logits_ct, start))
-    return sums, hidden_ct
+    return sums, results
 
 
 def _transposed(hidden):
@@ -168,6 +195,10 @@ def _transposed(hidden):
 
 def _plus(sums, parts):
     return jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, parts)
+
+
+def _plus_at(sums, part, start):
+    return None if sums is None else loops.add_at(sums, part, start)
 
 
 def _zeros(dtype, vary_like, arrays, but=()):

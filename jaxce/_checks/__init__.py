@@ -80,7 +80,12 @@ def class_axis(value: ClassAxis, of: Array) -> ClassAxis:
 def labels(value: ArrayLike, logits: Array, axis: ClassAxis) -> Array:
     """Integer labels or class probabilities, told apart by their rank."""
     value = array("labels", value)
-    return class_probabilities(value, logits) if value.ndim == logits.ndim else class_indices(value, logits, axis)
+    # Indices with an axis too many have as many numbers as there are rows.
+    has_probabilities = value.ndim == logits.ndim and value.size != math.prod(row_shape(logits.shape, axis))
+    is_one_class = value.shape == logits.shape
+    return (
+        class_probabilities(value, logits) if has_probabilities or is_one_class else class_indices(value, logits, axis)
+    )
 
 
 def class_indices(value: ArrayLike, logits: Array, axis: ClassAxis, of: str = "logits") -> Array:

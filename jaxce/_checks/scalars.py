@@ -55,6 +55,15 @@ def soft_cap(value: ArrayLike | None) -> Array | None:
     )
 
 
+def temperature(value: ArrayLike | None) -> Array | None:
+    """Check for a positive number, or a floating array that may be traced. Its shape is checked later."""
+    if value is None:
+        return None
+    if np.ndim(value) == 0:
+        return jnp.asarray(_scalar("temperature", value, lambda number: number > 0, "positive and finite"))
+    return checks.floating("temperature", value)
+
+
 def _scalar(name: str, value, allows: Callable[[float], bool], rule: str, hint: str = ""):
     """Check for a Python number that `allows` accepts, or a floating scalar array."""
     if isinstance(value, (bool, np.bool_)) or not (isinstance(value, numbers.Real) or hasattr(value, "dtype")):

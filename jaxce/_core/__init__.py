@@ -13,6 +13,7 @@ from jaxce._core import cpu, definition, gpu, sigmoid
 from jaxce._core.definition import Statistics
 from jaxce._core.labels import wide_indices
 from jaxce._core.merge import merge_devices, without_nan_rows
+from jaxce._core.shaping import counted_temperature, shaped
 from jaxce._jax.axes import per_row
 from jaxce._jax.mesh import AxisName, psum_over, varying_like
 from jaxce._jax.rules import choose, inlined, linear, with_rule
@@ -47,7 +48,18 @@ class Rows(NamedTuple):
     source: Any  # a Source
 
 
-def statistics(logits, labels, where, mask, class_weights, *, axis: int, axis_name: AxisName = None) -> Statistics:
+def statistics(
+    logits,
+    labels,
+    where,
+    mask,
+    class_weights,
+    soft_cap=None,
+    temperature=None,
+    *,
+    axis: int,
+    axis_name: AxisName = None,
+) -> Statistics:
     """Return the statistics of each row. A row whose `mask` is false has those of one certain class, whatever it holds.
 
     With an `axis_name`, the arguments are those of some of the classes, the labels count from the first of them, and the statistics are those of
@@ -60,8 +72,11 @@ def statistics(logits, labels, where, mask, class_weights, *, axis: int, axis_na
     if mask is not None:
         z = jnp.where(per_row(mask, axis), z, 0)
         labels = jnp.where(per_row(mask, axis) if labels.ndim == z.ndim else mask, labels, 0)
+        temperature = counted_temperature(temperature, mask)
     z = z.astype(working_dtype(z))
-    z = z if where is None else jnp.where(where, z, -jnp.inf)
+    if soft_cap is not None or temperature is not None:
+        z = logits = shaped(z, soft_cap, temperature, None, axis=axis)
+    z = shaped(z, None, None, where, axis=axis)
     return _with_rule(axis, axis_name)(Rows(z, labels, class_weights, Source(logits, where, mask)))
 
 

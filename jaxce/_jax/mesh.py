@@ -19,8 +19,19 @@ def is_tracked(axis_name: tuple[str, ...]) -> bool:
 
 def is_on_auto_mesh(array: Array) -> bool:
     """Whether the array may be split over devices in a way that its type does not say."""
-    mesh = jax.typeof(array).sharding.mesh
+    mesh = mesh_of(array)
     return any(n > 1 and kind == AxisType.Auto for n, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True))
+
+
+def is_inside_shard_map(array: Array) -> bool:
+    """Whether `jax.shard_map` has split arrays over an axis of the mesh."""
+    return AxisType.Manual in mesh_of(array).axis_types
+
+
+def mesh_of(*arrays: Array):
+    """Return the abstract mesh of the type of one of the arrays, or that of `jax.set_mesh`."""
+    meshes = (jax.typeof(array).sharding.mesh for array in arrays)
+    return next((mesh for mesh in meshes if mesh.axis_names), jax.sharding.get_abstract_mesh())
 
 
 def is_explicit(array: Array) -> bool:

@@ -23,22 +23,23 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 
+from jaxce._jax.auto_mesh import can_be_asked_for
+from jaxce._jax.programs import Program, partial_jvp, trace
+
 _call = Primitive("jaxce_call")
 _call.multiple_results = True
 
 
-class Program(NamedTuple):
-    """A function of pytrees, traced for arguments of some types."""
+class Transpose(NamedTuple):
+    """`function(cotangents, others)` returns the cotangents of the first operands, of which there are `operands`."""
 
-    code: Any
-    out_tree: Any
+    function: Callable[..., Any]
+    operands: int
 
 
-def trace(function: Callable[..., Any], args) -> Program:
-    """Trace a function. What depends on an option belongs in a closure: an argument is traced."""
-    leaves, tree = jax.tree.flatten(tuple(args))
-    code, outs = jax.make_jaxpr(lambda *leaves: function(*tree.unflatten(leaves)), return_shape=True)(*leaves)
-    return Program(code, jax.tree.structure(outs))
+def run(program: Program, *leaves):
+    """Return the flat results of the program for flat arguments."""
+    return jaxpr_as_fun(program.code)(*leaves)
 
 
 def call(
@@ -49,6 +50,7 @@ def call(
     transpose: Callable[..., Any] | None = None,
     cpu: Callable[..., Any] | None = None,
     gpu: Callable[..., Any] | None = None,
+    on_auto_mesh: Program | None = None,
 ):
     """Return what the program computes, by the form of the platform if there is one, and differentiated by `jvp` and `transpose`.
 
@@ -56,19 +58,22 @@ def call(
       program: A function that `trace` has traced.
       args: Its arguments.
       jvp: `jvp(args, tangents)` returns the results and their tangents. A tangent is None where it is known to be 0.
-      transpose: `transpose(cotangents, *args[1:])` returns the cotangent of `args[0]`, an array in which the function is linear. A cotangent
+      transpose: `transpose(cotangents, *args[1:])` returns the cotangents of `args[0]`, a pytree in which the function is linear. A cotangent
         is None where a result is not used.
       cpu: The same function in other code, for a CPU. It is traced when a program is lowered for one.
       gpu: The same for a GPU of NVIDIA.
+      on_auto_mesh: The same function in code that `jaxce._jax.partitioning` has cut for the devices of a mesh with automatic axes.
     """
     (code, out_tree), (leaves, tree) = program, jax.tree.flatten(tuple(args))
+    of_first = jax.tree.structure(args[0] if args else None)
 
     def flat_jvp(leaves, tangents):
         outs, dots = jvp(tree.unflatten(leaves), tree.unflatten(tangents))
         return out_tree.flatten_up_to(outs), out_tree.flatten_up_to(dots)
 
     def flat_transpose(transpose, cotangents, leaves):
-        return transpose(out_tree.unflatten(cotangents), *tree.unflatten([None, *leaves])[1:])
+        others = tree.unflatten([None] * of_first.num_leaves + list(leaves))[1:]
+        return of_first.flatten_up_to(transpose(out_tree.unflatten(cotangents), *others))
 
     def flat(form):
         return lambda *leaves: out_tree.flatten_up_to(form(*tree.unflatten(leaves)))
@@ -78,8 +83,9 @@ def call(
         *leaves,
         code=code,
         jvp=flat_jvp,
-        transpose=transpose and functools.partial(flat_transpose, transpose),
+        transpose=transpose and Transpose(functools.partial(flat_transpose, transpose), of_first.num_leaves),
         forms=forms,
+        on_auto_mesh=on_auto_mesh and on_auto_mesh.code,
     )
     return out_tree.unflatten(outs)
 
@@ -99,10 +105,12 @@ def platforms_of(ctx) -> tuple[str, ...]:
     return tuple(ctx.platforms or ctx.module_context.platforms)
 
 
-def _lower(ctx, *leaves, code, forms, **_):
+def _lower(ctx, *leaves, code, forms, on_auto_mesh, **_):
     platforms = platforms_of(ctx)
     of_platforms, default = {name: form for name, form in forms if name in platforms}, jaxpr_as_fun(code)
-    if len(platforms) == 1:
+    if on_auto_mesh is not None and can_be_asked_for(ctx.module_context, platforms):
+        run = jaxpr_as_fun(on_auto_mesh)
+    elif len(platforms) == 1:
         run = of_platforms.get(platforms[0], default)
     else:  # `jax.export` for several at once
 
@@ -119,12 +127,13 @@ def _jvp(primals, tangents, *, jvp, **_):
 
 
 def _transpose(cotangents, *leaves, code, transpose, forms, **_):
-    if transpose is None:
+    if transpose is None or not all(map(ad.is_undefined_primal, leaves[: transpose.operands])):
         return _transpose_code(cotangents, leaves, code, forms)
-    x, *others = leaves
+    xs, others = leaves[: transpose.operands], leaves[transpose.operands :]
     cotangents = [None if type(ct) is ad.Zero else ct for ct in cotangents]
-    unused = all(ct is None for ct in cotangents)
-    return [ad.Zero(x.aval) if unused else transpose(cotangents, others), *(None for _ in others)]
+    if all(ct is None for ct in cotangents):
+        return [*(ad.Zero(x.aval) for x in xs), *(None for _ in others)]
+    return [*transpose.function(cotangents, others), *(None for _ in others)]
 
 
 def _transpose_code(cotangents, leaves, code, forms):
@@ -148,23 +157,13 @@ def _transposed(function, avals, cotangents, known):
     return list(jax.linear_transpose(of_linear, *(aval for aval in avals if aval is not None))(cotangents))
 
 
-def partial_jvp(function: Callable[..., Any], args, tangents):
-    """Return `jax.jvp` with respect to those arrays in `args` whose tangent is not None."""
-    leaves, tree = jax.tree.flatten(tuple(args))
-    dots = tree.flatten_up_to(tuple(tangents))
-    moving = [i for i, dot in enumerate(dots) if dot is not None]
+def _batch(axis, leaves, dims, *, code, jvp, transpose, forms, on_auto_mesh):
+    """Bind the primitive again, with its code and its rules under `vmap`. Without the primitive, JAX would differentiate the code.
 
-    def of_moving(*some):
-        at = dict(zip(moving, some, strict=True))
-        return function(*tree.unflatten([at.get(i, leaf) for i, leaf in enumerate(leaves)]))
-
-    return jax.jvp(of_moving, [leaves[i] for i in moving], [dots[i] for i in moving])
-
-
-def _batch(axis, leaves, dims, *, code, jvp, transpose, forms):
-    """Bind the primitive again, with its code and its rules under `vmap`. Without the primitive, JAX would differentiate the code."""
+    JAX cannot batch what XLA asks how to partition, so XLA partitions the batched code by itself.
+    """
     if all(dim is None for dim in dims):  # JAX also calls this rule where nothing is batched
-        outs = _call.bind(*leaves, code=code, jvp=jvp, transpose=transpose, forms=forms)
+        outs = _call.bind(*leaves, code=code, jvp=jvp, transpose=transpose, forms=forms, on_auto_mesh=on_auto_mesh)
         return outs, [None] * len(outs)
     leaves = [x if dim is None else jnp.moveaxis(x, dim, 0) for x, dim in zip(leaves, dims, strict=True)]
     of_leaves = [None if dim is None else 0 for dim in dims]
@@ -176,8 +175,11 @@ def _batch(axis, leaves, dims, *, code, jvp, transpose, forms):
 
     def batched_transpose(cotangents, leaves):
         of_cotangents = [None if ct is None else 0 for ct in cotangents]
-        x_ct = jax.vmap(transpose, (of_cotangents, of_leaves[1:]), **named)(list(cotangents), list(leaves))
-        return jnp.sum(x_ct, 0) if of_leaves[0] is None else x_ct
+        of_others = of_leaves[transpose.operands :]
+        cts = jax.vmap(transpose.function, (of_cotangents, of_others), **named)(list(cotangents), list(leaves))
+        return [
+            jnp.sum(ct, 0) if dim is None else ct for ct, dim in zip(cts, of_leaves[: transpose.operands], strict=True)
+        ]
 
     def batched(form):
         return jax.vmap(form, of_leaves, **named)
@@ -186,8 +188,9 @@ def _batch(axis, leaves, dims, *, code, jvp, transpose, forms):
         *leaves,
         code=jax.make_jaxpr(batched(jaxpr_as_fun(code)))(*leaves),
         jvp=batched_jvp,
-        transpose=transpose and batched_transpose,
+        transpose=transpose and Transpose(batched_transpose, transpose.operands),
         forms=tuple((platform, batched(form)) for platform, form in forms),
+        on_auto_mesh=None,
     )
     return outs, [0] * len(outs)
 
@@ -197,7 +200,8 @@ def _drop_unused(is_used, *others):
     eqn = others[-1]  # JAX after 0.10 also says which operands are live
     if not any(is_used):
         return [False] * len(eqn.invars), None
-    code, jvp, transpose, forms = (eqn.params[name] for name in ("code", "jvp", "transpose", "forms"))
+    names = ("code", "jvp", "transpose", "forms", "on_auto_mesh")
+    code, jvp, transpose, forms, on_auto_mesh = (eqn.params[name] for name in names)
 
     def used(values):
         return [value for value, is_one in zip(values, is_used, strict=True) if is_one]
@@ -207,17 +211,20 @@ def _drop_unused(is_used, *others):
 
     def used_transpose(cotangents, leaves):
         of_used = iter(cotangents)
-        return transpose([next(of_used) if is_one else None for is_one in is_used], leaves)
+        return transpose.function([next(of_used) if is_one else None for is_one in is_used], leaves)
 
     def used_of(form):
         return lambda *leaves: used(form(*leaves))
 
-    smaller, _ = pe.dce_jaxpr(code.jaxpr, is_used, instantiate=True)
+    def smaller(code):
+        return code.replace(jaxpr=pe.dce_jaxpr(code.jaxpr, is_used, instantiate=True)[0])
+
     params = {
-        "code": code.replace(jaxpr=smaller),
+        "code": smaller(code),
         "jvp": used_jvp,
-        "transpose": transpose and used_transpose,
+        "transpose": transpose and Transpose(used_transpose, transpose.operands),
         "forms": tuple((platform, used_of(form)) for platform, form in forms),
+        "on_auto_mesh": on_auto_mesh and smaller(on_auto_mesh),
     }
     return [True] * len(eqn.invars), eqn.replace(outvars=used(eqn.outvars), params=params)
 

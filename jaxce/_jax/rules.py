@@ -16,7 +16,8 @@ from typing import Any
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxce._jax.primitives import call, partial_jvp, trace
+from jaxce._jax.primitives import call
+from jaxce._jax.programs import partial_jvp, trace
 
 Function = Callable[..., Any]
 
@@ -41,7 +42,7 @@ def with_rule(value: Function, tangent: Function, higher: Function | None = None
 
 def _jvp_by_rule(program, tangent, higher, args, tangents):
     outs = call(program, args, jvp=functools.partial(_jvp_by_rule, program, higher, higher))
-    outs = jax.tree.map(lambda out: checkpoint_name(out, _NAME), outs)
+    outs = jax.tree.map(kept_for_gradient, outs)
     return outs, tangent(args, outs, tangents)
 
 
@@ -62,8 +63,14 @@ def choose(default: Function, *args, cpu: Function | None = None, gpu: Function 
     return call(trace(default, args), args, jvp=functools.partial(partial_jvp, default), cpu=cpu, gpu=gpu)
 
 
+def choose_on_auto_mesh(default: Function, *args, partitioned: Function):
+    """Return `default(*args)`, computed by `partitioned` where XLA can ask how to partition it, and differentiated as `default`."""
+    jvp = functools.partial(partial_jvp, default)
+    return call(trace(default, args), args, jvp=jvp, on_auto_mesh=trace(partitioned, args))
+
+
 def linear(function: Function, transpose: Function, x, *others):
-    """Return `function(x, *others)`, which is linear in `x`, an array. `transpose(cotangents, *others)` is its transpose."""
+    """Return `function(x, *others)`, which is linear in the pytree `x`. `transpose(cotangents, *others)` is its transpose."""
     args = (x, *others)
     return call(trace(function, args), args, jvp=functools.partial(partial_jvp, function), transpose=transpose)
 
@@ -80,6 +87,11 @@ def inlined(function: Function) -> Function:
             return function(*args, **options)
 
     return traced
+
+
+def kept_for_gradient(array):
+    """Return the array, which the reverse pass of `keep_statistics` keeps."""
+    return checkpoint_name(array, _NAME)
 
 
 def keep_statistics(function: Function) -> Function:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce import _checks as checks
+from jaxce._checks.rows import Arguments
 from jaxce._jax.axes import per_row, row_shape
 from jaxce._jax.rules import keep_statistics
 from jaxce._sigmoid import sigmoid_binary_cross_entropy
@@ -38,7 +39,7 @@ def categorical(target, output, label_smoothing, *, from_logits: bool, axis: int
             s = label_smoothing.astype(dtype)
             q = (1 - s) * q + s / output.shape[axis]
         if from_logits:
-            return _nll(dense_stats(output, q, None, None, None, axis=axis))
+            return _nll(dense_stats(Arguments(output, q), axis=axis))
         p = output.astype(dtype)
         p = p / jnp.sum(p, axis, keepdims=True)
         return -jnp.sum(q * jnp.log(_clip(p, output.dtype)), axis)
@@ -62,7 +63,7 @@ def sparse_categorical(
             if mask is not None:
                 p = jnp.where(per_row(mask, axis), p, 0)
             logits = jnp.log(_clip(p, output.dtype))  # no division by the sum: the softmax normalises
-        nll = _nll(dense_stats(logits, target, None, mask, None, axis=axis))
+        nll = _nll(dense_stats(Arguments(logits, target, mask=mask), axis=axis))
         return nll if mask is None else jnp.where(mask, nll, 0)
 
     return keep_statistics(losses)(target, output, mask).astype(output.dtype), mask

@@ -13,8 +13,9 @@ from tests.aot.ahead import H100  # before jax: this module sets the environment
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
+import jaxce
 from tests.support import communication, covering, sharded
 
 TOPOLOGIES = {
@@ -24,6 +25,12 @@ TOPOLOGIES = {
 _ALL = list(itertools.product(TOPOLOGIES, ("integer", "linear", "linear sum"), sharded.MODES))
 # A covering selection: every pair of a target, a loss and a mode.
 PROGRAMS = [_ALL[i] for i in covering.selection([dict(zip("tlm", row, strict=True)) for row in _ALL], 2)]
+# The features of the classifier are split too, over the axis of the tokens. XLA for TPU has to be told how.
+FULLY_SHARDED = [
+    (target, f"{name}, fully sharded", mode)
+    for target, name in itertools.product(TOPOLOGIES, ("linear", "linear sum"))
+    for mode in ("explicit", "split" if target == "v5e" else "auto")
+]
 ROWS, FEATURES, CLASSES = 8192, 1024, 131072
 SHAPES = {
     "logits": ((ROWS, CLASSES), jnp.bfloat16),
@@ -37,12 +44,19 @@ def compiled(target, name, mode):
     """Compile the value and the gradients of a sum, on a mesh of 2 x 4."""
     devices = topologies.get_topology_desc(**TOPOLOGIES[target]).devices
     mesh = sharded.mesh_of((2, 4), mode, devices)
+    name, _, is_fully_sharded = name.partition(", ")
     names = ("hidden", "classifier") if name.startswith("linear") else ("logits",)
     arguments = {
         n: jax.ShapeDtypeStruct(*SHAPES[n], sharding=NamedSharding(mesh, sharded.spec(n))) for n in (*names, "labels")
     }
     labels = arguments.pop("labels")
-    loss = sharded.loss_on_mesh(name, mesh, mode)
+    static = {}
+    if is_fully_sharded:
+        whole = arguments["classifier"]
+        spec = NamedSharding(mesh, PartitionSpec("data", "model"))
+        arguments["classifier"] = jax.ShapeDtypeStruct(whole.shape, whole.dtype, sharding=spec)
+        static = {"split": jaxce.Split("data", "model", "data", mesh=mesh)} if mode == "split" else {}
+    loss = sharded.loss_on_mesh(name, mesh, "auto" if static else mode, **static)
 
     def total(arguments, labels):
         return jax.tree.leaves(loss({**arguments, "labels": labels}))[0].sum()
@@ -53,7 +67,7 @@ def compiled(target, name, mode):
 
 if __name__ == "__main__":
     for target in sys.argv[1:]:
-        for _, name, mode in (row for row in PROGRAMS if row[0] == target):
+        for _, name, mode in (row for row in (*PROGRAMS, *FULLY_SHARDED) if row[0] == target):
             program = compiled(target, name, mode)
             operations = communication.sent(program.as_text())
             temporary = program.memory_analysis().temp_size_in_bytes

@@ -23,10 +23,10 @@ pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 ROWS, CLASSES, FEATURES, ULPS = 16, 24, 4, 8
 DIFFERENTIABLE = {
-    "logits", "probabilities", "hidden", "classifier", "bias", "class_weights", "label_smoothing", "z_loss", "soft_cap"
+    "logits", "probabilities", "hidden", "classifier", "bias", "class_weights", "label_smoothing", "z_loss", "soft_cap", "temperature"
 }  # fmt: skip
-DENSE_OPTIONS = ("where", "mask", "label_smoothing", "class_weights", "z_loss")
-LINEAR_OPTIONS = ("bias", "mask", "label_smoothing", "class_weights", "z_loss", "soft_cap")
+DENSE_OPTIONS = ("where", "mask", "label_smoothing", "class_weights", "z_loss", "soft_cap", "temperature")
+LINEAR_OPTIONS = ("bias", "mask", "label_smoothing", "class_weights", "z_loss", "soft_cap", "temperature")
 OPTIONS = tuple(dict.fromkeys((*DENSE_OPTIONS, *LINEAR_OPTIONS)))
 BLOCKS = [None, Chunked(2, 2), Chunked(2), Chunked(None, 2), "reference"]
 
@@ -62,6 +62,7 @@ def problem(name):
         "bias": (np.arange(CLASSES, dtype=np.float32) % 7) / 8,
         "mask": np.arange(ROWS) % 5 != 1,
         "class_weights": np.linspace(0.5, 2, CLASSES, dtype=np.float32),
+        "temperature": np.linspace(0.5, 2, ROWS, dtype=np.float32),
     }
     return {"hidden": hidden, "classifier": classifier, "labels": labels}, options
 
@@ -89,6 +90,7 @@ QUICK = [
     ((1, 8), "explicit"),
     ((4, 2), "shard_map"),
     ((2, 4), "shard_map unchecked"),
+    ((2, 4), "split"),
 ]
 
 

@@ -36,13 +36,15 @@ MODULES = {
     "_core/merge": ["losses/test_stats.py", "meshes/test_axis_name.py"],
     "_core/integer_labels": ["forms", "losses/test_values.py"],
     "_core/labels": ["losses/test_values.py", "meshes/test_axis_name.py"],
+    "_core/shaping": ["losses/test_softmax.py", "linear/test_linear_logits.py"],
     "_core/__init__": ["losses/test_masks.py", "losses/test_values.py", "derivatives/test_rule.py"],
     "_stats": ["losses/test_stats.py", "losses/test_values.py"],
-    "_softmax": ["losses/test_softmax.py", "losses/test_masks.py", "meshes/test_axis_name.py"],
+    "_cross_entropy": ["losses/test_softmax.py", "losses/test_masks.py", "meshes/test_axis_name.py"],
     "_sigmoid": ["losses/test_sigmoid.py", "losses/test_masks.py"],
     "_loss_sum": ["losses/test_loss_sum.py"],
     "_jax/rules": ["derivatives/test_rule.py", "derivatives/test_transforms.py"],
     "_checks/__init__": ["tables/test_checks.py", "losses/test_softmax.py"],
+    "_checks/rows": ["linear/test_linear_logits.py", "tables/test_checks.py"],
     "_checks/scalars": ["tables/test_checks.py", "linear/test_linear.py"],
 }
 # The tests for a mutant that survives the tests of its module.

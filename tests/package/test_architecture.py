@@ -24,11 +24,15 @@ FORMS = {"_core.cpu", "_core.cpu_sums", "_core.gpu"}
 SHARED_BY_FORMS = {"_core.integer_labels"}
 # The parts that each part of the package may import; it may also import their imports. The empty name is `jaxce/__init__.py`.
 ARROWS = {
-    "": ["keras", "linear losses", "_keras_hook"],
-    "keras": ["linear losses", "_keras_hook"],
-    "linear losses": ["losses", "_blocks"],
-    "losses": ["_stats"],
-    "_stats": ["_core"],
+    "": ["keras", "short forms", "_keras_hook"],
+    "keras": ["losses", "_keras_hook"],
+    "short forms": ["losses"],
+    "losses": ["formulas", "_loss_sum"],
+    "formulas": ["_stats", "_loss_sum"],
+    "_loss_sum": ["_checks"],
+    "_stats": ["_lazy", "_linear_logits"],
+    "_lazy": ["_blocks"],
+    "_linear_logits": ["_blocks"],
     "_blocks": ["_core"],
     "_core": ["_checks"],
     "_checks": ["_jax"],
@@ -39,9 +43,8 @@ ARROWS = {
 PARTS = {
     "_softmax": "losses",
     "_sigmoid": "losses",
-    "_loss_sum": "losses",
-    "_linear": "linear losses",
-    "_linear_losses": "linear losses",
+    "_cross_entropy": "formulas",
+    "_linear": "short forms",
 }
 MAY_RAISE = {"_checks", "_blocks.choice", "_keras_hook", "keras"}
 LAZY_KERAS = {
@@ -271,7 +274,7 @@ BROKEN = {
         {"_stats": "import jaxce"},
         {"_blocks.chunked": "from jaxce._stats import LogitStats"},
         {"_blocks.chunked": "from jaxce._linear import linear_logit_stats"},
-        {"_softmax": "from jaxce._blocks import loops"},
+        {"_blocks.loops": "from jaxce import _lazy"},
         {"_softmax": "def f():\n    from jaxce._linear import linear_logit_stats"},
         {"_linear": "from jaxce.keras import losses"},
         {"_linear": "from jaxce._keras_hook import install"},

@@ -51,7 +51,12 @@ def loss_from_statistics(stats):
     return (1 - S) * stats.nll + S * stats.smooth_nll + ZETA * stats.log_z**2
 
 
-DENSE_SHAPES = {"logits": "b, v", "where": "b, v", "mask": "b", "class_weights": "v", "cotangent": "b"}
+DENSE_SHAPES = {
+    "logits": "b, v",
+    "where": "b, v",
+    "class_weights": "v",
+    **dict.fromkeys(("mask", "temperature", "cotangent"), "b"),
+}
 
 
 def dense_problem(loss, options, dtype, shape):
@@ -124,12 +129,12 @@ def test_labels_of_more_than_65536_classes():
     np.testing.assert_allclose(gradient, p, rtol=1e-5, atol=1e-12)
 
 
-LINEAR_OPTIONS = ("bias", "mask", "label_smoothing", "class_weights", "z_loss", "soft_cap")
-DIFFERENTIATED = ["hidden", "classifier", "bias", "class_weights", "soft_cap"]
+LINEAR_OPTIONS = ("bias", "mask", "label_smoothing", "class_weights", "z_loss", "soft_cap", "temperature")
+DIFFERENTIATED = ["hidden", "classifier", "bias", "class_weights", "soft_cap", "temperature"]
 IMPLEMENTATIONS = (None, "chunked", "reference", Chunked(3), Chunked(None, 5), Chunked(3, 5))
 LINEAR_SHAPES = {
-    "b, 3": {"hidden": "b, 3", "labels": "b", "mask": "b", "cotangent": "b"},
-    "b, t, 3": {"hidden": "b, t, 3", "labels": "b, t", "mask": "b, t", "cotangent": "b, t"},
+    "b, 3": {"hidden": "b, 3", "labels": "b", "mask": "b", "temperature": "b", "cotangent": "b"},
+    "b, t, 3": {"hidden": "b, t, 3", "labels": "b, t", "mask": "b, t", "temperature": "b, t", "cotangent": "b, t"},
 }
 SYMBOLIC_CLASSES = {"classifier": "f, v", "bias": "v", "class_weights": "v", "hidden": "b, f"}
 
@@ -142,6 +147,7 @@ def linear_problem(options, dtype, shape, num_classes, features=FEATURES):
         "bias": (np.arange(num_classes, dtype=np.float32) % 7) / 8 - 0.5,
         "mask": (np.arange(tokens) % 3 != 1).reshape(shape),
         "class_weights": np.linspace(0.5, 2, num_classes, dtype=np.float32),
+        "temperature": np.linspace(0.5, 2, tokens, dtype=np.float32).reshape(shape),
     }
     return {
         "hidden": hidden.reshape(*shape, features),
@@ -178,8 +184,8 @@ def assert_linear_answers(answers, arguments):
     hidden = arguments.pop("hidden")
     hidden = hidden.reshape(-1, hidden.shape[-1])
     classifier, labels = arguments.pop("classifier"), arguments.pop("labels").reshape(-1)
-    options = {**arguments, "mask": arguments["mask"].reshape(-1)} if "mask" in arguments else arguments
-    stats_options = {n: options[n] for n in options if n in ("bias", "soft_cap")} | {
+    options = {n: x.reshape(-1) if n in ("mask", "temperature") else x for n, x in arguments.items()}
+    stats_options = {n: options[n] for n in options if n in ("bias", "soft_cap", "temperature")} | {
         "label_smoothing": S,
         "z_loss": ZETA,
     }

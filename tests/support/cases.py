@@ -42,7 +42,7 @@ def _binary(rng, shape, axis):
     return np.where(rng.random(shape) < 0.5, rng.integers(0, 2, shape), rng.random(shape)).astype(np.float32)
 
 
-SOFTMAX_OPTIONS = ("where", "mask", "label_smoothing", "class_weights", "z_loss")
+SOFTMAX_OPTIONS = ("where", "mask", "label_smoothing", "class_weights", "z_loss", "soft_cap", "temperature")
 SIGMOID_OPTIONS = ("mask", "label_smoothing", "pos_weight")
 INTEGER = Loss(
     "integer",
@@ -114,6 +114,10 @@ def make_options(rng, names, loss, logits_shape, labels, axis=-1):
         options["class_weights"] = rng.uniform(0.25, 2, logits_shape[axis]).astype(np.float32)
     if "z_loss" in names:
         options["z_loss"] = np.float32(0.03)
+    if "soft_cap" in names:
+        options["soft_cap"] = np.float32(4)
+    if "temperature" in names:
+        options["temperature"] = rng.uniform(0.5, 2, loss.shape(logits_shape, axis)).astype(np.float32)
     if "pos_weight" in names:
         options["pos_weight"] = rng.uniform(0.25, 3, logits_shape[-1:]).astype(np.float32)
     return options

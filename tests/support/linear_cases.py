@@ -17,8 +17,9 @@ OPTIONS = {
     "class_weights": np.linspace(0.5, 2, CLASSES, dtype=np.float32),
     "z_loss": np.float32(0.01),
     "soft_cap": np.float32(3.0),
+    "temperature": np.linspace(0.5, 2, TOKENS, dtype=np.float32),
 }
-DIFFERENTIABLE = ("bias", "label_smoothing", "class_weights", "z_loss", "soft_cap")
+DIFFERENTIABLE = ("bias", "label_smoothing", "class_weights", "z_loss", "soft_cap", "temperature")
 
 
 def make(rng, tokens=TOKENS, features=FEATURES, classes=CLASSES, dtype=np.float32):
@@ -27,27 +28,22 @@ def make(rng, tokens=TOKENS, features=FEATURES, classes=CLASSES, dtype=np.float3
     return hidden, classifier, rng.integers(0, classes, tokens).astype(np.int32)
 
 
-def expected(hidden, classifier, labels, cotangent, *, bias=None, soft_cap=None, **options):
-    """Return the losses, and the gradients of `sum(cotangent * losses)` by name, in extended precision."""
+def expected(hidden, classifier, labels, cotangent, *, bias=None, **options):
+    """Return the losses, and the gradients of `sum(cotangent * losses)` by name, in extended precision.
+
+    The labels are class indices, or class probabilities.
+    """
     h, w = (np.asarray(x).astype(EXTENDED) for x in (hidden, classifier))
     raw = h @ w if bias is None else h @ w + np.asarray(bias).astype(EXTENDED)
-    z_by_raw, z_by_cap, z = np.ones_like(raw), np.zeros_like(raw), raw
-    if soft_cap is not None:
-        cap = EXTENDED(soft_cap)
-        z = cap * np.tanh(raw / cap)
-        z_by_raw = 1 / np.cosh(raw / cap) ** 2
-        z_by_cap = np.tanh(raw / cap) - raw / cap * z_by_raw
-    answer = oracle.integer_softmax(z, labels, cotangent=cotangent, **options)
+    loss = oracle.integer_softmax if np.ndim(labels) == 1 else oracle.softmax
+    answer = loss(raw, labels, cotangent=cotangent, **options)
     d, size = (np.asarray(x) for x in answer.logits)
-    size = size + abs(d) * (1 + abs(z))
-    loss = Quantity(answer.loss.value, answer.loss.scale + (0 if soft_cap is None else 2 * abs(z).max(-1)))
+    size = size + abs(d) * (1 + abs(raw))
     gradients = {
-        "hidden": Quantity((d * z_by_raw) @ w.T, (size * z_by_raw) @ abs(w).T),
-        "classifier": Quantity(h.T @ (d * z_by_raw), abs(h).T @ (size * z_by_raw)),
-        "bias": Quantity((d * z_by_raw).sum(0), (size * z_by_raw).sum(0)),
-        "soft_cap": Quantity((d * z_by_cap).sum(), (size * (abs(z_by_cap) + abs(z))).sum()),
-        "label_smoothing": answer.label_smoothing,
-        "class_weights": answer.class_weights,
-        "z_loss": answer.z_loss,
+        "hidden": Quantity(d @ w.T, size @ abs(w).T),
+        "classifier": Quantity(h.T @ d, abs(h).T @ size),
+        "bias": Quantity(d.sum(0), size.sum(0)),
+        **{name: getattr(answer, name) for name in ("labels", "label_smoothing", "class_weights", "z_loss")},
+        **{name: getattr(answer, name) for name in ("soft_cap", "temperature")},
     }
-    return loss, gradients
+    return answer.loss, gradients

@@ -26,6 +26,8 @@ class Answer(NamedTuple):
     label_smoothing: Quantity
     class_weights: Quantity | None = None
     z_loss: Quantity | None = None
+    soft_cap: Quantity | None = None
+    temperature: Quantity | None = None
     pos_weight: Quantity | None = None
 
 
@@ -53,18 +55,22 @@ def softmax(
     label_smoothing=0.0,
     class_weights=None,
     z_loss=0.0,
+    soft_cap=None,
+    temperature=None,
     cotangent=None,
 ):
-    """sum_k w_k ((1 - s) q_k + s / K) nll_k + zeta log_z^2, where K is the number of classes that take part."""
-    z = np.moveaxis(np.asarray(logits).astype(EXTENDED), axis, -1)
+    """sum_k w_k ((1 - s) q_k + s / K) nll_k + zeta log_z^2 of c tanh(z / c) / t, where K is the number of classes that take part."""
+    raw = np.moveaxis(np.asarray(logits).astype(EXTENDED), axis, -1)
     q = np.moveaxis(np.asarray(labels).astype(EXTENDED), axis, -1)
     if where is not None:
-        z = np.where(np.moveaxis(np.broadcast_to(where, np.shape(logits)), axis, -1), z, -np.inf)
-    rows, num_classes = z.shape[:-1], z.shape[-1]
+        raw = np.where(np.moveaxis(np.broadcast_to(where, np.shape(logits)), axis, -1), raw, -np.inf)
+    rows, num_classes = raw.shape[:-1], raw.shape[-1]
     mask = np.ones(rows, bool) if mask is None else np.asarray(mask)
     cotangent = np.ones(rows) if cotangent is None else np.asarray(cotangent)
     w = np.ones(num_classes, EXTENDED) if class_weights is None else np.asarray(class_weights).astype(EXTENDED)
     s, zeta = EXTENDED(label_smoothing), EXTENDED(z_loss)
+    t = np.broadcast_to(np.asarray(1 if temperature is None else temperature).astype(EXTENDED), rows)
+    z, by_raw, by_cap, by_t = _shaped(raw, soft_cap, t)
 
     loss, d_z, d_q = ([np.zeros(shape, EXTENDED) for _ in range(2)] for shape in (rows, z.shape, z.shape))
     d_w, d_s, d_zeta = ([np.zeros(shape, EXTENDED) for _ in range(2)] for shape in ((num_classes,), (), ()))
@@ -78,9 +84,43 @@ def softmax(
             loss[j][i] = row[0][j]
             d_z[j][i], d_q[j][i] = c * row[1][j], c * row[2][j]
             d_w[j], d_s[j], d_zeta[j] = d_w[j] + c * row[3][j], d_s[j] + c * row[4][j], d_zeta[j] + c * row[5][j]
-    back = [[np.moveaxis(x, -1, axis) for x in pair] for pair in (d_z, d_q)]
-    loss, d_z, d_q, d_w, d_s, d_zeta = (Quantity(*x) for x in (loss, *back, d_w, d_s, d_zeta))
-    return Answer(loss, d_z, d_q, d_s, class_weights=d_w, z_loss=d_zeta)
+    if soft_cap is not None or temperature is not None:
+        # The effect of a few ulps in the logits.
+        seen = np.where(np.isfinite(z), abs(z), 0)
+        size = 4 * seen.max(-1, initial=0)
+        loss[1] = loss[1] + mask * size * (1 + 2 * abs(zeta) * size)
+        d_z[1] = d_z[1] + mask[..., None] * (1 + size[..., None]) * (abs(d_z[0]) + d_z[1])
+    d_raw, d_cap, d_t = [], [], []
+    for d, sign in zip(d_z, (1, 0), strict=True):
+        by = [x if sign else abs(x) for x in (by_raw, by_cap, by_t)]
+        d_raw.append(_product(d, by[0]))
+        d_cap.append(np.sum(_product(d, by[1])))
+        d_t.append(np.sum(_product(d, by[2]), -1))
+    d_t = d_t if np.ndim(temperature) else [x.sum() for x in d_t]
+    back = [[np.moveaxis(x, -1, axis) for x in pair] for pair in (d_raw, d_q)]
+    loss, d_raw, d_q, d_w, d_s, d_zeta, d_cap, d_t = (Quantity(*x) for x in (loss, *back, d_w, d_s, d_zeta, d_cap, d_t))
+    return Answer(loss, d_raw, d_q, d_s, class_weights=d_w, z_loss=d_zeta, soft_cap=d_cap, temperature=d_t)
+
+
+def _product(a, b):
+    """Compute a b. A factor of 0 removes even an infinite one."""
+    return np.where((a == 0) | (b == 0), 0, a * b)
+
+
+def _shaped(raw, soft_cap, t):
+    """Return c tanh(raw / c) / t for each logit, and its derivatives with respect to raw, c and t. A logit of -inf stays."""
+    out, far = raw == -np.inf, np.isinf(raw)
+    x = np.where(far, 0, raw)
+    z, by_raw, by_cap = raw, np.ones_like(raw), np.zeros_like(raw)
+    if soft_cap is not None:
+        c = EXTENDED(soft_cap)
+        decay = np.exp(-abs(x / c))
+        by_raw = np.where(far, 0, (2 * decay / (1 + decay**2)) ** 2)  # 1 / cosh(x / c)^2
+        z = np.where(out, -np.inf, np.where(far, c, c * np.tanh(x / c)))
+        by_cap = np.where(out, 0, np.where(far, 1, np.tanh(x / c) - x / c * by_raw))
+    t = t[..., None]
+    by_t = np.where(np.isinf(z), 0, -np.where(np.isinf(z), 0, z) / t**2)
+    return np.where(np.isinf(z), z, np.where(np.isinf(z), 0, z) / t), by_raw / t, by_cap / t, by_t
 
 
 def _softmax_row(z, q, w, s, zeta):

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 import jaxce
 
 SHAPES = [(1, 8), (8, 1), (2, 4), (4, 2)]
-MODES = ("auto", "explicit", "shard_map", "shard_map unchecked")
+MODES = ("auto", "explicit", "shard_map", "shard_map unchecked", "split")
 LOSSES = {
     "integer": jaxce.softmax_cross_entropy_with_integer_labels,
     "soft": jaxce.softmax_cross_entropy,
@@ -18,7 +18,7 @@ LOSSES = {
 }
 SPECS = {
     **dict.fromkeys(("logits", "where", "probabilities"), P("data", "model")),
-    **dict.fromkeys(("hidden", "labels", "mask", "cotangent"), P("data")),
+    **dict.fromkeys(("hidden", "labels", "mask", "temperature", "cotangent"), P("data")),
     **dict.fromkeys(("bias", "class_weights"), P("model")),
     "classifier": P(None, "model"),
 }
@@ -45,6 +45,8 @@ def loss_on_mesh(name, mesh, mode, **static):
     inside = mode.startswith("shard_map")
     if inside:
         static["axis_name"] = "model"
+    if mode == "split" and name.startswith("linear"):
+        static["split"] = jaxce.Split("data", "model", mesh=mesh)
 
     def local(arguments):
         if "probabilities" in arguments:

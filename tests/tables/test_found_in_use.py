@@ -146,10 +146,13 @@ def several_class_axes():
 
 
 def class_probabilities_of_a_linear_layer():
+    layer, labels = (LOGITS, np.ones((5, 3), np.float32)), np.ones((2, 3), np.float32)
     with pytest.raises(
-        TypeError, match=r"softmax_cross_entropy\(hidden @ classifier, labels\), which holds the logits"
+        TypeError, match=r"`labels` must be integers; got float32\. For class probabilities use softmax_cross_entropy; "
     ):
-        jaxce.linear_softmax_cross_entropy(LOGITS, np.ones((5, 3), np.float32), np.ones((2, 3), np.float32))
+        jaxce.linear_softmax_cross_entropy(*layer, labels)
+    found = jaxce.softmax_cross_entropy(jaxce.LinearLogits(*layer), labels)
+    close(found, np.full(2, 3 * np.log(3)))
 
 
 FOUND = (

@@ -1,0 +1,82 @@
+"""The checks of the arguments that all functions of rows of logits share."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from jaxce import _checks as checks
+from jaxce._checks import shards
+from jaxce._jax.axes import ClassAxis, row_shape
+from jaxce._jax.mesh import AxisName
+from jaxce._types import Array, ArrayLike
+
+
+class Arguments(NamedTuple):
+    """Logits with their labels, and the options that change the statistics of a row."""
+
+    logits: Any
+    labels: Any
+    where: Any = None
+    mask: Any = None
+    class_weights: Any = None
+    soft_cap: Any = None
+    temperature: Any = None
+
+
+def checked(arguments: Arguments, axis: ClassAxis, *, integer_labels: bool | None) -> tuple[Arguments, ClassAxis]:
+    """Return the converted arguments and the class axis, not negative. The logits have been checked.
+
+    If `integer_labels` is None, integer labels and class probabilities are told apart by their rank. The temperature becomes one number per row.
+    """
+    logits = arguments.logits
+    axis = checks.class_axis(axis, logits)
+    rows = row_shape(logits.shape, axis)
+    of_labels = {True: checks.class_indices, False: _class_probabilities, None: checks.labels}[integer_labels]
+    arguments = arguments._replace(
+        labels=of_labels(arguments.labels, logits, axis),
+        where=checks.where(arguments.where, logits, axis),
+        mask=checks.mask(arguments.mask, rows, logits),
+        class_weights=checks.class_weights(arguments.class_weights, logits, axis),
+        temperature=_temperature(arguments.temperature, rows),
+    )
+    return arguments, axis
+
+
+def last_axis(axis: ClassAxis, logits) -> int:
+    """Check for the only class axis that logits of a linear layer have."""
+    last = logits.ndim - 1
+    if axis not in (last, -1, (last,), (-1,)):
+        raise ValueError(f"`axis` must be the last axis of a LinearLogits, {last} or -1; got {axis}.")
+    return last
+
+
+def of_linear_logits(arguments: Arguments, axis_name: AxisName) -> Arguments:
+    """Check what logits of a linear layer do not allow. `where` becomes one boolean per class."""
+    logits, where = arguments.logits, arguments.where
+    if where is not None and any(n != 1 for n in where.shape[:-1]):
+        raise ValueError(
+            f"`where` must be the same for all rows of a LinearLogits, shape {(1,) * (logits.ndim - 1) + logits.shape[-1:]}; got {where.shape}. "
+            "An array of a boolean per logit would be as large as the logits that are not stored. To leave out examples pass `mask`."
+        )
+    if arguments.soft_cap is not None and logits.soft_cap is not None:
+        raise ValueError("`soft_cap` must be given once: the LinearLogits has one too.")
+    if axis_name is not None:
+        shards.split_classes("classifier", logits.classifier, axis_name)
+        if logits.split is not None:
+            raise ValueError(
+                f"`axis_name` {axis_name} says how the classes are split inside of `jax.shard_map`, and `split` outside of it; give one of them."
+            )
+    return arguments._replace(where=None if where is None else jnp.broadcast_to(where.reshape(-1), logits.shape[-1:]))
+
+
+def _class_probabilities(value: ArrayLike, logits: Array, _) -> Array:
+    return checks.class_probabilities(value, logits)
+
+
+def _temperature(value: Array | None, rows: tuple[int, ...]) -> Array | None:
+    """Check for a scalar or one number per row, and return one number per row."""
+    if value is None:
+        return None
+    if value.shape not in ((), rows):
+        raise ValueError(f"`temperature` must be a scalar or have the shape of the loss, {rows}; got {value.shape}.")
+    return jnp.broadcast_to(value, rows)
