@@ -100,7 +100,7 @@ def make_mesh(shape: str | None) -> Mesh | None:
     return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
-def place(params, mesh: Mesh | None):
+def place(params, mesh: Mesh):
     """Split the rows of the tied embedding, which are words, over "model", and an axis of every parameter over "data"."""
 
     def put(path, x):
@@ -111,7 +111,7 @@ def place(params, mesh: Mesh | None):
             spec = P(*[None] * even[0], "data") if even else P()
         return jax.device_put(x, NamedSharding(mesh, spec))
 
-    return params if mesh is None else jax.tree.map_with_path(put, params)
+    return jax.tree.map_with_path(put, params)
 
 
 def train(name: str, rows: np.ndarray, sizes: argparse.Namespace, mesh: Mesh | None) -> tuple[np.ndarray, int]:
@@ -119,7 +119,7 @@ def train(name: str, rows: np.ndarray, sizes: argparse.Namespace, mesh: Mesh | N
     parts = mesh.shape["model"] if mesh else 1
     vocabulary = -(-(int(rows.max()) + 1) // parts) * parts  # with words that never occur, for equal parts
     graph, params = nnx.split(LanguageModel(vocabulary, sizes, nnx.Rngs(SEED)))
-    params = place(params, mesh)
+    params = params if mesh is None else place(params, mesh)
     schedule = optax.warmup_cosine_decay_schedule(0.0, sizes.learning_rate, 1 + sizes.steps // 20, sizes.steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
 

@@ -12,7 +12,8 @@ import time
 from tests.aot import ahead  # before programs: this module sets the environment that jax reads on import
 
 # isort: split
-from tests.aot import passes, programs
+from tests.aot import programs
+from tests.support import passes
 
 
 def figures(target, loss, what, shape, dtype):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.aot import passes
+from tests.support import passes
 
 FUSED = """HloModule m
 

@@ -81,7 +81,9 @@ def test_weight_of_a_sum_is_the_number_of_tokens_that_count(rng):
         assert float(total.weight) == (TOKENS if mask is None else mask.sum())
 
 
-def test_second_derivatives_of_class_probabilities_in_blocks(rng, x64):
+@pytest.mark.usefixtures("fast_compilation")
+@pytest.mark.parametrize("blocks", [Chunked(4, 5), *covering.nightly_values(Chunked(4), "reference")], ids=str)
+def test_second_derivatives_of_class_probabilities_in_blocks(blocks, rng, x64):
     """The gradient's gradient by all arguments, labels and temperature included, against whole logits."""
     hidden, classifier, _ = linear_cases.make(rng, dtype=np.float64)
     arrays = {"hidden": hidden, "classifier": classifier, "labels": labels_of("probabilities", rng).astype(np.float64)}
@@ -91,19 +93,16 @@ def test_second_derivatives_of_class_probabilities_in_blocks(rng, x64):
         gradient = jax.grad(function)
         return jax.grad(lambda x: sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient(x))))
 
-    def lazy(implementation):
-        return squared(lambda x: call(jaxce.softmax_cross_entropy_sum, x, {}, None, implementation).total)
-
     def whole(x):
         z = x["soft_cap"] * jnp.tanh(x["hidden"] @ x["classifier"] / x["soft_cap"]) / x["temperature"][:, None]
         return -jnp.sum(x["labels"] * jax.nn.log_softmax(z))
 
-    want = squared(whole)(arrays)
-    for implementation in (Chunked(4, 5), Chunked(4), "reference"):
-        found = lazy(implementation)(arrays)
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12), found, want)
+    want = jax.jit(squared(whole))(arrays)
+    found = jax.jit(squared(lambda x: call(jaxce.softmax_cross_entropy_sum, x, {}, None, blocks).total))(arrays)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12), found, want)
 
 
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64], ids=lambda d: d.__name__)
 def test_every_dtype_under_vmap_scan_and_checkpoint(dtype, rng, x64):
     hidden, classifier, _ = linear_cases.make(rng, 12, dtype=dtype)
@@ -125,8 +124,9 @@ def test_every_dtype_under_vmap_scan_and_checkpoint(dtype, rng, x64):
         hidden, classifier, labels, np.ones(12), soft_cap=np.float32(3), temperature=temperature
     )
     working = np.float64 if dtype == jnp.float64 else np.float32
-    for name, way in ways.items():
-        value, gradients = jax.jit(jax.value_and_grad(way, (0, 1, 3)))(hidden, classifier, labels, temperature)
+    arrays = hidden, classifier, labels, temperature
+    found = jax.jit(lambda *x: {name: jax.value_and_grad(way, (0, 1, 3))(*x) for name, way in ways.items()})(*arrays)
+    for name, (value, gradients) in found.items():
         assert value.dtype == working, name
         assert_within(value, Quantity(want.value.sum(), want.scale.sum()), 8)
         for argument, gradient in zip(("hidden", "classifier", "temperature"), gradients, strict=True):

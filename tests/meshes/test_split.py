@@ -68,6 +68,8 @@ def test_values_and_gradients(case, implementation, mode):
         assert_within(gradient, Quantity(*(x.reshape(gradient.shape) for x in want_gradients[name])), 8)
 
 
+@pytest.mark.usefixtures("fast_compilation")
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("split", [Split("data", "model", "data"), None], ids=["split", "none"])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64], ids=lambda d: d.__name__)
 def test_second_derivatives_are_those_of_one_device(split, dtype, x64):

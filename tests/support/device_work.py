@@ -4,8 +4,7 @@ import math
 import re
 from typing import NamedTuple
 
-from tests.aot import passes
-from tests.support import communication
+from tests.support import communication, passes
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 
@@ -20,7 +19,7 @@ class Figures(NamedTuple):
 def figures(compiled) -> Figures:
     """Return the figures of one device."""
     text = compiled.as_text()
-    computations, entry = passes._parse(text)
+    computations, entry = passes.parse(text)
     texts = _texts(text)
     products, sent, in_loops = 0.0, 0.0, 0.0
     for name, trips, is_in_loop in _run(computations, entry):

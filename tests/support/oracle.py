@@ -72,24 +72,23 @@ def softmax(
     t = np.broadcast_to(np.asarray(1 if temperature is None else temperature).astype(EXTENDED), rows)
     z, by_raw, by_cap, by_t = _shaped(raw, soft_cap, t)
 
+    # Cap and temperature round each logit. A few ulps of the largest logit of a row are an error of each of its differences.
+    rounding = np.zeros(rows, EXTENDED)
+    if soft_cap is not None or temperature is not None:
+        rounding = 4 * np.where(np.isfinite(z), abs(z), 0).max(-1, initial=0)
+
     loss, d_z, d_q = ([np.zeros(shape, EXTENDED) for _ in range(2)] for shape in (rows, z.shape, z.shape))
     d_w, d_s, d_zeta = ([np.zeros(shape, EXTENDED) for _ in range(2)] for shape in ((num_classes,), (), ()))
     for i in np.ndindex(rows):
         if not mask[i]:
             continue
-        row = _softmax_row(z[i], q[i], w, s, zeta)
+        row = _softmax_row(z[i], q[i], w, s, zeta, rounding[i])
         c = cotangent[i]
         for j in range(2):  # the value, then its scale
             c = c if j == 0 else abs(c)
             loss[j][i] = row[0][j]
             d_z[j][i], d_q[j][i] = c * row[1][j], c * row[2][j]
             d_w[j], d_s[j], d_zeta[j] = d_w[j] + c * row[3][j], d_s[j] + c * row[4][j], d_zeta[j] + c * row[5][j]
-    if soft_cap is not None or temperature is not None:
-        # The effect of a few ulps in the logits.
-        seen = np.where(np.isfinite(z), abs(z), 0)
-        size = 4 * seen.max(-1, initial=0)
-        loss[1] = loss[1] + mask * size * (1 + 2 * abs(zeta) * size)
-        d_z[1] = d_z[1] + mask[..., None] * (1 + size[..., None]) * (abs(d_z[0]) + d_z[1])
     d_raw, d_cap, d_t = [], [], []
     for d, sign in zip(d_z, (1, 0), strict=True):
         by = [x if sign else abs(x) for x in (by_raw, by_cap, by_t)]
@@ -123,7 +122,7 @@ def _shaped(raw, soft_cap, t):
     return np.where(np.isinf(z), z, np.where(np.isinf(z), 0, z) / t), by_raw / t, by_cap / t, by_t
 
 
-def _softmax_row(z, q, w, s, zeta):
+def _softmax_row(z, q, w, s, zeta, rounding):
     """Return (value, scale) of the loss and of its derivatives with respect to z, q, w, s and zeta."""
     part, infinite = z > -np.inf, z == np.inf
     none = np.where(part, np.nan, 0)
@@ -145,7 +144,7 @@ def _softmax_row(z, q, w, s, zeta):
     log_z = most + log_norm
     # The effect of rounding `z_k - most` on the exponentials, and on their sum.
     below = np.where(part, most - np.where(part, z, 0), 0)
-    spread = _dot(p, below)
+    spread = _dot(p, below) + rounding
     log_z_scale = abs(most) + log_norm + spread
 
     mass, size = t.sum(), abs(t).sum()

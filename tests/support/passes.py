@@ -72,7 +72,7 @@ def passes(text: str, size: int, dtype: str | None = None) -> Passes:
     `dtype` is a narrow dtype in the notation of the compiler. A program may read two such numbers as one 32-bit integer; they count as two numbers.
     """
     text = _unpacked(text, size, dtype) if dtype else text
-    computations, entry = _parse(text)
+    computations, entry = parse(text)
     reads: dict[str, float] = {}
     writes, made = 0.0, []
     for computation, times in _run(computations, entry):
@@ -113,14 +113,14 @@ def _unpacked(text, size, dtype):
 
 def largest(text: str) -> int:
     """Return the size of the largest array that the program computes, including its results."""
-    computations, entry = _parse(text)
+    computations, entry = parse(text)
     made = (i for name, _ in _run(computations, entry) for i in computations[name] if _is_work(i))
     return max(elements for i in made for _, elements, _ in i.arrays)
 
 
 def multiplied(text: str) -> list[str]:
     """Return the dtypes of the operands of all matmuls in the program."""
-    computations, _ = _parse(text)
+    computations, _ = parse(text)
     return sorted(
         {
             dtype
@@ -176,7 +176,8 @@ def _updates_in_place(instruction, body):
     return all(i.opcode in ("scatter", "dynamic-update-slice") for i in roots)
 
 
-def _parse(text):
+def parse(text: str):
+    """Return the instructions of each computation by its name, and the name of the computation that the program starts with."""
     computations, entry, current = {}, None, None
     for line in text.splitlines():
         if found := _COMPUTATION.match(line):
