@@ -1,7 +1,7 @@
 """The statistics and gradients of a linear layer on a mesh of `AxisType.Auto`, where XLA says late how it has split the arrays.
 
 Each function has a plain definition, which XLA partitions by itself: TPUs run it, and so do programs under `jax.vmap` and programs for
-`jax.export`. On CPU and GPU, XLA asks what each device has to do (`jaxce._jax.partitioning`), and the answer is that of the other modes: blocks of
+`jax.export`. It stores all logits, unless the caller has named blocks. On CPU and GPU, XLA asks what each device has to do (`jaxce._jax.partitioning`), and the answer is that of the other modes: blocks of
 the device's own tokens and classes. Only the value and the first gradients are computed in blocks; derivatives of higher order are those of
 the definition.
 
@@ -40,14 +40,14 @@ def statistics(implementation: Implementation, plans_of):
     def value(layer):
         # The columns that a device has gathered are kept for the gradient, which would gather them again.
         columns = choose_on_auto_mesh(lambda x: x, layer.classifier, partitioned=_gathered)
-        in_blocks = functools.partial(_value_in_blocks, implementation, plans_of)
-        return choose_on_auto_mesh(_value, layer, columns, partitioned=in_blocks), columns
+        definition, in_blocks = (functools.partial(f, implementation, plans_of) for f in (_value, _value_in_blocks))
+        return choose_on_auto_mesh(definition, layer, columns, partitioned=in_blocks), columns
 
     def tangent(args, outs, tangents):
         (layer,), (stats, columns), (dots,) = args, outs, tangents
         dots = jax.tree.map(lambda dot: dot.astype(stats.label_nll.dtype), dots)
         transpose = functools.partial(_transpose, implementation, jax.tree.map(lambda _: True, dots))
-        return linear(_tangent, transpose, dots, layer, columns, stats), None
+        return linear(functools.partial(_tangent, implementation), transpose, dots, layer, columns, stats), None
 
     with_columns = with_rule(value, tangent)
     return lambda layer: with_columns(layer)[0]
@@ -83,9 +83,13 @@ def _gather_on_device(layout: Layout, classifier):
     return lax.all_gather(classifier, layout.features, axis=0, tiled=True) if layout.features else classifier
 
 
-def _value(layer: Layer, columns) -> Statistics:
+def _value(implementation, plans_of, layer: Layer, columns) -> Statistics:
     del columns
-    return reference.statistics(layer)
+    plans = plans_of(implementation, layer.hidden, layer.classifier)
+    if plans is None:
+        return reference.statistics(layer)
+    stats = plans.choose(chunked.value_in_blocks, flat_layer(layer))
+    return jax.tree.map(lambda x: x.reshape(layer.hidden.shape[:-1]), stats)
 
 
 def _value_in_blocks(implementation, plans_of, layer: Layer, columns) -> Statistics:
@@ -100,15 +104,20 @@ def _value_of_device(implementation, plans_of, layout: Layout, layer: Layer, col
     return jax.tree.map(lambda x: x.reshape(own.hidden.shape[:-1]), stats)
 
 
-def _tangent(dots: Layer, layer: Layer, columns, stats: Statistics) -> Statistics:
+def _tangent(implementation, dots: Layer, layer: Layer, columns, stats: Statistics) -> Statistics:
     del columns
-    return chunked.tangent_of_part(reference.without_masked(layer), stats, dots)
+    plans, tokens = plans_of_statistics(implementation, layer.hidden, layer.classifier), layer.hidden.shape[:-1]
+    if plans is None:
+        return chunked.tangent_of_part(reference.without_masked(layer), stats, dots)
+    flat_dots = flat_layer(dots, len(tokens))
+    tangents = plans.choose(chunked.tangent_in_blocks, flat_layer(layer), jax.tree.map(jnp.ravel, stats), flat_dots)
+    return jax.tree.map(lambda x: x.reshape(tokens), tangents)
 
 
 def _transpose(implementation, moving: Layer, cotangents: Statistics, *args) -> Layer:
     """Return the cotangents of the arrays of the layer that are `moving`: the transpose of `_tangent`."""
     used = {name: ct for name, ct in cotangents._asdict().items() if ct is not None}
-    definition = functools.partial(_linear_transpose, _tangent, moving)
+    definition = functools.partial(_linear_transpose, functools.partial(_tangent, implementation), moving)
     in_blocks = functools.partial(_transpose_in_blocks, implementation, moving)
     return choose_on_auto_mesh(definition, used, *args, partitioned=in_blocks)
 

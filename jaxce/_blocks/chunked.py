@@ -98,9 +98,9 @@ def token_rows(layer: Layer) -> dict:
     return {name: getattr(layer, name) for name in OF_TOKENS}
 
 
-def flat_layer(layer: Layer) -> Layer:
-    """Return the layer with its tokens on one axis."""
-    ndim = layer.hidden.ndim - 1
+def flat_layer(layer: Layer, ndim: int | None = None) -> Layer:
+    """Return the layer with its tokens on one axis. `ndim` is the number of axes of the tokens, if the layer has no `hidden`."""
+    ndim = layer.hidden.ndim - 1 if ndim is None else ndim
     rows = {name: None if x is None else x.reshape(-1, *x.shape[ndim:]) for name, x in token_rows(layer).items()}
     return layer._replace(**rows)
 

@@ -45,10 +45,14 @@ class Layout(NamedTuple):
 def layout_of(tokens, classes, features) -> Layout:
     """Return the layout of a device's work for arrays that are split in this way.
 
-    The devices that split the classes between them need the same tokens, so tokens are not split over the mesh axes of the classes.
+    The devices that split the classes between them need the same tokens, so tokens are not split over the mesh axes of the classes. Nor are two
+    axes of the tokens split over one mesh axis, as they seem to be if `hidden` and the labels are split in different ways.
     """
-    tokens = tuple(tuple(axis for axis in part if axis not in classes) for part in tokens)
-    layout = Layout(tokens, tuple(classes), tuple(features))
+    used, parts = set(classes), []
+    for part in tokens:
+        parts.append(tuple(axis for axis in part if axis not in used))
+        used.update(part)
+    layout = Layout(tuple(parts), tuple(classes), tuple(features))
     return layout if set(features) <= set(layout.over_tokens) else layout._replace(features=())
 
 

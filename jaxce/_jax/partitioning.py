@@ -86,7 +86,8 @@ def _text(all_letters):
 
 def _partition(work, layout_of, of_operands, of_outs, abstract_mesh, _, operands, __):
     """Answer XLA: the mesh, the function of a device, and how results and operands must be split. The first operand is the fingerprint."""
-    devices = list(operands[0].sharding.devices_indices_map(operands[0].shape))
+    sharding = next(operand.sharding for operand in operands if operand.sharding is not None)
+    devices = list(sharding.devices_indices_map(()))
     mesh = Mesh(np.asarray(devices).reshape(abstract_mesh.axis_sizes), abstract_mesh.axis_names)
     axes = {}
     for letters, operand in zip(of_operands[1:], operands[1:], strict=True):
@@ -105,6 +106,8 @@ def _shardings(mesh, axes, all_letters):
 def _parts(operand, mesh) -> list[tuple[str, ...]]:
     """Return the mesh axes that split each axis of an operand evenly; none where XLA splits it in a way that a `PartitionSpec` cannot say."""
     ndim = len(operand.shape)
+    if operand.sharding is None:
+        return [()] * ndim
     # XLA also splits sizes unevenly, and JAX cannot say how. So ask about axes that any number of devices splits evenly.
     slices = operand.sharding.devices_indices_map((mesh.size,) * ndim).values()
     starts = [np.asarray([of_device[i].start or 0 for of_device in slices]) for i in range(ndim)]

@@ -119,6 +119,18 @@ def of_vmap(hidden, classifier, labels):
     return jax.vmap(lambda h, y: total(LinearLogits(h, classifier), y))(hidden, labels).sum()
 
 
+def of_vmap_in_blocks(hidden, classifier, labels):
+    def of_row(h, y):
+        return per_token(LinearLogits(h, classifier, implementation=Chunked(3, 5)), y)
+
+    return jax.vmap(of_row)(hidden, labels).sum()
+
+
+def of_labels_that_are_split_in_another_way(hidden, classifier, labels):
+    labels = jax.lax.with_sharding_constraint(labels, NamedSharding(auto_mesh(), P(None, "data")))
+    return total(LinearLogits(hidden, classifier), labels)
+
+
 def of_scan(hidden, classifier, labels):
     def step(carry, rows):
         h, y = rows
@@ -135,7 +147,16 @@ def of_embedding(hidden, classifier, labels):
     return total(LinearLogits(hidden, classifier.T.T), labels)
 
 
-WAYS = [of_reshaped, of_uneven_parts, of_vmap, of_scan, of_checkpoint, of_embedding]
+WAYS = [
+    of_reshaped,
+    of_uneven_parts,
+    of_vmap,
+    of_vmap_in_blocks,
+    of_labels_that_are_split_in_another_way,
+    of_scan,
+    of_checkpoint,
+    of_embedding,
+]
 
 
 @pytest.mark.usefixtures("fast_compilation")
