@@ -110,9 +110,11 @@ def on_devices(function, layer: Layer, options, axis_name: AxisName, split: Spli
     specs = Layer(*(None if x is None else P(*(axes.get(letter) or None for letter in x)) for x in of_arrays))
     if _is_explicit(mesh):
         layer = Layer(*(None if x is None else _put(mesh, x, spec) for x, spec in zip(layer, specs, strict=True)))
-    # On an explicit mesh name only these axes: a `jax.vmap` around this call may use another axis. If `names` is empty, JAX takes all axes that no
-    # `jax.vmap` uses.
-    names = {*layout.over_tokens, *layout.classes} if _is_explicit(mesh) else set(mesh.axis_names)
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    names = {name for name, kind in kinds if kind != AxisType.Manual}
+    if _is_explicit(mesh):
+        # A `jax.vmap` around this call may use another axis. If `names` is empty, JAX takes all axes that no `jax.vmap` uses.
+        names = {*layout.over_tokens, *layout.classes}
     out_specs = P() if is_sum else P(*(part or None for part in layout.tokens))
     in_specs = (specs, P())
     result = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=names)(

@@ -98,6 +98,7 @@ def test_rows_of_special_numbers(dtype, num_classes, kind, rng, x64):
 VALUES = st.sampled_from([0.0, -1e-37, 0.5, 1.0, 3.0, -2.0, -30.0, -80.0, 1e4, -np.inf])
 
 
+@pytest.mark.covering(1)
 @pytest.mark.usefixtures("short_parts")
 @pytest.mark.parametrize("num_classes", [4, 6, 9, 10, 11])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

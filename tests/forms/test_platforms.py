@@ -161,7 +161,7 @@ def test_statistics_of_classes_without_the_label(rng, on_platform):
     assert_within(stats.label_nll, np.append(np.zeros(3), INTEGER.oracle(logits[3:], np.int32([3])).loss.value), 8)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 @pytest.mark.parametrize("num_classes", [1001, 2050])
 @pytest.mark.parametrize("options", [{}, OPTIONS, OPTIONS | {"mask": MASK}], ids="+".join)

@@ -28,7 +28,7 @@ WHOLE = math.prod(SIZES)  # the multiplications of one matmul of the layer
 TOKENS, (FEATURES, CLASSES) = SIZES[0] * SIZES[1], SIZES[2:]
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("mode", ["auto", "auto, out_shardings", "split"])
 @pytest.mark.parametrize("loss", [total, per_token], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -38,6 +38,7 @@ def test_a_device_stores_computes_and_sends_what_it_does_in_explicit_mode(layout
         assert getattr(found, name) <= 1.1 * most, (name, found, explicit)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", [total, per_token], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_explicit_mode_has_a_part_of_the_work_and_sends_no_array_of_classes_in_a_loop(layout, loss):
@@ -160,6 +161,7 @@ WAYS = [
 
 
 @pytest.mark.usefixtures("fast_compilation")
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", WAYS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("specs", [(P("data"), P(None, "model")), (P(("data", "model")), P(("data",)))], ids=str)
 def test_ways_to_call_a_loss(way, specs):
