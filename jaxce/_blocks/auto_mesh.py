@@ -1,9 +1,9 @@
 """The statistics and gradients of a linear layer on a mesh of `AxisType.Auto`, where XLA says late how it has split the arrays.
 
 Each function has a plain definition, which XLA partitions by itself: TPUs run it, and so do programs under `jax.vmap` and programs for
-`jax.export`. It stores all logits, unless the caller has named blocks. On CPU and GPU, XLA asks what each device has to do (`jaxce._jax.partitioning`), and the answer is that of the other modes: blocks of
-the device's own tokens and classes. Only the value and the first gradients are computed in blocks; derivatives of higher order are those of
-the definition.
+`jax.export`. It stores all logits, unless the caller has named blocks. On CPU and GPU, XLA asks what each device has to do
+(`jaxce._jax.partitioning`), and the answer is that of the other modes: blocks of the device's own tokens and classes. Only the value and the first
+gradients are computed in blocks; derivatives of higher order are those of the definition.
 
 A function whose name ends in `_of_device` is the work of a device. It takes the device's parts of the arrays and returns its parts of the results.
 """

@@ -38,7 +38,7 @@ def test_two_processes_train_like_one(tmp_path):
     one, two = (train(tmp_path / f"{n}.npz", n) for n in (1, 2))
     start = one.pop("start")
     two.pop("start")
-    assert one.keys() == two.keys() and len(one) == 4
+    assert one.keys() == two.keys() and len(one) == 5
     for mode, parameters in one.items():
         assert np.max(np.abs(parameters - start)) > 0.05
         np.testing.assert_allclose(two[mode], parameters, rtol=1e-6, atol=1e-7, err_msg=mode)
