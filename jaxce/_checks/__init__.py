@@ -20,9 +20,10 @@ def array(name: str, value: ArrayLike) -> Array:
     if not isinstance(value, (jax.Array, np.ndarray, np.generic, numbers.Number)) and not hasattr(
         value, "__jax_array__"
     ):
-        raise TypeError(
-            f"`{name}` must be an array; got {type(value).__name__}. Convert it first: jnp.asarray({name})."
-        )
+        way = f"Convert it first: jnp.asarray({name})."
+        if hasattr(value, "classifier"):
+            way = "Only the softmax losses and `logit_stats` take it, as `logits`. Elsewhere compute hidden @ classifier + bias."
+        raise TypeError(f"`{name}` must be an array; got {type(value).__name__}. {way}")
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind not in "biufcV":
         raise TypeError(f"`{name}` must hold numbers; got an array of dtype {value.dtype}.")
     # A JAX array is not converted. Outside jit even a conversion without effect would make `jax_debug_nans` raise on masked entries.
