@@ -7,6 +7,9 @@
 - Its call holds an address of the process, so that the persistent compilation cache would never find the program again.
   `jax_remove_custom_partitioning_ptr_from_cache_key` removes the address from the key, but nothing else in the key says what the call computes.
   So our call also holds a fingerprint of its code. Without that flag, a program for the cache does not use it, and warns.
+  https://github.com/jax-ml/jax/issues/21159 asks for a better key.
+
+The reproducers are in `tests/meshes/test_auto_mesh.py`.
 """
 
 import contextlib

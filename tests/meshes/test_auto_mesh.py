@@ -3,6 +3,7 @@ mode, with `split` and without."""
 
 import functools
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -268,3 +270,33 @@ def test_without_the_flag_a_program_for_the_cache_warns_and_does_not_ask():
             lowered(split=Split("data", "model", mesh=auto_mesh()))
     finally:
         jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", kept)
+
+
+def partitioned_sum():
+    """Return a function that XLA asks how to partition, as JAX's documentation shows it."""
+
+    @custom_partitioning
+    def call(x):
+        return x.sum(1)
+
+    def partition(mesh, operands, _):
+        split = NamedSharding(mesh, P(operands[0].sharding.spec[0]))
+        return mesh, lambda x: x.sum(1), split, (split,)
+
+    call.def_partition(partition=partition, sharding_rule="i j -> i")
+    return call
+
+
+def test_jax_still_lacks_what_the_package_works_around():
+    """Once this fails, `jaxce._jax.partitioning` can do less."""
+    _, (x, _) = placed(auto_mesh(), P("data"), P(), (8,))
+    call = partitioned_sum()
+    with pytest.raises(NotImplementedError, match="Batching rule for 'custom_partitioning' not implemented"):
+        jax.vmap(call)(x[None])
+    with pytest.raises(NotImplementedError, match="custom_partitioning"):
+        jax.grad(lambda x: call(x).sum())(x)
+    texts = [jax.jit(lambda x, f=f: f(x)).lower(x).as_text() for f in (partitioned_sum(), partitioned_sum())]
+    addresses = [re.search(r'CustomSPMDPartitioning.*?backend_config = "(\d+)"', text)[1] for text in texts]
+    assert addresses[0] != addresses[1]
+    with pytest.raises(NotImplementedError, match="serialization of host_callbacks"):
+        export.export(jax.jit(call))(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding))
