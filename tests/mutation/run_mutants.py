@@ -30,6 +30,7 @@ MODULES = {
         "losses/test_values.py",
         "losses/test_softmax.py",
         "losses/test_stats.py",
+        "losses/test_accuracy.py",
         "derivatives/test_rule.py",
     ],
     "_core/sigmoid": ["losses/test_sigmoid.py", "losses/test_masks.py", "derivatives/test_rule.py"],
