@@ -55,7 +55,8 @@ class LogitStats:
       sum_exp_rest: :math:`\sum_k e^{z_k - \max_j z_j} - 1`, not negative. A tiny sum keeps its relative precision.
       label_nll: :math:`\sum_k q_k (\log Z - z_k)`; 0 for an integer label that is not one of these classes. Use `nll`, which is NaN for such a
         label, unless more classes are still to be merged.
-      label_mass: :math:`\sum_k q_k`; for an integer label, 1 if the label is one of these classes, else 0.
+      label_mass: :math:`\sum_k q_k`; for an integer label, 1 if the label is one of these classes, else 0. Its derivative with respect to the
+        probability of a class that takes no part is 0.
       uniform_nll: :math:`\sum_k u_k (\log Z - z_k)`.
       weight_sum: :math:`\sum_k u_k`.
       num_classes: The number of classes that take part: `where` allows them and their logit is not -inf. An integer; 0 for a row with a NaN.

@@ -100,7 +100,9 @@ def label_jvp(q_dot, z, stats: Statistics, *, axis):
     """Return the tangents of `label_nll`, `label_mass` and `top_label_mass`, which are linear in the label distribution."""
     is_top = (z == per_row(stats.max_logit, axis)) & (z > -jnp.inf)
     of_nll = jnp.sum(class_nll(z, stats, axis) * q_dot, axis)
-    return of_nll, jnp.sum(q_dot, axis), jnp.sum(jnp.where(is_top, q_dot, 0), axis)
+    # A class that takes no part has no `p`, so its `q` does not move the `label_mass` by which the gradient multiplies the other `p`.
+    of_mass = jnp.sum(jnp.where(z == -jnp.inf, 0, q_dot), axis)
+    return of_nll, of_mass, jnp.sum(jnp.where(is_top, q_dot, 0), axis)
 
 
 def weights_jvp(class_weights_dot, z, stats: Statistics, *, axis):
