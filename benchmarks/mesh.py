@@ -1,4 +1,4 @@
-"""What a device of a mesh of eight stores, multiplies and sends for the value and gradients of lazy logits, in each mode, by the compiler.
+"""Lazy logits on a mesh of eight devices: what one device stores, multiplies and sends for value and gradients, as the compiler reports it.
 
 python -m benchmarks.mesh      # writes benchmarks/results/mesh.md; nothing runs, so any machine will do
 

@@ -152,7 +152,7 @@ def _type(array):
 
 
 def _saved(static):
-    """Return the static fields as bytes, for `jax.export`. A program that has been exported does not use them."""
+    """Return the static fields as bytes, for `jax.export`. `split` is lost: it may hold a mesh of this process."""
     _, implementation = static
     is_chunked = isinstance(implementation, Chunked)
     return json.dumps(dataclasses.astuple(implementation) if is_chunked else implementation).encode()

@@ -38,13 +38,14 @@ def softmax_cross_entropy(
       axis: The class axis of `logits` and `labels`, or a tuple of class axes: `(-2, -1)` for a softmax over an image. With a tuple,
         `class_weights` has the shape of these axes.
       where: Boolean, broadcasts to `logits`. True for the classes that take part. An excluded class is treated as if its logit were -inf.
-        The same for all rows of a `LinearLogits`.
+        For a `LinearLogits` it has the shape `[1, ..., 1, num_classes]`, the same for all rows.
       mask: `[...]`, boolean. True for the examples that count. A masked example has loss 0 and gradient 0, whatever its logits and labels hold.
       label_smoothing: Scalar in [0, 1]: :math:`s`, the share of the label spread evenly over the :math:`K` classes that take part.
       class_weights: `[num_classes]`, real: :math:`w`, ones by default.
       z_loss: Scalar, not negative: :math:`\zeta`. Keeps :math:`\log Z` near 0.
       soft_cap: Scalar, positive: a logit :math:`x` becomes :math:`z = c \tanh(x / c)`. None for no cap.
-      temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap.
+      temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap. An array that is not
+        positive gives NaN.
       axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device passes its own classes of
         `logits`, `labels`, `where` and `class_weights`, and gets the loss over all classes.
 
@@ -103,14 +104,15 @@ def softmax_cross_entropy_with_integer_labels(
       axis: The class axis of `logits`, or a tuple of class axes: `(-2, -1)` for a softmax over an image. With a tuple, a label is the row-major
         index into these axes, and `class_weights` has the shape of these axes.
       where: Boolean, broadcasts to `logits`. True for the classes that take part. An excluded class is treated as if its logit were -inf.
-        The same for all rows of a `LinearLogits`.
+        For a `LinearLogits` it has the shape `[1, ..., 1, num_classes]`, the same for all rows.
       mask: `[...]`, boolean. True for the examples that count. A masked example has loss 0 and gradient 0, whatever its logits and label hold.
         The `ignore_index` of other libraries is `mask=labels != ignore_index`.
       label_smoothing: Scalar in [0, 1]: :math:`s`, the share of the label spread evenly over the :math:`K` classes that take part.
       class_weights: `[num_classes]`, real: :math:`w`, ones by default.
       z_loss: Scalar, not negative: :math:`\zeta`. Keeps :math:`\log Z` near 0.
       soft_cap: Scalar, positive: a logit :math:`x` becomes :math:`z = c \tanh(x / c)`. None for no cap.
-      temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap.
+      temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap. An array that is not
+        positive gives NaN.
       axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device passes its own classes of
         `logits`, `where` and `class_weights`, and the same `labels`, which count the classes of all devices. Each device gets the loss over
         all classes.
@@ -164,7 +166,8 @@ def softmax_cross_entropy_sum(
       logits: `[..., num_classes]`, floating; or a `LinearLogits`. This and all other arguments are as for `softmax_cross_entropy`.
       labels: `[...]`, integer: the index of the true class. Or `[..., num_classes]`, real: the probability of each class.
       axis: The class axis of `logits`, or a tuple of class axes.
-      where: Boolean, broadcasts to `logits`. True for the classes that take part. The same for all rows of a `LinearLogits`.
+      where: Boolean, broadcasts to `logits`. True for the classes that take part. For a `LinearLogits` it has the shape
+        `[1, ..., 1, num_classes]`, the same for all rows.
       mask: `[...]`, boolean. True for the examples that count.
       label_smoothing: Scalar in [0, 1].
       class_weights: `[num_classes]`, real.

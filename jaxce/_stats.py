@@ -148,10 +148,12 @@ def logit_stats(
       labels: `[...]`, integer: the index of the true class. Or `[..., num_classes]`, real: the probability of each class.
       axis: The class axis of `logits`, or a tuple of class axes: `(-2, -1)` for a softmax over an image. With a tuple, an integer label is the
         row-major index into these axes, and `class_weights` has the shape of these axes.
-      where: Boolean, broadcasts to `logits`. True for the classes that take part. The same for all rows of a `LinearLogits`.
+      where: Boolean, broadcasts to `logits`. True for the classes that take part. For a `LinearLogits` it has the shape
+        `[1, ..., 1, num_classes]`, the same for all rows.
       class_weights: `[num_classes]`, real. The weight of each class in `smooth_nll`; `nll` is not weighted.
       soft_cap: Scalar, positive: a logit :math:`z` becomes :math:`c \tanh(z / c)`. None for no cap.
-      temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap.
+      temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap. An array that is not
+        positive gives NaN.
       axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device passes its own classes of
         `logits`, `where` and `class_weights`, and labels that count the classes of all devices. Each device gets the statistics over all classes.
 

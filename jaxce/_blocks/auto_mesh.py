@@ -5,6 +5,8 @@ Each function has a plain definition, which XLA partitions by itself: TPUs run i
 (`jaxce._jax.partitioning`), and the answer is that of the other modes: blocks of the device's own tokens and classes. Only the value and the first
 gradients are computed in blocks; derivatives of higher order are those of the definition.
 
+The definitions also take the `columns` that a device has gathered, and do not use them: a function and its partitioned form have the same arguments.
+
 A function whose name ends in `_of_device` is the work of a device. It takes the device's parts of the arrays and returns its parts of the results.
 """
 
@@ -27,7 +29,10 @@ from jaxce._jax.mesh import mesh_of, psum_over
 from jaxce._jax.partitioning import partitioned
 from jaxce._jax.rules import choose_on_auto_mesh, linear, with_rule
 
-_OF_CLASSIFIER, _OF_COLUMNS = (CLASSIFIER_FEATURES, CLASSES), ("g", CLASSES)  # the letters of their axes, see `mesh`
+_OF_CLASSIFIER, _OF_COLUMNS = (
+    (CLASSIFIER_FEATURES, CLASSES),
+    ("g", CLASSES),
+)  # the letters of their axes, see `mesh`; nothing splits g
 
 
 @functools.cache

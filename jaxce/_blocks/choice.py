@@ -1,4 +1,4 @@
-"""The choice of blocks for a linear layer: a pure function of the shapes, the dtypes and the caller's `implementation`."""
+"""What a caller may choose for a linear layer, `Chunked` and `Split`, and the blocks that follow from it, the shapes and the dtypes."""
 
 from __future__ import annotations
 
@@ -52,13 +52,14 @@ class Split:
     """How the arrays of a `LinearLogits` are split over the axes of a mesh: a value for `split=`.
 
     Needed on a mesh of `AxisType.Auto` where only the compiler knows how arrays are split. Each device then computes blocks of its own tokens and
-    classes, as on a mesh of `AxisType.Explicit`.
+    classes, as on a mesh of `AxisType.Explicit`. Arrays that are split in another way are moved. The sizes must divide evenly.
 
     Attributes:
       tokens: The mesh axis, or a tuple of mesh axes, that splits the first axis of `hidden`. Or a `PartitionSpec` for all axes of the tokens:
         `P("data", "sequence")`.
       classes: The mesh axis, or axes, that splits the classes of the classifier.
-      features: The mesh axis, or axes, that splits the features of the classifier, as fully sharded data parallelism does.
+      features: The mesh axis, or axes, that splits the features of the classifier, as fully sharded data parallelism does. These axes must split
+        the tokens too. Otherwise the compiler gathers the classifier.
       mesh: The mesh; that of `jax.set_mesh` by default.
 
     Example:
@@ -82,6 +83,9 @@ class Split:
             tokens = PartitionSpec(_mesh_axes("tokens", tokens) or None)
         of_tokens = [axis for part in tokens for axis in _mesh_axes("tokens", part)]
         of_classes, of_features = _mesh_axes("classes", classes), _mesh_axes("features", features)
+        for name, axes in (("tokens", of_tokens), ("classes", of_classes), ("features", of_features)):
+            if twice := [axis for axis in axes if axes.count(axis) > 1]:
+                raise ValueError(f"`{name}` of `Split` must name each mesh axis once; got {twice[0]!r} twice.")
         if twice := sorted({axis for axis in of_classes if axis in of_tokens or axis in of_features}):
             raise ValueError(
                 f"A mesh axis that splits the classes cannot split tokens or features too; got {twice[0]!r} twice in `Split`."

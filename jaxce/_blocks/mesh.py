@@ -113,8 +113,8 @@ def on_devices(function, layer: Layer, options, axis_name: AxisName, split: Spli
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     names = {name for name, kind in kinds if kind != AxisType.Manual}
     if _is_explicit(mesh) and not layout.features:
-        # A `jax.vmap` around this call may use another axis. If `names` is empty, JAX takes all axes that no `jax.vmap` uses. For the features
-        # name all axes: jax 0.12 cannot lower the scatter of their gradient beside an axis that is still explicit.
+        # A `jax.vmap` around this call may use another axis. If `names` is empty, JAX takes all axes that no `jax.vmap` uses. If the features are
+        # split, `names` has all axes: jax 0.12 fails to lower `psum_scatter` if one axis of the mesh is still explicit.
         names = {*layout.over_tokens, *layout.classes}
     out_specs = P() if is_sum else P(*(part or None for part in layout.tokens))
     in_specs = (specs, P())

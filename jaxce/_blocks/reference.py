@@ -13,7 +13,7 @@ from jaxce._types import working_dtype
 
 
 class Layer(NamedTuple):
-    """A linear layer and its labels, all checked. The tokens may have any number of axes; here they have one."""
+    """A linear layer and its labels, all checked. The shapes below are for tokens with one axis; they may have any number."""
 
     hidden: Any  # [tokens, features]
     classifier: Any  # [features, num_classes]

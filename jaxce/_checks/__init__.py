@@ -143,10 +143,18 @@ def where(value: ArrayLike | None, logits: Array, axis: ClassAxis) -> Array | No
     fits = value.ndim == logits.ndim and all(n in (1, full) for n, full in zip(value.shape, logits.shape, strict=True))
     if not fits:
         hint = " To leave out examples pass `mask`." if value.shape == row_shape(logits.shape, axis) else ""
+        if value.shape == class_shape(logits.shape, axis):
+            hint = f" For one boolean per class pass where.reshape({_only_classes(logits.shape, axis)})."
         raise ValueError(
             f"`where` selects classes: it must have the rank of `logits` {logits.shape} and broadcast to it; got {value.shape}.{hint}"
         )
     return value
+
+
+def _only_classes(shape, axis: ClassAxis):
+    """Return the shape of one number per class that broadcasts to logits."""
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    return tuple(size if i in axes else 1 for i, size in enumerate(shape))
 
 
 def mask(value: ArrayLike | None, shape: tuple[int, ...], logits: Array) -> Array | None:

@@ -10,7 +10,7 @@ from jaxce._jax.rules import with_jvp
 def shaped(logits, soft_cap, temperature, where, *, axis):
     """Return the logits that the loss is defined on, with -inf for a class that takes no part. An option that is None changes nothing.
 
-    A class whose logit is -inf takes no part, with or without an option.
+    A class whose logit is -inf takes no part, with or without an option. A cap or temperature that is not positive gives NaN.
 
     Args:
       logits: In the working dtype.
@@ -20,11 +20,13 @@ def shaped(logits, soft_cap, temperature, where, *, axis):
       axis: The class axis.
     """
     if soft_cap is not None:
-        logits = jnp.where(logits == -jnp.inf, -jnp.inf, _capped(logits, soft_cap.astype(logits.dtype)))
+        capped = _capped(logits, _nan_unless_positive(soft_cap.astype(logits.dtype)))
+        logits = jnp.where(logits == -jnp.inf, -jnp.inf, capped)
     if temperature is not None:
         # The quotient of an infinite logit is not differentiated: its derivative would be NaN.
         is_finite = jnp.abs(logits) != jnp.inf
-        quotient = jnp.where(is_finite, logits, 0) / per_row(temperature.astype(logits.dtype), axis)
+        divisor = per_row(_nan_unless_positive(temperature.astype(logits.dtype)), axis)
+        quotient = jnp.where(is_finite, logits, 0) / divisor
         logits = jnp.where(is_finite, quotient, logits)
     return logits if where is None else jnp.where(where, logits, -jnp.inf)
 
@@ -32,6 +34,10 @@ def shaped(logits, soft_cap, temperature, where, *, axis):
 def counted_temperature(temperature, mask):
     """Return the temperature of each row, and 1 for a row whose `mask` is false, so that a NaN there cannot reach a gradient."""
     return temperature if temperature is None or mask is None else jnp.where(mask, temperature, 1)
+
+
+def _nan_unless_positive(values):
+    return jnp.where(values > 0, values, jnp.nan)
 
 
 def _capped(logits, cap):

@@ -193,6 +193,7 @@ BAD = {
     "axis": (lambda z: INTEGER(z, Y, axis=0), ValueError, r"`axis` must be the last axis of a LinearLogits, 2 or -1; got 0\."),
     "axes": (lambda z: SOFT(z, Q, axis=(0, 2)), ValueError, r"`axis` must be the last axis of a LinearLogits, 2 or -1; got \(0, 2\)\."),
     "where of rows": (lambda z: SUM(z, Y, where=np.ones((2, 3, 5), bool)), ValueError, r"`where` must be the same .*; got \(2, 3, 5\)\. An"),
+    "where per class": (lambda z: SUM(z, Y, where=np.ones(5, bool)), ValueError, r"one boolean per class pass where\.reshape\(\(1, 1, 5\)\)\."),
     "soft_cap twice": (lambda z: SUM(LinearLogits(*LAYER, soft_cap=3.0), Y, soft_cap=2.0), ValueError, "`soft_cap` must be given once"),
     "labels": (lambda z: SUM(z, np.zeros((2, 4), np.int32)), ValueError, r"`labels` must .* without axis 2, .*; got \(2, 4\)\."),
     "probabilities": (lambda z: SOFT(z, Y), ValueError, r"`labels` must have the shape of `logits`, \(2, 3, 5\); got \(2, 3\)\."),
@@ -211,3 +212,19 @@ def test_bad_input(case):
     call, error, message = BAD[case]
     with pytest.raises(error, match=message):
         call(LinearLogits(*LAYER))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("bad", [0.0, -1.0])
+def test_cap_or_temperature_in_an_array_that_is_not_positive_gives_nan(bad, dtype, rng, x64):
+    """Only where it is not positive, and not in a masked row."""
+    logits, labels = rng.standard_normal((3, 5)).astype(dtype), np.zeros(3, np.int32)
+    temperature, mask = jnp.array([1.0, bad, bad], dtype), np.array([True, True, False])
+
+    def losses(z, t):
+        return INTEGER(z, labels, temperature=t, mask=mask)
+
+    for found in (losses(logits, temperature), jax.grad(lambda z: losses(z, temperature).sum())(logits)[:, 0]):
+        np.testing.assert_array_equal(np.isnan(np.asarray(found, float)), [False, True, False])
+    lazy = LinearLogits(logits, jnp.eye(5, dtype=dtype), soft_cap=jnp.array(bad, dtype))
+    assert np.isnan(SUM(lazy, labels).total) and np.isnan(SUM(logits, labels, soft_cap=jnp.array(bad, dtype)).total)

@@ -127,6 +127,8 @@ BAD = {
     "a list": (lambda: Split("data", ["model"]), TypeError, r"`classes` of `Split` must be .*; got \['model'\]\."),
     "tokens and classes": (lambda: Split("data", "data"), ValueError, r"cannot split tokens or features too; got 'data' twice"),
     "classes and features": (lambda: Split(None, "model", ("model",)), ValueError, r"got 'model' twice"),
+    "tokens twice": (lambda: Split(P("data", "data")), ValueError, r"`tokens` of `Split` must name each mesh axis once; got 'data' twice"),
+    "classes twice": (lambda: Split(None, ("model", "model")), ValueError, r"`classes` of `Split` must name each mesh axis once; got 'model'"),
     "no mesh": (lambda: wrong(np.zeros((8, 4)), np.zeros((4, 6)), Split("data")), ValueError, r"`split` needs a mesh\. Call this inside"),
     "a mesh of another type": (lambda: Split("data", mesh=(2, 4)), TypeError, r"`mesh` of `Split` must be a mesh or None; got tuple\."),
     "another type": (lambda: wrong(np.zeros((8, 4)), np.zeros((4, 6)), "data"), TypeError, r"`split` must be a jaxce\.Split or None; got str\."),

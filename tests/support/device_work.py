@@ -1,4 +1,4 @@
-"""What a device stores, multiplies and sends, from a compiled program: loops count once per iteration."""
+"""What one device stores, multiplies and sends, read from a compiled program. The body of a loop counts once for each iteration."""
 
 import math
 import re
