@@ -16,7 +16,7 @@ from jaxce._blocks.choice import Split
 from jaxce._blocks.reference import Layer
 from jaxce._core.labels import local_indices
 from jaxce._jax.mesh import AxisName, is_explicit, psum_over, varying_like
-from jaxce._jax.rules import keep_statistics, kept_for_gradient
+from jaxce._jax.rules import keep_statistics
 
 FEATURES, CLASSIFIER_FEATURES, CLASSES = (
     "h",
@@ -130,7 +130,7 @@ def on_this_device(layer: Layer, layout: Layout) -> Layer:
     """Return the layer with all features of its columns, and integer labels that count from the first class of this device."""
     if layout.features:
         columns = lax.all_gather(layer.classifier, layout.features, axis=0, tiled=True)
-        layer = layer._replace(classifier=kept_for_gradient(columns))
+        layer = layer._replace(classifier=columns)
     if layer.labels.ndim < layer.hidden.ndim:
         labels = local_indices(layer.labels, layer.classifier.shape[1], layout.classes or None)
         layer = layer._replace(labels=labels)

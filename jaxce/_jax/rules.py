@@ -42,7 +42,7 @@ def with_rule(value: Function, tangent: Function, higher: Function | None = None
 
 def _jvp_by_rule(program, tangent, higher, args, tangents):
     outs = call(program, args, jvp=functools.partial(_jvp_by_rule, program, higher, higher))
-    outs = jax.tree.map(kept_for_gradient, outs)
+    outs = jax.tree.map(lambda out: checkpoint_name(out, _NAME), outs)
     return outs, tangent(args, outs, tangents)
 
 
@@ -87,11 +87,6 @@ def inlined(function: Function) -> Function:
             return function(*args, **options)
 
     return traced
-
-
-def kept_for_gradient(array):
-    """Return the array, which the reverse pass of `keep_statistics` keeps."""
-    return checkpoint_name(array, _NAME)
 
 
 def keep_statistics(function: Function) -> Function:

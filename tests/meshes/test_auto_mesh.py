@@ -171,6 +171,13 @@ def test_ways_to_call_a_loss(way, specs):
     check(way, arrays, on_mesh, arrays[2])
 
 
+@pytest.mark.usefixtures("fast_compilation")
+def test_sequences_that_devices_cannot_share_evenly():
+    """Four devices share sequences of 16, less one token. XLA gives the last device a part that is filled up."""
+    arrays, on_mesh = placed(auto_mesh(), P("data", "model"), P())
+    check(of_uneven_parts, arrays, on_mesh, arrays[2])
+
+
 def test_arguments_can_be_donated():
     arrays, on_mesh = placed(auto_mesh(), P("data"), P("data", "model"))
 
