@@ -53,7 +53,7 @@ def short_parts(monkeypatch):
     jax.clear_caches()
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("weights", [False, True], ids=["plain", "class_weights"])
 @pytest.mark.parametrize("kind", LABELS)
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -232,7 +232,7 @@ def test_no_rows():
 COTANGENTS = {"label": (1,), "rest": (0,), "uniform": (2,), "all": (0, 1, 2), "label and uniform": (1, 2)}
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("option", ["plain", "where", "class_weights"])
 @pytest.mark.parametrize("used", COTANGENTS)
 @pytest.mark.parametrize("kind", LABELS)

@@ -38,7 +38,7 @@ IMPLEMENTATIONS = {
 IMPLEMENTATION_NAMES = ["None", "both", "reference", *covering.nightly_values("tokens", "classes", "single")]
 
 
-@pytest.mark.covering(1)
+@pytest.mark.nightly  # the quick tier has test_losses_and_sums_with_every_option
 @pytest.mark.parametrize("names", covering.subsets(OPTIONS), ids=lambda names: "+".join(names) or "plain")
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_every_implementation(rng, implementation, names):
