@@ -9,13 +9,14 @@ from jaxce._linear import linear_logit_stats as linear_logit_stats
 from jaxce._linear import linear_softmax_cross_entropy as linear_softmax_cross_entropy
 from jaxce._linear import linear_softmax_cross_entropy_sum as linear_softmax_cross_entropy_sum
 from jaxce._linear_logits import LinearLogits as LinearLogits
+from jaxce._logit_stats import LogitStats as LogitStats
 from jaxce._loss_sum import LossSum as LossSum
+from jaxce._row_loss import loss_sum as loss_sum
 from jaxce._sigmoid import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
 from jaxce._sigmoid import sigmoid_binary_cross_entropy_sum as sigmoid_binary_cross_entropy_sum
 from jaxce._softmax import softmax_cross_entropy as softmax_cross_entropy
 from jaxce._softmax import softmax_cross_entropy_sum as softmax_cross_entropy_sum
 from jaxce._softmax import softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels
-from jaxce._stats import LogitStats as LogitStats
 from jaxce._stats import logit_stats as logit_stats
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "linear_softmax_cross_entropy",
     "linear_softmax_cross_entropy_sum",
     "logit_stats",
+    "loss_sum",
     "sigmoid_binary_cross_entropy",
     "sigmoid_binary_cross_entropy_sum",
     "softmax_cross_entropy",

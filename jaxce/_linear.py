@@ -13,9 +13,10 @@ from jaxce._types import Array, ArrayLike
 def linear_logit_stats(
     hidden: ArrayLike,
     classifier: ArrayLike,
-    labels: ArrayLike,
+    labels: ArrayLike | None = None,
     *,
     bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     class_weights: ArrayLike | None = None,
     soft_cap: ArrayLike | None = None,
     temperature: ArrayLike | None = None,
@@ -30,8 +31,9 @@ def linear_logit_stats(
     Args:
       hidden: `[..., features]`, floating: :math:`h`.
       classifier: `[features, num_classes]`, floating: :math:`W`. For a tied embedding pass `embedding.T`; it costs one transposed copy.
-      labels: `[...]`, integer: the index of the true class. Or `[..., num_classes]`, real: the probability of each class.
+      labels: `[...]`, integer: the index of the true class. Or `[..., num_classes]`, real: the probability of each class. Or None.
       bias: `[num_classes]`, floating: :math:`b`.
+      mask: `[...]`, boolean. True for the tokens that count.
       class_weights: `[num_classes]`, real. The weight of each class in `smooth_nll`; `nll` is not weighted.
       soft_cap: Scalar, positive: :math:`c`; None for no cap.
       temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap.
@@ -59,7 +61,9 @@ def linear_logit_stats(
       As for `logit_stats`. Soft caps: Gemma 2, 2024.
     """
     layer = LinearLogits(hidden, classifier, bias=bias, soft_cap=soft_cap, split=split, implementation=implementation)
-    return logit_stats(layer, labels, class_weights=class_weights, temperature=temperature, axis_name=axis_name)
+    return logit_stats(
+        layer, labels, mask=mask, class_weights=class_weights, temperature=temperature, axis_name=axis_name
+    )
 
 
 def linear_softmax_cross_entropy(
@@ -133,6 +137,7 @@ def linear_softmax_cross_entropy_sum(
     *,
     bias: ArrayLike | None = None,
     mask: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
@@ -144,7 +149,7 @@ def linear_softmax_cross_entropy_sum(
 ) -> LossSum:
     r"""`softmax_cross_entropy_sum` of a `LinearLogits`. Its gradients are computed in the same pass as the loss.
 
-    .. math:: \mathrm{total} = \sum_t \ell_t, \qquad \mathrm{weight} = \sum_t 1 \quad \text{over the tokens that count}
+    .. math:: \mathrm{total} = \sum_t w_t \ell_t, \qquad \mathrm{weight} = \sum_t w_t \quad \text{over the tokens that count}
 
     Args:
       hidden: `[..., features]`, floating. This and all other arguments are as for `linear_softmax_cross_entropy`.
@@ -152,6 +157,7 @@ def linear_softmax_cross_entropy_sum(
       labels: `[...]`, integer. Or `[..., num_classes]`, real: the probability of each class.
       bias: `[num_classes]`, floating.
       mask: `[...]`, boolean. True for the tokens that count.
+      weights: `[...]`, real, of any sign: the weight of each token, by which its loss is multiplied. Ones by default.
       label_smoothing: Scalar in [0, 1].
       class_weights: `[num_classes]`, real.
       z_loss: Scalar, not negative.
@@ -162,7 +168,7 @@ def linear_softmax_cross_entropy_sum(
       implementation: None, "chunked", "reference" or a `Chunked`.
 
     Returns:
-      A `LossSum` of two scalars. `.mean()` is the mean over the tokens that count. Adding several gives the sum over all their tokens.
+      A `LossSum` of two scalars. `.mean()` is the weighted mean over the tokens that count. Adding several gives the sum over all their tokens.
 
     Raises:
       TypeError: An argument has the wrong type or dtype.
@@ -180,5 +186,11 @@ def linear_softmax_cross_entropy_sum(
       As for `LinearLogits`. Gradients in the forward pass: Hsu et al., Liger kernel, 2024.
     """
     layer = LinearLogits(hidden, classifier, bias=bias, soft_cap=soft_cap, split=split, implementation=implementation)
-    options = {"mask": mask, "label_smoothing": label_smoothing, "class_weights": class_weights, "z_loss": z_loss}
+    options = {
+        "mask": mask,
+        "weights": weights,
+        "label_smoothing": label_smoothing,
+        "class_weights": class_weights,
+        "z_loss": z_loss,
+    }
     return softmax_cross_entropy_sum(layer, labels, **options, temperature=temperature, axis_name=axis_name)

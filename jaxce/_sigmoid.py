@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxce import _checks as checks
 from jaxce._checks import scalars
-from jaxce._core import sigmoid_losses
+from jaxce._core.binary import sigmoid_losses
 from jaxce._core.sigmoid import Arguments
 from jaxce._jax.rules import keep_statistics
 from jaxce._loss_sum import LossSum
@@ -60,22 +60,24 @@ def sigmoid_binary_cross_entropy_sum(
     labels: ArrayLike,
     *,
     mask: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     pos_weight: ArrayLike | None = None,
 ) -> LossSum:
-    r"""The sum of the sigmoid cross-entropy over all entries that count, and their number. The mask is given once.
+    r"""The weighted sum of the sigmoid cross-entropy over all entries that count, and the sum of the weights. The mask is given once.
 
-    .. math:: \mathrm{total} = \sum_i \ell_i, \qquad \mathrm{weight} = \sum_i 1 \quad \text{over the entries that count}
+    .. math:: \mathrm{total} = \sum_i w_i \ell_i, \qquad \mathrm{weight} = \sum_i w_i \quad \text{over the entries that count}
 
     Args:
       logits: `[...]`, floating. This and all other arguments are as for `sigmoid_binary_cross_entropy`.
       labels: `[...]`, real, from 0 to 1.
       mask: `[...]`, boolean. True for the entries that count.
+      weights: `[...]`, real, of any sign: the weight of each entry, by which its loss is multiplied. Ones by default.
       label_smoothing: Scalar in [0, 1].
       pos_weight: A scalar, or an array that broadcasts to the last axes of `logits`; 1 by default.
 
     Returns:
-      A `LossSum` of two scalars. `.mean()` is the mean over the entries that count. Adding several gives the sum over all their entries.
+      A `LossSum` of two scalars. `.mean()` is the weighted mean over the entries that count. Adding several gives the sum over all their entries.
 
     Raises:
       TypeError: An argument has the wrong type or dtype.
@@ -94,7 +96,7 @@ def sigmoid_binary_cross_entropy_sum(
     """
     options = {"label_smoothing": label_smoothing, "pos_weight": pos_weight}
     losses = sigmoid_binary_cross_entropy(logits, labels, mask=mask, **options)
-    return LossSum.of(losses, mask=mask)
+    return LossSum.of(losses, weights, mask)
 
 
 @jax.jit

@@ -75,7 +75,7 @@ def softmax_cross_entropy(
     arguments = Arguments(logits, labels, where, mask, class_weights, cap, divisor)
     options = Options(scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss))
     static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
-    return cross_entropy.losses(arguments, options, integer_labels=False, **static)
+    return cross_entropy.losses(arguments, options, labels="probabilities", **static)
 
 
 def softmax_cross_entropy_with_integer_labels(
@@ -141,7 +141,7 @@ def softmax_cross_entropy_with_integer_labels(
     arguments = Arguments(logits, labels, where, mask, class_weights, cap, divisor)
     options = Options(scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss))
     static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
-    return cross_entropy.losses(arguments, options, integer_labels=True, **static)
+    return cross_entropy.losses(arguments, options, labels="integer", **static)
 
 
 def softmax_cross_entropy_sum(
@@ -151,6 +151,7 @@ def softmax_cross_entropy_sum(
     axis: int | tuple[int, ...] = -1,
     where: ArrayLike | None = None,
     mask: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
@@ -158,9 +159,9 @@ def softmax_cross_entropy_sum(
     temperature: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> LossSum:
-    r"""The sum of the softmax cross-entropy over all examples that count, and their number. The mask is given once.
+    r"""The weighted sum of the softmax cross-entropy over all examples that count, and the sum of the weights. The mask is given once.
 
-    .. math:: \mathrm{total} = \sum_t \ell_t, \qquad \mathrm{weight} = \sum_t 1 \quad \text{over the examples that count}
+    .. math:: \mathrm{total} = \sum_t w_t \ell_t, \qquad \mathrm{weight} = \sum_t w_t \quad \text{over the examples that count}
 
     Args:
       logits: `[..., num_classes]`, floating; or a `LinearLogits`. This and all other arguments are as for `softmax_cross_entropy`.
@@ -169,6 +170,7 @@ def softmax_cross_entropy_sum(
       where: Boolean, broadcasts to `logits`. True for the classes that take part. For a `LinearLogits` it has the shape
         `[1, ..., 1, num_classes]`, the same for all rows.
       mask: `[...]`, boolean. True for the examples that count.
+      weights: `[...]`, real, of any sign: the weight of each example, by which its loss is multiplied. Ones by default.
       label_smoothing: Scalar in [0, 1].
       class_weights: `[num_classes]`, real.
       z_loss: Scalar, not negative.
@@ -177,7 +179,7 @@ def softmax_cross_entropy_sum(
       axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. If examples are split, use `LossSum.psum`.
 
     Returns:
-      A `LossSum` of two scalars. `.mean()` is the mean over the examples that count. Adding several gives the sum over all their examples.
+      A `LossSum` of two scalars. `.mean()` is the weighted mean over the examples that count. Adding several gives the sum over all their examples.
 
     Raises:
       TypeError: An argument has the wrong type or dtype.
@@ -202,4 +204,4 @@ def softmax_cross_entropy_sum(
     arguments = Arguments(logits, labels, where, mask, class_weights, cap, divisor)
     options = Options(scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss))
     static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
-    return cross_entropy.loss_sum(arguments, options, **static)
+    return cross_entropy.loss_sum(arguments, options, weights, **static)

@@ -19,7 +19,17 @@ from jax import lax
 from jaxce._blocks import chunked, reference
 from jaxce._blocks.choice import Implementation, plans_of_gradients, plans_of_statistics
 from jaxce._blocks.chunked import flat_layer, shaped_like
-from jaxce._blocks.mesh import CLASSES, CLASSIFIER_FEATURES, Layout, layout_of, letters, on_this_device, token_letters
+from jaxce._blocks.inputs import Inputs, flat_inputs, inputs_like
+from jaxce._blocks.mesh import (
+    CLASSES,
+    CLASSIFIER_FEATURES,
+    Layout,
+    layout_of,
+    letters,
+    letters_of_inputs,
+    on_this_device,
+    token_letters,
+)
 from jaxce._blocks.reference import Layer
 from jaxce._blocks.sizes import Blocks, Plans
 from jaxce._blocks.value_and_gradients import Loss, value_and_gradients
@@ -59,10 +69,10 @@ def statistics(implementation: Implementation, plans_of):
 
 
 def value_with_gradients(loss: Loss, implementation: Implementation, definition):
-    """Return the function of a layer and options that computes the sum of the losses and its gradients; `definition` is the same function."""
+    """Return the function of a layer and inputs that computes the sums and the gradients; `definition` is the same function."""
 
-    def in_blocks(layer, options):
-        of_layer, scalars = letters(layer), jax.tree.map(lambda _: (), options)
+    def in_blocks(layer, inputs):
+        of_layer, of_inputs = letters(layer), letters_of_inputs(inputs, layer)
         gradients = of_layer._replace(
             hidden=of_layer.hidden if loss.of_hidden else None,
             classifier=of_layer.classifier if loss.of_classifier else None,
@@ -70,10 +80,17 @@ def value_with_gradients(loss: Loss, implementation: Implementation, definition)
             where=None,
             mask=None,
         )
+        of_sums, of_wanted = ((), dict.fromkeys(loss.metrics, ())), _selected_letters(of_inputs, loss.of_inputs)
         work = functools.partial(_sum_of_device, loss, implementation)
-        return _partitioned(work, (layer, options), (of_layer, scalars), ((), (gradients, scalars)))
+        return _partitioned(work, (layer, inputs), (of_layer, of_inputs), (of_sums, (gradients, of_wanted)))
 
-    return lambda layer, options: choose_on_auto_mesh(definition, layer, options, partitioned=in_blocks)
+    return lambda layer, inputs: choose_on_auto_mesh(definition, layer, inputs, partitioned=in_blocks)
+
+
+def _selected_letters(of_inputs: Inputs, wanted: Inputs) -> Inputs:
+    leaves, tree = jax.tree.flatten(wanted)
+    pairs = zip(tree.flatten_up_to(of_inputs), leaves, strict=True)
+    return tree.unflatten([axes if is_one else None for axes, is_one in pairs])
 
 
 def _gathered(classifier):
@@ -165,13 +182,14 @@ def _linear_transpose(tangent, moving, cotangents: dict, layer: Layer, *others) 
     return jax.linear_transpose(of_dots, dots)(cotangents)[0]
 
 
-def _sum_of_device(loss: Loss, implementation, layout: Layout, layer: Layer, options):
+def _sum_of_device(loss: Loss, implementation, layout: Layout, layer: Layer, inputs: Inputs):
     own, over = on_this_device(layer, layout), layout.over_tokens or None
     plans = _own_plans(plans_of_gradients, implementation, own)
     of_blocks = functools.partial(value_and_gradients, loss._replace(axis_name=layout.classes or None))
-    value, gradients, of_options = plans.choose(of_blocks, flat_layer(own), options)
-    gradients = _reduced(shaped_like(gradients, own), layer, layout)
-    return psum_over(over, value), (gradients, psum_over(over, of_options))
+    sums, (gradients, of_inputs) = plans.choose(of_blocks, flat_layer(own), flat_inputs(inputs, own))
+    gradients, of_inputs = shaped_like(gradients, own), inputs_like(of_inputs, inputs)
+    of_inputs = of_inputs._replace(bound=psum_over(over, of_inputs.bound))
+    return psum_over(over, sums), (_reduced(gradients, layer, layout), of_inputs)
 
 
 def _own_plans(plans_of, implementation, own: Layer) -> Plans:

@@ -121,12 +121,15 @@ def statistics_of_tokens(layer: Layer, size_of_block: int | None):
         part = loops.some_classes(layer, start, size)
         block = block_of(part)
         z, labels = shaped_logits(block), weighted_labels(block)
-        return core.statistics(z, labels, None, None, part.class_weights, axis=z.ndim - 1), block.raw
+        arguments = z, labels, None, None, part.class_weights
+        return core.statistics(*arguments, first_class=part.first_class, axis=z.ndim - 1), block.raw
 
     if loops.has_all(size_of_block, num_classes):
         return of_classes(0, num_classes)
     zero = jnp.zeros(layer.hidden.shape[0], logits_dtype(layer.hidden, layer.classifier))
-    nothing = varying_like(Statistics(jnp.full_like(zero, -jnp.inf), *(zero,) * 7), layer)
+    empty = Statistics(*(zero,) * len(Statistics._fields))
+    empty = empty._replace(max_logit=zero - jnp.inf, prediction=jnp.full(zero.shape, -1, jnp.int32))
+    nothing = varying_like(empty, layer)
     merged = loops.over_classes(
         lambda stats, start, size: _merge(stats, of_classes(start, size)[0]), nothing, num_classes, size_of_block
     )
@@ -142,7 +145,7 @@ def block_jvp(block: Block, stats: Statistics, dots: Block) -> Statistics:
     of_labels = Block(None, dots.labels, label_weights=dots.label_weights)
     z, z_dot = _with_tangent(shaped_logits, block, of_logits)
     labels, labels_dot = _with_tangent(weighted_labels, block, of_labels)
-    rows = core.Rows(z, labels, block.class_weights, core.Source(z))
+    rows = core.Rows(z, labels, block.class_weights, core.Source(z), block.first_class)
     rows_dots = core.Rows(z_dot, labels_dot, dots.class_weights, None)
     return core.statistics_jvp(rows, stats, rows_dots, axis=z.ndim - 1)
 

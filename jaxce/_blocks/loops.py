@@ -87,7 +87,11 @@ def some_classes(layer, start, size: int):
     elif labels is not None and not (isinstance(start, int) and start == 0):
         labels = labels - jnp.asarray(start).astype(labels.dtype)
     of_classes = {name: cut(getattr(layer, name)) for name in OF_CLASSES}
-    return layer._replace(labels=labels, **of_classes)
+    return layer._replace(labels=labels, first_class=_plus(layer.first_class, start), **of_classes)
+
+
+def _plus(first_class, start):
+    return start if first_class is None else first_class + start
 
 
 def over_valid_tokens(of_block, of_group, carry, rows: dict, blocks: Blocks, *, skips: bool):
@@ -120,7 +124,7 @@ def over_valid_tokens(of_block, of_group, carry, rows: dict, blocks: Blocks, *, 
         some = _rows_at(rows, order, 0, group)
         return of_group(carry, some, _over_group(of_block, carry, some, blocks, blocks.gathered)[1])[1]
 
-    zeros = _zeros(jax.eval_shape(results_of_group, carry), tokens, carry)
+    zeros = _zeros(jax.eval_shape(results_of_group, carry), tokens)
     return lax.fori_loop(0, -(-count // blocks.gathered), step, (carry, zeros))
 
 
@@ -136,7 +140,7 @@ def _over_group(of_block, carry, rows, blocks, left):
 
     shapes = jax.eval_shape(lambda carry: of_block(carry, _slice(rows, 0, blocks.tokens))[1], carry)
     end = left if isinstance(left, int) else jnp.minimum(left, blocks.gathered)
-    return lax.fori_loop(0, end, step, (carry, _zeros(shapes, _length(rows), carry)))
+    return lax.fori_loop(0, end, step, (carry, _zeros(shapes, _length(rows))))
 
 
 def _valid_first(rows, blocks, skips):
@@ -213,5 +217,5 @@ def _slice(rows, start, size):
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), rows)
 
 
-def _zeros(shapes, length, vary_like):
-    return varying_like(jax.tree.map(lambda x: jnp.zeros((length, *x.shape[1:]), x.dtype), shapes), vary_like)
+def _zeros(shapes, length):
+    return jax.tree.map(lambda x: varying_like(jnp.zeros((length, *x.shape[1:]), x.dtype), x), shapes)

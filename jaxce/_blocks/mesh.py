@@ -13,8 +13,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxce._blocks.choice import Split
+from jaxce._blocks.inputs import Inputs
 from jaxce._blocks.reference import Layer
-from jaxce._core.labels import local_indices
+from jaxce._core.labels import first_local_class, local_indices
 from jaxce._jax.mesh import AxisName, is_explicit, psum_over, varying_like
 from jaxce._jax.rules import keep_statistics
 
@@ -77,18 +78,33 @@ def letters(layer: Layer) -> Layer:
         class_weights=by_class,
         soft_cap=(),
         temperature=tokens,
+        first_class=(),
     )
     return Layer(*(None if x is None else axes for x, axes in zip(layer, all_letters, strict=True)))
 
 
-def on_devices(function, layer: Layer, options, axis_name: AxisName, split: Split | None, *, is_sum: bool = False):
-    """Return `function(layer, options, axis_name)`. If it is known how the arrays are split, each device computes its own tokens and classes.
+def letters_of_inputs(inputs: Inputs, layer: Layer) -> Inputs:
+    """Return the letters of the axes of each array. Only the axes of the tokens are split."""
+    tokens = token_letters(layer.hidden.ndim - 1)
+
+    def whole(name, ndim):
+        return tuple(f"{name}_{i}" for i in range(ndim))
+
+    of_rows = [tokens + whole(f"r{n}", x.ndim - len(tokens)) for n, x in enumerate(inputs.per_row)]
+    bound, tree = jax.tree.flatten(inputs.bound)
+    return Inputs(of_rows, tree.unflatten([whole(f"b{n}", x.ndim) for n, x in enumerate(bound)]))
+
+
+def on_devices(
+    function, layer: Layer, inputs: Inputs, axis_name: AxisName, split: Split | None, *, is_sum: bool = False
+):
+    """Return `function(layer, inputs, axis_name)`. If it is known how the arrays are split, each device computes its own tokens and classes.
 
     Args:
       function: Returns a pytree of arrays with one row per token, or a pytree of sums over the tokens. Its labels count from the first class of
         the device.
       layer: The layer. Its tokens may have any shape.
-      options: A pytree of scalars.
+      inputs: The inputs of a formula.
       axis_name: The caller's `axis_name`. If it is not None, the caller is already inside `jax.shard_map`.
       split: How the caller says that the arrays are split; None if their types say it, or if they are not split.
       is_sum: Whether the results are sums over the tokens.
@@ -98,18 +114,20 @@ def on_devices(function, layer: Layer, options, axis_name: AxisName, split: Spli
     """
     mesh, layout = _mesh_and_layout(layer, split) if axis_name is None else (None, Layout((), axis_name, ()))
 
-    def on_device(layer, options):
-        result = function(on_this_device(layer, layout), options, layout.classes or None)
+    def on_device(layer, inputs):
+        result = function(on_this_device(layer, layout), inputs, layout.classes or None)
         return psum_over(layout.over_tokens or None, result) if is_sum else result
 
     on_device = on_device if is_sum else keep_statistics(on_device)
     if mesh is None:
-        return on_device(layer, options)
+        return on_device(layer, inputs)
     of_labels = P(*jax.typeof(layer.labels).sharding.spec[: layer.hidden.ndim - 1])
-    axes, of_arrays = layout.axes(), letters(layer)
-    specs = Layer(*(None if x is None else P(*(axes.get(letter) or None for letter in x)) for x in of_arrays))
+    arrays, all_letters = (layer, inputs), (letters(layer), letters_of_inputs(inputs, layer))
+    leaves, tree = jax.tree.flatten(arrays)
+    axes, of_leaves = layout.axes(), tree.flatten_up_to(all_letters)
+    specs = [P(*(axes.get(letter) or None for letter in of_leaf)) for of_leaf in of_leaves]
     if _is_explicit(mesh):
-        layer = Layer(*(None if x is None else _put(mesh, x, spec) for x, spec in zip(layer, specs, strict=True)))
+        arrays = tree.unflatten([_put(mesh, x, spec) for x, spec in zip(leaves, specs, strict=True)])
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     names = {name for name, kind in kinds if kind != AxisType.Manual}
     if _is_explicit(mesh) and not layout.features:
@@ -117,10 +135,8 @@ def on_devices(function, layer: Layer, options, axis_name: AxisName, split: Spli
         # split, `names` has all axes: jax 0.12 fails to lower `psum_scatter` if one axis of the mesh is still explicit.
         names = {*layout.over_tokens, *layout.classes}
     out_specs = P() if is_sum else P(*(part or None for part in layout.tokens))
-    in_specs = (specs, P())
-    result = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=names)(
-        layer, options
-    )
+    in_specs = tree.unflatten(specs)
+    result = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=names)(*arrays)
     if is_sum or not _is_explicit(mesh):
         return result
     return jax.tree.map(lambda x: _put(mesh, x, of_labels), result)
@@ -134,9 +150,11 @@ def on_this_device(layer: Layer, layout: Layout) -> Layer:
     if layer.labels.ndim < layer.hidden.ndim:
         labels = local_indices(layer.labels, layer.classifier.shape[1], layout.classes or None)
         layer = layer._replace(labels=labels)
+    if layout.classes:
+        layer = layer._replace(first_class=first_local_class(layer.classifier.shape[1], layout.classes))
     # The gradient with respect to a replicated array is summed over the devices once, not in every block.
-    arrays = varying_like(layer._replace(labels=None, mask=None), layer)
-    return arrays._replace(labels=layer.labels, mask=layer.mask)
+    integers = {"labels": layer.labels, "mask": layer.mask, "first_class": layer.first_class}
+    return varying_like(layer._replace(**dict.fromkeys(integers)), layer)._replace(**integers)
 
 
 def _mesh_and_layout(layer: Layer, split: Split | None):

@@ -25,6 +25,7 @@ class Layer(NamedTuple):
     class_weights: Any = None  # [num_classes]
     soft_cap: Any = None  # a scalar
     temperature: Any = None  # [tokens]
+    first_class: Any = None  # the number of the first of these classes, an integer; None for 0
 
 
 class Block(NamedTuple):
@@ -37,13 +38,15 @@ class Block(NamedTuple):
     class_weights: Any = None
     soft_cap: Any = None
     temperature: Any = None
+    first_class: Any = None
 
 
 def statistics(layer: Layer, axis_name: AxisName = None) -> Statistics:
     """Return the statistics of each token."""
     block = block_of(without_masked(layer))
     z, labels, mask = shaped_logits(block), weighted_labels(block), layer.mask
-    return core.statistics(z, labels, None, mask, layer.class_weights, axis=z.ndim - 1, axis_name=axis_name)
+    arguments = z, labels, None, mask, layer.class_weights
+    return core.statistics(*arguments, first_class=layer.first_class, axis=z.ndim - 1, axis_name=axis_name)
 
 
 def without_masked(layer: Layer) -> Layer:

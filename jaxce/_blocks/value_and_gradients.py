@@ -10,42 +10,37 @@ from jax import lax
 
 from jaxce._blocks import loops
 from jaxce._blocks.chunked import block_jvp, statistics_of_tokens, token_rows
-from jaxce._blocks.reference import (
-    Layer,
-    block_of,
-    dot,
-    has_integer_labels,
-    logits_dtype,
-    operand_dtype,
-    without_masked,
-)
+from jaxce._blocks.inputs import Inputs, replaced, selected
+from jaxce._blocks.reference import Layer, block_of, dot, logits_dtype, operand_dtype, without_masked
 from jaxce._blocks.sizes import Blocks
 from jaxce._core.definition import Statistics
-from jaxce._core.labels import weight_of_label
 from jaxce._core.merge import merge_devices
-from jaxce._jax.mesh import AxisName, psum_over, varying_like
+from jaxce._jax.mesh import AxisName, varying_like
 
 
 class Loss(NamedTuple):
     """A loss over the statistics of a token, and the gradients that are wanted."""
 
-    function: Callable[..., Any]  # function(stats, label_weight, mask, options) -> losses of some tokens
-    used: tuple[str, ...]  # the statistics that the loss depends on
+    function: Callable[..., Any]  # function(stats, mask, inputs) -> (losses, metrics) of some tokens, metrics by name
+    used: tuple[str, ...]  # the statistics that the derivative of the losses depends on
     of_hidden: bool  # whether the gradient with respect to `hidden` is wanted, which takes one of the matmuls
     of_classifier: bool
+    of_inputs: Inputs  # booleans
+    metrics: tuple[str, ...]  # the names of the metrics
     axis_name: AxisName = None
 
 
 class Sums(NamedTuple):
-    """The sums over tokens: the loss, and the gradients with respect to arrays without a token axis. None is not wanted."""
+    """The sums over tokens: the loss, the metrics, and the gradients with respect to arrays without a token axis. None is not wanted."""
 
     loss: Any
+    metrics: Any
     classifier: Any
     bias: Any
     label_weights: Any
     class_weights: Any
     soft_cap: Any
-    options: Any
+    bound: Any
 
 
 class _Results(NamedTuple):
@@ -53,6 +48,7 @@ class _Results(NamedTuple):
 
     hidden: Any = None
     temperature: Any = None
+    per_row: Any = None
     logits: Any = None  # those of whole rows, which `_of_group` multiplies
 
 
@@ -61,33 +57,35 @@ class _Tokens(NamedTuple):
 
     layer: Layer
     stats: Statistics
-    cotangents: tuple
+    cotangents: dict
     raw: Any
     hidden_transposed: Any
 
 
-def value_and_gradients(loss: Loss, blocks: Blocks, layer: Layer, options) -> tuple[Any, Layer, Any]:
-    """Return the sum of the losses of all tokens, and its gradients with respect to the layer and to the options, a pytree of scalars.
+def value_and_gradients(loss: Loss, blocks: Blocks, layer: Layer, inputs: Inputs):
+    """Return `((value, metrics), (of_layer, of_inputs))`: the sums of the losses and the metrics of all tokens, and the gradients of the value.
 
     Masked tokens come last, and blocks with only masked tokens are skipped, so with a mask the number of blocks is dynamic. If a block has all
     classes, value and gradients take three matmuls, otherwise four. Devices communicate only to merge the statistics of a block of tokens. So the
     gradients with respect to the layer are the contributions of the given classes. They have the dtype of the statistics. The labels have none.
     """
     dtype = logits_dtype(layer.hidden, layer.classifier)
-    zeros = functools.partial(_zeros, dtype, (layer, options))
+    zeros = functools.partial(_zeros, dtype, (layer, inputs))
     replicated = functools.partial(zeros, but=loss.axis_name or ())
+    wanted = selected(inputs, loss.of_inputs)
+    rows = token_rows(layer) | {"per_row": inputs.per_row}
+    of_block = functools.partial(_of_block, loss, blocks, layer, inputs)
     sums = Sums(
         loss=replicated(jnp.zeros(())),
+        metrics=replicated(dict.fromkeys(loss.metrics, jnp.zeros(()))),
         classifier=zeros(layer.classifier if loss.of_classifier else None),
         bias=zeros(layer.bias),
         label_weights=zeros(layer.label_weights),
         class_weights=zeros(layer.class_weights),
         soft_cap=zeros(layer.soft_cap),
-        options=replicated(options),
+        bound=replicated(wanted.bound),
     )
-    of_block = functools.partial(_of_block, loss, blocks, layer, options)
     of_group = functools.partial(_of_group, loss, blocks, layer)
-    rows = token_rows(layer)
     if loops.has_all(blocks.tokens, layer.hidden.shape[0]):
         sums, results = of_block(sums, rows)
         sums, results = of_group(sums, rows, results)
@@ -105,41 +103,40 @@ def value_and_gradients(loss: Loss, blocks: Blocks, layer: Layer, options) -> tu
         soft_cap=sums.soft_cap,
         temperature=results.temperature,
     )
-    return sums.loss, gradients, sums.options
+    return (sums.loss, sums.metrics), (gradients, Inputs(results.per_row, sums.bound))
 
 
-def _of_block(loss: Loss, blocks: Blocks, layer: Layer, options, sums: Sums, rows):
+def _of_block(loss: Loss, blocks: Blocks, layer: Layer, inputs: Inputs, sums: Sums, rows):
     """Add the losses and gradients of a block of tokens. The results are gradients of these tokens."""
-    layer = without_masked(layer._replace(**rows))
+    layer, inputs = _of_rows(layer, inputs, rows)
+    layer = without_masked(layer)
     own_stats, raw = statistics_of_tokens(layer, blocks.classes)
     stats = merge_devices(own_stats, loss.axis_name)
-    own_weight, pull_weight = jax.vjp(functools.partial(_weight_of_label, layer), layer.class_weights)
-    label_weight = psum_over(loss.axis_name, own_weight)
 
-    def total(used, label_weight, options):
-        whole = stats._replace(**dict(zip(loss.used, used, strict=True)))
-        return jnp.sum(loss.function(whole, label_weight, layer.mask, options))
+    def total(used: dict, wanted: Inputs):
+        whole = stats._replace(**used)
+        losses, metrics = loss.function(whole, layer.mask, replaced(inputs, wanted))
+        return jnp.sum(losses), jax.tree.map(jnp.sum, metrics)
 
-    value, pull = jax.vjp(total, tuple(getattr(stats, name) for name in loss.used), label_weight, options)
-    cotangents, weight_ct, options_ct = pull(jnp.ones_like(value))
-    cotangents, weight_ct = varying_like((cotangents, weight_ct), (layer, options))
-    (class_weights_ct,) = pull_weight(weight_ct)
+    used, wanted = {name: getattr(stats, name) for name in loss.used}, selected(inputs, loss.of_inputs)
+    value, pull, metrics = jax.vjp(total, used, wanted, has_aux=True)
+    cotangents, inputs_ct = pull(jnp.ones_like(value))
+    cotangents = varying_like(cotangents, (layer, inputs))
     sums = sums._replace(
-        loss=sums.loss + value,
-        class_weights=_plus(sums.class_weights, class_weights_ct),
-        options=_plus(sums.options, options_ct),
+        loss=sums.loss + value, metrics=_plus(sums.metrics, metrics), bound=_plus(sums.bound, inputs_ct.bound)
     )
     tokens = _Tokens(layer, stats, cotangents, raw, _transposed(layer.hidden))
     of_classes = functools.partial(_of_classes, loss, blocks, tokens)
-    zeros = functools.partial(_zeros, value.dtype, (layer, options))
+    zeros = functools.partial(_zeros, value.dtype, (layer, inputs))
     hidden_ct = zeros(layer.hidden) if loss.of_hidden and raw is None else None
-    results = _Results(hidden=hidden_ct, temperature=zeros(layer.temperature))
+    results = _Results(hidden=hidden_ct, temperature=zeros(layer.temperature), per_row=inputs_ct.per_row)
     return loops.over_classes(of_classes, (sums, results), layer.classifier.shape[1], blocks.classes)
 
 
-def _weight_of_label(layer: Layer, class_weights):
-    """Return the class weight of each integer label, or None. Class probabilities have been multiplied by theirs."""
-    return weight_of_label(class_weights, layer.labels, None) if has_integer_labels(layer) else None
+def _of_rows(layer: Layer, inputs: Inputs, rows: dict) -> tuple[Layer, Inputs]:
+    """Return the layer and the inputs of some tokens."""
+    of_layer = {name: row for name, row in rows.items() if name != "per_row"}
+    return layer._replace(**of_layer), inputs._replace(per_row=rows["per_row"])
 
 
 def _of_classes(loss: Loss, blocks: Blocks, tokens: _Tokens, carry, start, size):
@@ -150,10 +147,16 @@ def _of_classes(loss: Loss, blocks: Blocks, tokens: _Tokens, carry, start, size)
 
     def jvp(dots):
         stats_dots = block_jvp(block, tokens.stats, dots)
-        return tuple(getattr(stats_dots, name) for name in loss.used)
+        by_name = {name: getattr(stats_dots, name) for name in loss.used}
+        return {
+            name: dot for name, dot in by_name.items() if dot is not None
+        }  # the mass of an integer label has no tangent
 
-    zeros = _zeros(block.raw.dtype, (tokens.layer, tokens.cotangents), block._replace(labels=None, where=None))
-    (cts,) = jax.linear_transpose(jvp, zeros)(tokens.cotangents)
+    zeros = _zeros(
+        block.raw.dtype, (tokens.layer, tokens.cotangents), block._replace(labels=None, where=None, first_class=None)
+    )
+    cotangents = {name: tokens.cotangents[name] for name in jax.eval_shape(jvp, zeros)}
+    (cts,) = jax.linear_transpose(jvp, zeros)(cotangents)
     narrow_ct = cts.raw.astype(operand_dtype(part.hidden, part.classifier)) if blocks.narrow else cts.raw
     results = results._replace(temperature=_plus(results.temperature, cts.temperature))
     if tokens.raw is not None:
@@ -174,7 +177,7 @@ def _of_group(loss: Loss, blocks: Blocks, layer: Layer, sums: Sums, rows, result
     logits_ct = results.logits
     if logits_ct is None:
         return sums, results
-    hidden = without_masked(layer._replace(**rows)).hidden
+    hidden = without_masked(layer._replace(**{name: rows[name] for name in token_rows(layer)})).hidden
     hidden_ct = _zeros(sums.loss.dtype, layer, hidden) if loss.of_hidden else None
     results = results._replace(hidden=hidden_ct, logits=None)
     return _add_products(loss, sums, results, logits_ct, _transposed(hidden), layer.classifier, 0)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxce import _checks as checks
+from jaxce._checks import scalars
 from jaxce._types import Array, ArrayLike
 
 
@@ -21,7 +22,9 @@ def mergeable(a, b) -> None:
             f"`a` and `b` must be statistics of the same rows; got shapes {a.max_logit.shape} and {b.max_logit.shape}."
         )
     if a.integer_labels != b.integer_labels:
-        raise ValueError("`a` and `b` must come from the same labels; got integer labels and class probabilities.")
+        kinds = {True: "integer labels", False: "class probabilities", None: "no labels"}
+        got = f"{kinds[a.integer_labels]} and {kinds[b.integer_labels]}"
+        raise ValueError(f"`a` and `b` must come from the same labels; got {got}.")
 
 
 def not_tangents(stats, name: str) -> None:
@@ -33,8 +36,15 @@ def not_tangents(stats, name: str) -> None:
         )
 
 
+def with_labels(stats, name: str) -> None:
+    """Check for a `LogitStats` that was made with labels."""
+    if stats.integer_labels is None:
+        raise ValueError(f"`{name}` needs labels; these statistics were made without: logit_stats(logits, labels).")
+
+
 def of_integer_labels(stats) -> None:
     """Check for a `LogitStats` of integer labels."""
+    with_labels(stats, "correct")
     if not stats.integer_labels:
         raise ValueError(
             "`correct` is about integer labels; these statistics are of class probabilities. Take `top_label_mass`, the probability of "
@@ -73,16 +83,32 @@ def no_quotient_with(other) -> NoReturn:
     )
 
 
-def loss_weights(value: ArrayLike | None, losses: Array) -> Array | None:
-    """Check for one weight per loss."""
+def number_of_segments(value) -> int:
+    """Check for a number of segments that is known while tracing."""
+    value = scalars.static_int("num_segments", value)
+    if value < 0:
+        raise ValueError(f"`num_segments` must not be negative; got {value}.")
+    return value
+
+
+def segment_ids(value: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Check for the number of the segment of each loss. `shape` is that of the losses."""
+    value = checks.array("segment_ids", value)
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"`segment_ids` must be integers; got {value.dtype}.")
+    if value.shape != shape:
+        raise ValueError(f"`segment_ids` must have the shape of the losses, {shape}; got {value.shape}.")
+    return value
+
+
+def loss_weights(value: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
+    """Check for one weight per loss. `shape` is that of the losses."""
     if value is None:
         return None
     value = checks.array("weights", value)
     if value.dtype == bool:
-        raise TypeError(
-            "`weights` must be numbers; got booleans. To leave out losses pass `mask`: LossSum.of(losses, mask=mask)."
-        )
+        raise TypeError("`weights` must be numbers; got booleans. To leave out losses pass `mask`.")
     value = checks.weights("weights", value)
-    if value.shape != losses.shape:
-        raise ValueError(f"`weights` must have the shape of `losses`, {losses.shape}; got {value.shape}.")
+    if value.shape != shape:
+        raise ValueError(f"`weights` must have the shape of the losses, {shape}; got {value.shape}.")
     return value

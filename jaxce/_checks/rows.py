@@ -1,8 +1,11 @@
 """The checks of the arguments that all functions of rows of logits share."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxce import _checks as checks
 from jaxce._checks import shards
@@ -21,19 +24,25 @@ class Arguments(NamedTuple):
     class_weights: Any = None
     soft_cap: Any = None
     temperature: Any = None
+    first_class: Any = None  # the number of the first class of the logits, if a device has some of the classes
 
 
-def checked(arguments: Arguments, axis: ClassAxis, *, integer_labels: bool | None) -> tuple[Arguments, ClassAxis]:
+Labels = Literal["integer", "probabilities", "either", "optional"]
+
+
+def checked(arguments: Arguments, axis: ClassAxis, labels: Labels) -> tuple[Arguments, ClassAxis]:
     """Return the converted arguments and the class axis, not negative. The logits have been checked.
 
-    If `integer_labels` is None, integer labels and class probabilities are told apart by their rank. The temperature becomes one number per row.
+    `labels` says which labels a function takes. If it takes either kind, they are told apart by their rank. "optional" labels may be None: they
+    become integers that are no class. The temperature becomes one number per row.
     """
     logits = arguments.logits
     axis = checks.class_axis(axis, logits)
     rows = row_shape(logits.shape, axis)
-    of_labels = {True: checks.class_indices, False: _class_probabilities, None: checks.labels}[integer_labels]
+    of_labels = {"integer": checks.class_indices, "probabilities": _class_probabilities}.get(labels, checks.labels)
+    is_none = labels == "optional" and arguments.labels is None
     arguments = arguments._replace(
-        labels=of_labels(arguments.labels, logits, axis),
+        labels=_no_labels(logits, axis) if is_none else of_labels(arguments.labels, logits, axis),
         where=checks.where(arguments.where, logits, axis),
         mask=checks.mask(arguments.mask, rows, logits),
         class_weights=checks.class_weights(arguments.class_weights, logits, axis),
@@ -67,6 +76,16 @@ def of_linear_logits(arguments: Arguments, axis_name: AxisName) -> Arguments:
                 f"`axis_name` {axis_name} says how the classes are split inside of `jax.shard_map`, and `split` outside of it; give one of them."
             )
     return arguments._replace(where=None if where is None else jnp.broadcast_to(where.reshape(-1), logits.shape[-1:]))
+
+
+def _no_labels(logits, axis) -> Array:
+    """Return an integer label for each row that is no class."""
+    array, axes = getattr(logits, "hidden", logits), axis if isinstance(axis, tuple) else (axis,)
+    sharding = jax.typeof(array).sharding
+    of_rows = [part for i, part in enumerate(sharding.spec) if i not in axes]
+    is_split = any(part is not None for part in of_rows)
+    sharding = NamedSharding(sharding.mesh, PartitionSpec(*of_rows)) if is_split else None
+    return lax.full(row_shape(array.shape, axis), -1, jnp.int32, sharding=sharding)
 
 
 def _class_probabilities(value: ArrayLike, logits: Array, _) -> Array:

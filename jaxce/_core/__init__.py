@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxce._core import cpu, definition, gpu, sigmoid
-from jaxce._core.definition import Statistics
+from jaxce._core import cpu, definition, gpu
+from jaxce._core.definition import Derivatives, Statistics
 from jaxce._core.labels import wide_indices
 from jaxce._core.merge import merge_devices, without_nan_rows
 from jaxce._core.shaping import counted_temperature, shaped
@@ -28,6 +28,10 @@ _OF_ONE_CERTAIN_CLASS = Statistics(
     weight_sum=1,
     num_classes=1,
     top_label_mass=1,
+    spread=0,
+    expected_nll=0,
+    top_nll=0,
+    prediction=0,
 )
 
 
@@ -46,6 +50,7 @@ class Rows(NamedTuple):
     labels: Any
     class_weights: Any
     source: Any  # a Source
+    first_class: Any = None  # the number of the first of these classes, an integer; None for 0
 
 
 def statistics(
@@ -56,14 +61,15 @@ def statistics(
     class_weights,
     soft_cap=None,
     temperature=None,
+    first_class=None,
     *,
     axis: int,
     axis_name: AxisName = None,
 ) -> Statistics:
     """Return the statistics of each row. A row whose `mask` is false has those of one certain class, whatever it holds.
 
-    With an `axis_name`, the arguments are those of some of the classes, the labels count from the first of them, and the statistics are those of
-    all the classes.
+    The arguments may be those of some of the classes. The labels count from the first of them, whose number is `first_class`. With an `axis_name`,
+    the statistics are those of the classes of all devices.
     """
     logits, labels = varying_like((logits, labels), (logits, labels))
     if labels.ndim < logits.ndim:
@@ -77,7 +83,7 @@ def statistics(
     if soft_cap is not None or temperature is not None:
         z = logits = shaped(z, soft_cap, temperature, None, axis=axis)
     z = shaped(z, None, None, where, axis=axis)
-    return _with_rule(axis, axis_name)(Rows(z, labels, class_weights, Source(logits, where, mask)))
+    return _with_rule(axis, axis_name)(Rows(z, labels, class_weights, Source(logits, where, mask), first_class))
 
 
 @functools.cache
@@ -100,7 +106,8 @@ def statistics_jvp(rows: Rows, stats: Statistics, dots: Rows, *, axis, with_form
 
     `rows` may hold some of the classes of the rows whose statistics are `stats`. The tangents are then the part of these classes.
     """
-    by_logits = by_labels = by_weights = (None,) * 3
+    by_logits, by_labels, by_weights = Derivatives(), (None,) * 3, (None,) * 2
+    stats = stats._replace(prediction=_moved(stats.prediction, rows.first_class, -1))
     if dots.z is not None:
         jvp = functools.partial(_logits_jvp, axis=axis)
         if with_forms and _vjp_forms(rows, axis):
@@ -113,13 +120,17 @@ def statistics_jvp(rows: Rows, stats: Statistics, dots: Rows, *, axis, with_form
         by_weights = definition.weights_jvp(dots.class_weights, rows.z, stats, axis=axis)
     return Statistics(
         max_logit=None,
-        sum_exp_rest=by_logits[0],
-        label_nll=_sum(by_logits[1], by_labels[0]),
+        sum_exp_rest=by_logits.sum_exp_rest,
+        label_nll=_sum(by_logits.label_nll, by_labels[0]),
         label_mass=by_labels[1],
-        uniform_nll=_sum(by_logits[2], by_weights[0]),
+        uniform_nll=_sum(by_logits.uniform_nll, by_weights[0]),
         weight_sum=by_weights[1],
         num_classes=None,
         top_label_mass=by_labels[2],
+        spread=by_logits.spread,
+        expected_nll=by_logits.expected_nll,
+        top_nll=by_logits.top_nll,
+        prediction=None,
     )
 
 
@@ -141,7 +152,15 @@ def _value(rows: Rows, axis) -> Statistics:
 
     logits, where, mask = rows.source
     forms = {"cpu": on_cpu if cpu.suits(logits) else None, "gpu": on_gpu if gpu.suits(logits, where, axis) else None}
-    return of_counted_rows(without_nan_rows(choose(by_definition, rows, **forms)), mask)
+    stats = without_nan_rows(choose(by_definition, rows, **forms))
+    prediction = jnp.where(stats.prediction < 0, -1, _moved(stats.prediction, rows.first_class, 1))
+    stats = stats._replace(prediction=jnp.where(stats.max_logit == -jnp.inf, -1, prediction))
+    return of_counted_rows(stats, mask)
+
+
+def _moved(prediction, first_class, direction):
+    """Return the prediction, counted from the first class of all or of these classes."""
+    return prediction if first_class is None else prediction + direction * first_class
 
 
 def of_counted_rows(stats: Statistics, mask) -> Statistics:
@@ -162,7 +181,8 @@ def _logits_vjp(cotangents, rows: Rows, stats: Statistics, *, axis):
     def by_definition(cotangents, rows, stats):
         return definition.logits_vjp(cotangents, rows.z, rows.labels, rows.class_weights, stats, axis=axis)
 
-    return choose(by_definition, cotangents, rows, stats, **_vjp_forms(rows, axis))
+    forms = _vjp_forms(rows, axis) if cotangents.top_nll is None else {}
+    return choose(by_definition, cotangents, rows, stats, **forms)
 
 
 def _vjp_forms(rows: Rows, axis) -> dict:
@@ -185,55 +205,6 @@ def _vjp_forms(rows: Rows, axis) -> dict:
     has_integer_labels = rows.labels.ndim < logits.ndim and rows.class_weights is None
     forms = {"cpu": on_cpu} if cpu.suits(logits) else {}
     return forms | ({"gpu": on_gpu} if has_integer_labels and gpu.suits(logits, where, axis) else {})
-
-
-def sigmoid_losses(arguments: sigmoid.Arguments):
-    """Return the sigmoid loss of each logit. One whose `mask` is false has a finite loss, whatever it holds."""
-    (loss,) = _sigmoid_with_rule(*sigmoid.logits_and_weights(arguments), arguments)
-    return loss
-
-
-@inlined
-def _sigmoid_value(x, yes, no, arguments):
-    def by_definition(x, yes, no, _):
-        return sigmoid.losses(x, yes, no)
-
-    @inlined
-    def on_cpu(_, __, ___, arguments):
-        return cpu.sigmoid_losses(arguments)
-
-    form = on_cpu if cpu.suits(arguments.logits) else None
-    return (choose(by_definition, x, yes, no, arguments, cpu=form),)
-
-
-@inlined
-def _sigmoid_jvp(args, _, tangents, *, with_forms=True):
-    (x, yes, no, arguments), (x_dot, yes_dot, no_dot, _) = args, tangents
-    by_logits = by_weights = None
-    if x_dot is not None:
-        if with_forms and cpu.suits(arguments.logits):
-            by_logits = linear(_times_sigmoid_derivative, _sigmoid_vjp, x_dot, x, yes, no, arguments)
-        else:
-            by_logits = _times_sigmoid_derivative(x_dot, x, yes, no, arguments)
-    if not (yes_dot is None and no_dot is None):
-        by_weights = sigmoid.weights_jvp(yes_dot, no_dot, x)
-    return (_sum(by_logits, by_weights),)
-
-
-def _times_sigmoid_derivative(x_dot, x, yes, no, _):
-    return x_dot * sigmoid.derivative(x, yes, no)
-
-
-@inlined
-def _sigmoid_vjp(loss_ct, x, yes, no, arguments):
-    @inlined
-    def on_cpu(loss_ct, x, _, __, arguments):
-        return cpu.sigmoid_vjp(loss_ct, arguments).astype(x.dtype)
-
-    return choose(_times_sigmoid_derivative, loss_ct, x, yes, no, arguments, cpu=on_cpu)
-
-
-_sigmoid_with_rule = with_rule(_sigmoid_value, _sigmoid_jvp, functools.partial(_sigmoid_jvp, with_forms=False))
 
 
 def _sum(a, b):

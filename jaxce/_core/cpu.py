@@ -38,11 +38,19 @@ def statistics(logits, where, labels, class_weights, *, axis) -> Statistics:
     logits, labels = lax.optimization_barrier((logits, labels))
     parts = sums.number_of_parts(logits, where, axis)
     if parts > 1:
-        m, rest = sums.max_and_rest_of_parts(logits, parts)
+        m, rest, prediction = sums.max_and_rest_of_parts(logits, parts)
     else:
-        m, rest = sums.max_and_rest_of_rows(logits, where, axis)
-    stats = Statistics(*[jnp.zeros_like(m)] * 8)._replace(max_logit=m, sum_exp_rest=rest)
-    rows = Operands(logits, where, m)
+        m, rest, prediction = sums.max_and_rest_of_rows(logits, where, axis)
+    rows, log_norm = Operands(logits, where, m), jnp.log1p(rest)
+    spread = definition.spread_of(sums.total(sums.exp_gap, rows, axis, parts, after=rest, tells_infinity=False), rest)
+    stats = Statistics(*[None] * len(Statistics._fields))._replace(
+        max_logit=m,
+        sum_exp_rest=rest,
+        spread=spread,
+        expected_nll=log_norm + spread,
+        top_nll=log_norm,
+        prediction=prediction,
+    )
     if labels.ndim < logits.ndim:
         label_logit = _label_logit(logits, where, labels, axis)
         stats = with_label_logit(stats, label_logit, labels, logits.shape[axis])

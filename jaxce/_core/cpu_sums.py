@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxce._core.definition import first_true
 from jaxce._jax.axes import is_known, per_row
 from jaxce._jax.mesh import is_on_auto_mesh
 from jaxce._types import Array, working_dtype
@@ -67,11 +68,12 @@ def total(term, rows: Operands, axis, parts=1, *, after, tells_infinity=True):
 
 
 def max_and_rest_of_rows(logits, where, axis):
-    """Return the maximum of each row, and the sum of `exp(z_k - m)` over all but one maximal class."""
+    """Return the maximum of each row, the sum of `exp(z_k - m)` over all but one maximal class, and the first maximal class."""
     rows = Operands(logits, where, jnp.max(read(logits, where), axis))
     others = total(exp_unless_top, rows, axis, after=rows.max_logit, tells_infinity=False)
     num_tops = total(is_top, rows, axis, after=others)
-    return rows.max_logit, _with_ties(others, num_tops, rows.max_logit)
+    prediction = first_true(read(logits, where) == per_row(rows.max_logit, axis), axis)
+    return rows.max_logit, _with_ties(others, num_tops, rows.max_logit), prediction
 
 
 def max_and_rest_of_parts(logits, parts):
@@ -93,13 +95,15 @@ def max_and_rest_of_parts(logits, parts):
     row_starts = jnp.arange(0, part_max.size, parts, dtype=jnp.int32)
     own = as_integers(lambda x: x.at[row_starts + first.reshape(-1)].get(mode="promise_in_bounds"), matrix)
     own_rows = Operands(own.reshape(*shape, matrix.shape[1]), None, m)
+    prediction = first * matrix.shape[1] + lax.argmax(read(own_rows.logits, None), len(shape), jnp.int32)
     own_others = total(exp_unless_equal, own_rows, len(shape), after=sums, tells_infinity=False)
     is_own = lax.broadcasted_iota(jnp.int32, part_max.shape, len(shape)) == first[..., None]
     own_sum = jnp.take_along_axis(sums, first[..., None], -1, mode="promise_in_bounds")[..., 0]
     others = jnp.sum(jnp.where(is_own, 0, sums), -1)
     is_infinite = m == jnp.inf
     num_tops = jnp.round(jnp.where(is_infinite, own_others * math.exp(-1), own_sum - own_others))
-    return m, _with_ties(jnp.where(is_infinite, own_others * 0, own_others) + others, num_tops, m)
+    rest = _with_ties(jnp.where(is_infinite, own_others * 0, own_others) + others, num_tops, m)
+    return m, rest, prediction
 
 
 def _with_ties(others, num_tops, m):
@@ -126,6 +130,11 @@ def exp_unless_equal(_, gap, c):
 def is_top(_, gap, c):
     """Return 1 where the difference from the maximum is 0, otherwise 0."""
     return jnp.maximum(c.zero, c.one + jnp.minimum(c.zero, gap) * c.big)
+
+
+def exp_gap(_, gap, c):
+    """Return `exp(z - m) (m - z)`, but 0 for a logit of -inf or +inf."""
+    return jnp.exp(jnp.minimum(c.one, gap)) * jnp.minimum(c.largest, jnp.maximum(c.zero, -gap))
 
 
 def takes_part(z, _, c):

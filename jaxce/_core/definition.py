@@ -6,11 +6,14 @@ With logits `z` over the classes `k` of a row, `m = max_k z_k`, `p = softmax(z)`
     sum_exp_rest  sum_k exp(z_k - m) - 1             exp(z_k - m)
     label_nll     sum_k q_k (log_z - z_k)            label_mass * p_k - q_k
     uniform_nll   sum_k u_k (log_z - z_k)            weight_sum * p_k - u_k
+    spread        sum_k p_k (m - z_k)                p_k ((m - z_k) - spread - 1)
+    expected_nll  sum_k p_k (log_z - z_k)            p_k ((m - z_k) - spread)
+    top_nll       log_z - m                          p_k, less 1 at the prediction
 
-`log_z = m + log1p(sum_exp_rest)`. `label_mass = sum_k q_k`, `weight_sum = sum_k u_k` and the number of classes do not depend on `z`.
-Differentiation takes `m` for a constant: `log_z`, from which losses are computed, has the right derivative all the same. `top_label_mass` is the
-sum of `q_k` over the maximal classes. A class whose logit is -inf takes no part. If `q` and `u` are not negative, every value is a sum of terms of
-one sign, so a tiny one keeps every digit.
+`log_z = m + log1p(sum_exp_rest)`. `label_mass = sum_k q_k`, `weight_sum = sum_k u_k`, the number of classes and the `prediction`, the first maximal
+class, do not depend on `z`. Differentiation takes `m` in `sum_exp_rest` and `spread` for a constant: `log_z`, from which losses are computed, has
+the right derivative all the same. `top_label_mass` is the sum of `q_k` over the maximal classes. A class whose logit is -inf takes no part. If `q`
+and `u` are not negative, every value is a sum of terms of one sign, so a tiny one keeps every digit.
 
 Every platform runs this code by default. The forms in `cpu` and `gpu` compute the same functions.
 """
@@ -33,6 +36,21 @@ class Statistics(NamedTuple):
     weight_sum: Any
     num_classes: Any
     top_label_mass: Any
+    spread: Any
+    expected_nll: Any
+    top_nll: Any
+    prediction: Any
+
+
+class Derivatives(NamedTuple):
+    """What belongs to the statistics that depend on the logits: their derivatives with respect to each logit, or their tangents or cotangents."""
+
+    sum_exp_rest: Any = None
+    label_nll: Any = None
+    uniform_nll: Any = None
+    spread: Any = None
+    expected_nll: Any = None
+    top_nll: Any = None
 
 
 def statistics(z, labels, class_weights, *, axis) -> Statistics:
@@ -51,6 +69,8 @@ def with_maximum(m, rest, gap, z, labels, class_weights, *, axis) -> Statistics:
     log_norm, num_classes = jnp.log1p(rest), jnp.sum(ones, axis)
     label_mass = jnp.sum(q, axis) if labels.ndim == z.ndim else is_class(labels, z.shape[axis]).astype(z.dtype)
     weight_sum = num_classes if class_weights is None else jnp.sum(u, axis)
+    is_top = z == per_row(m, axis)
+    spread = spread_of(jnp.sum(exp_gap(gap), axis), rest)
     return Statistics(
         max_logit=m,
         sum_exp_rest=rest,
@@ -59,20 +79,37 @@ def with_maximum(m, rest, gap, z, labels, class_weights, *, axis) -> Statistics:
         uniform_nll=weight_sum * log_norm - jnp.sum(_weighted(u, gap), axis),
         weight_sum=weight_sum,
         num_classes=num_classes,
-        top_label_mass=jnp.sum(jnp.where(z == per_row(m, axis), ones * q, 0.0), axis),
+        top_label_mass=jnp.sum(jnp.where(is_top, ones * q, 0.0), axis),
+        spread=spread,
+        expected_nll=log_norm + spread,
+        top_nll=log_norm,
+        prediction=first_true(is_top, axis),
     )
 
 
-def logits_derivatives(z, labels, class_weights, stats: Statistics, *, axis):
-    """Return the derivatives of `sum_exp_rest`, `label_nll` and `uniform_nll` with respect to each logit."""
+def exp_gap(gap):
+    """Return `exp(z_k - m) (m - z_k)` of each class, 0 for one that takes no part."""
+    return jnp.exp(gap) * jnp.minimum(jnp.finfo(gap.dtype).max, -gap)
+
+
+def spread_of(sum_exp_gap, rest):
+    """Return the spread of rows from the sum of their `exp_gap`; 0 for a row of one class."""
+    return sum_exp_gap / (1 + rest)
+
+
+def first_true(values, axis):
+    """Return the index of the first true value; their number if there is none."""
+    number = values.shape[axis]
+    return jnp.min(jnp.where(values, class_numbers(values, axis, jnp.int32), number), axis)
+
+
+def logits_derivatives(z, labels, class_weights, stats: Statistics, *, axis) -> Derivatives:
+    """Return the derivatives with respect to each logit. Labels and predictions count from the first class of `z`."""
     gap = below_maximum(z, stats.max_logit, axis)
     e, inverse = jnp.exp(gap), 1 / (1 + stats.sum_exp_rest)  # p = e * inverse
     if labels.ndim < z.ndim:
-        # p - 1 at the label. JAX differentiates expm1(x) as expm1(x) + 1, which cancels for a small p; the derivative of exp(x) is exp(x).
-        log_p = -stats.label_nll
-        p_minus_1 = jnp.where(log_p > -0.5, jnp.expm1(log_p), jnp.exp(log_p) - 1)
         of_others = per_row(stats.label_mass * inverse, axis) * e
-        of_label = jnp.where(is_label(z, labels, axis), per_row(p_minus_1, axis), of_others)
+        of_label = jnp.where(is_label(z, labels, axis), per_row(_p_minus_1(stats.label_nll), axis), of_others)
     else:
         # Where p and q / mass are both nearly 1, the derivative is mass (p - 1) + (mass - q), two small terms, instead of mass p - q.
         q, mass = labels.astype(z.dtype), per_row(stats.label_mass, axis)
@@ -80,16 +117,31 @@ def logits_derivatives(z, labels, class_weights, stats: Statistics, *, axis):
         is_certain = (gap == 0) & (2 * q > mass)
         of_others = per_row(stats.label_mass * inverse, axis) * e
         of_label = jnp.where(is_certain, mass * p_minus_1 + (mass - q), of_others - q)
-    of_uniform = per_row(stats.weight_sum * inverse, axis) * e - weights(z, class_weights, axis)
-    return jnp.where(z == jnp.inf, 0.0, e), of_label, of_uniform  # the derivative of exp(z - m) at z = +inf is 0
+    p, below = per_row(inverse, axis) * e, jnp.minimum(jnp.finfo(z.dtype).max, -gap)
+    of_expected = p * (below - per_row(stats.spread, axis))
+    return Derivatives(
+        sum_exp_rest=jnp.where(z == jnp.inf, 0.0, e),  # the derivative of exp(z - m) at z = +inf is 0
+        label_nll=of_label,
+        uniform_nll=per_row(stats.weight_sum * inverse, axis) * e - weights(z, class_weights, axis),
+        spread=of_expected - p,
+        expected_nll=of_expected,
+        top_nll=jnp.where(is_label(z, stats.prediction, axis), per_row(_p_minus_1(stats.top_nll), axis), p),
+    )
 
 
-def logits_jvp(z_dot, z, labels, class_weights, stats: Statistics, *, axis):
-    """Return what the tangent of the logits contributes to those of `sum_exp_rest`, `label_nll` and `uniform_nll`."""
-    return tuple(jnp.sum(d * z_dot, axis) for d in logits_derivatives(z, labels, class_weights, stats, axis=axis))
+def _p_minus_1(nll):
+    """Return `p - 1` of the class with this negative log-likelihood."""
+    # JAX differentiates expm1(x) as expm1(x) + 1, which cancels for a small p; the derivative of exp(x) is exp(x).
+    return jnp.where(-nll > -0.5, jnp.expm1(-nll), jnp.exp(-nll) - 1)
 
 
-def logits_vjp(cotangents, z, labels, class_weights, stats: Statistics, *, axis):
+def logits_jvp(z_dot, z, labels, class_weights, stats: Statistics, *, axis) -> Derivatives:
+    """Return what the tangent of the logits contributes to those of the statistics."""
+    derivatives = logits_derivatives(z, labels, class_weights, stats, axis=axis)
+    return Derivatives(*(jnp.sum(d * z_dot, axis) for d in derivatives))
+
+
+def logits_vjp(cotangents: Derivatives, z, labels, class_weights, stats: Statistics, *, axis):
     """Return the cotangent of the logits: the transpose of `logits_jvp`. A cotangent is None where a statistic is not used."""
     derivatives = logits_derivatives(z, labels, class_weights, stats, axis=axis)
     used = [per_row(ct, axis) * d for ct, d in zip(cotangents, derivatives, strict=True) if ct is not None]

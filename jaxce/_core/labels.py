@@ -18,7 +18,12 @@ def local_indices(labels, num_classes: int, axis_name: AxisName):
     if axis_name is None:
         return labels
     # An unsigned label below the first class wraps around, to an index far beyond the last.
-    return labels - (lax.axis_index(axis_name) * num_classes).astype(labels.dtype)
+    return labels - first_local_class(num_classes, axis_name).astype(labels.dtype)
+
+
+def first_local_class(num_classes: int, axis_name: AxisName):
+    """Return the number of the first of the `num_classes` classes of this device."""
+    return lax.axis_index(axis_name) * num_classes
 
 
 def weight_of_label(class_weights, labels, mask):

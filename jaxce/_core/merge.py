@@ -44,6 +44,15 @@ def _merge(parts: Statistics, largest, total) -> Statistics:
         is_empty = (mass == 0) & (growth == jnp.inf)
         return total(nll + mass * jnp.where(is_empty, 0.0, growth))
 
+    # The share of each part in the sum. A part that is infinitely far below the maximum has none, whatever its distance is multiplied by.
+    share = jnp.where(below == -jnp.inf, 0.0, (1 + part_rest) * jnp.exp(below)) / (1 + rest)
+
+    def expected(values, distance):
+        return total(share * (values + jnp.where(share == 0, 0.0, distance)))
+
+    none = jnp.iinfo(parts.prediction.dtype).max
+    prediction = -largest(jnp.where(has_top, -parts.prediction, -none))
+    has_prediction = has_top & (parts.prediction == prediction)
     return without_nan_rows(
         Statistics(
             max_logit=m,
@@ -54,16 +63,21 @@ def _merge(parts: Statistics, largest, total) -> Statistics:
             weight_sum=total(parts.weight_sum),
             num_classes=total(parts.num_classes),
             top_label_mass=total(jnp.where(has_top, parts.top_label_mass, 0.0)),
+            spread=expected(parts.spread, -below),
+            expected_nll=expected(parts.expected_nll, growth),
+            top_nll=total(jnp.where(has_prediction, parts.top_nll + growth, 0.0)),
+            prediction=prediction,
         )
     )
 
 
 def without_nan_rows(stats: Statistics) -> Statistics:
-    """Return statistics that are NaN in rows with a NaN. XLA for CPU may lose a NaN in a maximum, but not in the sum."""
+    """Return statistics that are NaN in rows with a NaN, and predict -1. XLA for CPU may lose a NaN in a maximum, but not in the sum."""
     is_nan = jnp.isnan(stats.sum_exp_rest)
     return stats._replace(
         max_logit=jnp.where(is_nan, jnp.nan, stats.max_logit),
         weight_sum=jnp.where(is_nan, jnp.nan, stats.weight_sum),
         num_classes=jnp.where(is_nan, jnp.nan, stats.num_classes),
         top_label_mass=jnp.where(is_nan, 0.0, stats.top_label_mass),
+        prediction=jnp.where(is_nan, -1, stats.prediction),
     )

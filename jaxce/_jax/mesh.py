@@ -69,6 +69,11 @@ def psum_over(axis_name: AxisName, values):
     return values if axis_name is None else jax.tree.map(lambda x: lax.psum(x, axis_name), values)
 
 
+def axis_size(axis_name: AxisName) -> int:
+    """Return the number of devices along the mesh axes; 1 without an `axis_name`."""
+    return 1 if axis_name is None else lax.axis_size(axis_name)
+
+
 def cotangent_share(axis_name: AxisName):
     """Return the share of each device in the cotangent of a merged value, and the function that completes gradients which no merge has summed.
 

@@ -90,6 +90,12 @@ def call(
     return out_tree.unflatten(outs)
 
 
+def used_arguments(program: Program, *, result: int) -> list[bool]:
+    """Return whether each flat argument of the program is used for one of its flat results."""
+    wanted = [i == result for i in range(len(program.code.out_avals))]
+    return pe.dce_jaxpr(program.code.jaxpr, wanted)[1]
+
+
 @_call.def_impl
 def _run(*leaves, code, **_):
     return jaxpr_as_fun(code)(*leaves)

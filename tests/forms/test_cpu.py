@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import jaxce
 from jaxce._core import cpu, cpu_sums, definition, sigmoid
-from jaxce._core.definition import Statistics
+from jaxce._core.definition import Derivatives, Statistics
 from tests.support import cases, oracle, statistics
 from tests.support.closeness import assert_within
 
@@ -229,12 +229,9 @@ def test_no_rows():
     assert all(field.shape == (0,) for field in found)
 
 
-COTANGENTS = {"label": (1,), "rest": (0,), "uniform": (2,), "all": (0, 1, 2), "label and uniform": (1, 2)}
-
-
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("option", ["plain", "where", "class_weights"])
-@pytest.mark.parametrize("used", COTANGENTS)
+@pytest.mark.parametrize("used", statistics.USED)
 @pytest.mark.parametrize("kind", LABELS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "axis"), [((9, 7), 1), ((9, 1001), 1), ((2, 6, 4), 1), ((5, 1), 1)], ids=str)
@@ -252,12 +249,7 @@ def test_gradient(shape, axis, dtype, kind, used, option, rng, x64):
     working = statistics.working_dtype(logits.dtype)
     stats = statistics.by_definition(logits, labels, where=where, class_weights=class_weights, axis=axis)
     rows = np.moveaxis(logits, axis, -1).shape[:-1]
-    # The gradient of `uniform_nll` grows with the number of classes, beyond what float8 can represent.
-    sizes = (2, 2, 2 / shape[axis])
-    cotangents = tuple(
-        rng.uniform(-size, size, rows).astype(working) if i in COTANGENTS[used] else None
-        for i, size in enumerate(sizes)
-    )
+    cotangents = statistics.make_cotangents(rng, statistics.USED[used], rows, shape[axis], working)
     found = run_vjp(cotangents, logits, labels, where, class_weights, stats, axis=axis)
     assert found.dtype == logits.dtype
     z, y, mask = (np.moveaxis(x, axis, -1) if np.ndim(x) == len(shape) else x for x in (logits, labels, where))
@@ -277,9 +269,9 @@ def test_gradient_of_rows_of_special_numbers(dtype, rng):
     stats = statistics.by_definition(logits, labels)
     is_defined = np.isfinite(np.asarray(stats.label_nll)) & np.isfinite(np.asarray(stats.max_logit))
     cotangent = np.where(is_defined, 1.5, NAN).astype(np.float32)
-    found = np.asarray(run_vjp((None, cotangent, None), logits, labels, None, None, stats, axis=1), np.float32)
+    found = np.asarray(run_vjp(Derivatives(label_nll=cotangent), logits, labels, None, None, stats, axis=1), np.float32)
     assert np.isnan(found[~is_defined]).any(1).all()
-    want = statistics.exact_gradient((None, cotangent, None), logits, labels)
+    want = statistics.exact_gradient(Derivatives(label_nll=cotangent), logits, labels)
     narrowed = np.asarray(found[is_defined], jnp.dtype(dtype))
     assert_within(narrowed, oracle.Quantity(*(x[is_defined] for x in want)), 8, working="float32")
 

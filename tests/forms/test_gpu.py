@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxce._core import gpu
+from jaxce._core.definition import Derivatives
 from tests.support import cases, statistics
 from tests.support.closeness import assert_within
 from tests.support.oracle import Quantity
@@ -152,22 +153,19 @@ def test_rows_of_special_numbers(dtype, num_classes, kind, rng, x64):
     statistics.assert_statistics(run(logits, labels, None), logits, labels, ulps=16)
 
 
-COTANGENTS = {"label": (1,), "rest": (0,), "uniform": (2,), "all": (0, 1, 2), "label and uniform": (1, 2)}
-
-
 @pytest.mark.covering(2)
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "mask"])
-@pytest.mark.parametrize("used", COTANGENTS)
+@pytest.mark.parametrize("used", statistics.USED)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(9, 7), (9, 8), (5, 1), (5, 1001), (5, 1000), (2, 3, 1002), (0, 16)], ids=str)
 def test_gradient(shape, dtype, used, masked, rng, x64):
     """Rows of any length. Narrow logits are read in pairs if the number of classes is a multiple of eight."""
     logits, labels = np.asarray(3 * rng.standard_normal(shape), jnp.dtype(dtype)), make_labels("integer", rng, shape)
-    assert_gradient(logits, labels, rng, used=COTANGENTS[used], masked=masked)
+    assert_gradient(logits, labels, rng, used=statistics.USED[used], masked=masked)
 
 
 @pytest.mark.covering(2)
-@pytest.mark.parametrize("used", COTANGENTS)
+@pytest.mark.parametrize("used", statistics.USED)
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "mask"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("run", "rows", "num_classes"), [(64, 64, 101), (64, 32, 1002), (16, 16, 33), (8, 8, 9)])
@@ -180,7 +178,7 @@ def test_gradient_of_unaligned_rows(run, rows, num_classes, dtype, masked, used,
     labels = rng.integers(0, num_classes, rows).astype(np.int32)
     labels[:6] = np.clip([0, num_classes - 1, run - 2, run - 1, run, num_classes - 2], 0, num_classes - 1)
     labels[6:8] = -1, num_classes
-    assert_gradient(logits, labels, rng, used=COTANGENTS[used], masked=masked)
+    assert_gradient(logits, labels, rng, used=statistics.USED[used], masked=masked)
     jax.clear_caches()
 
 
@@ -188,11 +186,7 @@ def assert_gradient(logits, labels, rng, *, used, masked):
     working, rows = statistics.working_dtype(logits.dtype), labels.shape
     mask = rng.random(rows) < 0.7 if masked else np.ones(rows, bool)
     stats = statistics.by_definition(np.where(mask[..., None], logits, logits.dtype.type(0)), labels)
-    # The gradient of `uniform_nll` grows with the number of classes, beyond what float8 can represent.
-    sizes = (2, 2, 2 / max(1, logits.shape[-1]))
-    cotangents = tuple(
-        (rng.uniform(-size, size, rows) * mask).astype(working) if i in used else None for i, size in enumerate(sizes)
-    )
+    cotangents = statistics.make_cotangents(rng, used, rows, logits.shape[-1], working, mask)
     # The values of a masked row do not matter.
     given = np.where(mask[..., None], logits, np.asarray(NAN, logits.dtype))
     found = run_vjp(cotangents, given, labels, mask if masked else None, stats)
@@ -212,10 +206,10 @@ def test_row_without_a_loss_does_not_affect_other_rows(num_classes, dtype, rng):
     stats = statistics.by_definition(logits, labels)
     is_defined = np.isfinite(np.asarray(stats.label_nll)) & np.isfinite(np.asarray(stats.max_logit))
     cotangent = np.where(is_defined, 1.5, NAN).astype(np.float32)
-    found = np.asarray(run_vjp((None, cotangent, None), logits, labels, None, stats))
+    found = np.asarray(run_vjp(Derivatives(label_nll=cotangent), logits, labels, None, stats))
     assert np.isnan(found[~is_defined].astype(np.float32)).any(1).all()
     some = np.flatnonzero(is_defined)[::50]
-    want = statistics.exact_gradient((None, cotangent[some], None), logits[some], labels[some])
+    want = statistics.exact_gradient(Derivatives(label_nll=cotangent[some]), logits[some], labels[some])
     assert_within(found[some], want, 8, working="float32")
     assert np.isfinite(found[is_defined].astype(np.float32)).all()
 

@@ -20,7 +20,7 @@ SHIPPED = [
         "(labels < num_classes)",
         "(labels <= num_classes)",
     ),
-    Bug("a label that is no class costs 0", "_stats", "defined &= self.label_mass != 0", "pass"),
+    Bug("a label that is no class costs 0", "_logit_stats", "defined &= self.label_mass != 0", "pass"),
     Bug(
         "a label of -1 is the last class",
         "_core/labels",

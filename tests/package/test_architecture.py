@@ -28,9 +28,12 @@ ARROWS = {
     "keras": ["losses", "_keras_hook"],
     "short forms": ["losses"],
     "losses": ["formulas", "_loss_sum"],
-    "formulas": ["_stats", "_loss_sum"],
+    "formulas": ["_stats", "_formula"],
+    "_formula": ["_dense", "_lazy", "_linear_logits", "_logit_stats", "_loss_sum"],
     "_loss_sum": ["_checks"],
-    "_stats": ["_lazy", "_linear_logits"],
+    "_stats": ["_dense", "_lazy", "_linear_logits", "_logit_stats"],
+    "_logit_stats": ["_core"],
+    "_dense": ["_core"],
     "_lazy": ["_blocks"],
     "_linear_logits": ["_blocks"],
     "_blocks": ["_core"],
@@ -43,6 +46,7 @@ ARROWS = {
 PARTS = {
     "_softmax": "losses",
     "_sigmoid": "losses",
+    "_row_loss": "losses",
     "_cross_entropy": "formulas",
     "_linear": "short forms",
 }

@@ -16,7 +16,7 @@ def integer(z, y, **options):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize(("rows", "num_classes", "most"), [(256, 10, 120), (4096, 32000, 160)])
+@pytest.mark.parametrize(("rows", "num_classes", "most"), [(256, 10, 120), (4096, 32000, 195)])
 def test_value_and_gradient_have_few_equations(rows, num_classes, most, dtype):
     args = jax.ShapeDtypeStruct((rows, num_classes), dtype), jax.ShapeDtypeStruct((rows,), "int32")
     assert number_of_equations(jax.value_and_grad(integer), *args) <= most
@@ -30,7 +30,7 @@ def test_value_and_gradients_of_a_linear_layers_sum_have_few_equations():
         jax.ShapeDtypeStruct(shape, dtype)
         for shape, dtype in (((4096, 256), "float32"), ((256, 32000), "float32"), ((4096,), "int32"))
     )
-    assert number_of_equations(jax.value_and_grad(linear, (0, 1)), *args) <= 180
+    assert number_of_equations(jax.value_and_grad(linear, (0, 1)), *args) <= 190
 
 
 def test_equations_of_inner_functions_count():

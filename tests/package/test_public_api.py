@@ -17,35 +17,41 @@ import jaxce
 
 SIGNATURES = {
     **dict.fromkeys(
-        ("softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels", "softmax_cross_entropy_sum"),
+        ("softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels"),
         "(logits, labels, *, axis=-1, where=None, mask=None, label_smoothing=0.0, class_weights=None, z_loss=0.0, soft_cap=None, "
         "temperature=None, axis_name=None)",
     ),
-    **dict.fromkeys(
-        ("sigmoid_binary_cross_entropy", "sigmoid_binary_cross_entropy_sum"),
-        "(logits, labels, *, mask=None, label_smoothing=0.0, pos_weight=None)",
-    ),
-    "logit_stats": "(logits, labels, *, axis=-1, where=None, class_weights=None, soft_cap=None, temperature=None, axis_name=None)",
+    "softmax_cross_entropy_sum": "(logits, labels, *, axis=-1, where=None, mask=None, weights=None, label_smoothing=0.0, class_weights=None, "
+    "z_loss=0.0, soft_cap=None, temperature=None, axis_name=None)",
+    "loss_sum": "(logits, labels, loss, per_row=(), *, axis=-1, where=None, mask=None, weights=None, has_aux=False, class_weights=None, "
+    "soft_cap=None, temperature=None, axis_name=None)",
+    "sigmoid_binary_cross_entropy": "(logits, labels, *, mask=None, label_smoothing=0.0, pos_weight=None)",
+    "sigmoid_binary_cross_entropy_sum": "(logits, labels, *, mask=None, weights=None, label_smoothing=0.0, pos_weight=None)",
+    "logit_stats": "(logits, labels=None, *, axis=-1, where=None, mask=None, class_weights=None, soft_cap=None, temperature=None, axis_name=None)",
     "LinearLogits": "(hidden, classifier, *, bias=None, soft_cap=None, split=None, implementation=None)",
-    "linear_logit_stats": "(hidden, classifier, labels, *, bias=None, class_weights=None, soft_cap=None, temperature=None, axis_name=None, "
-    "split=None, implementation=None)",
-    **dict.fromkeys(
-        ("linear_softmax_cross_entropy", "linear_softmax_cross_entropy_sum"),
-        "(hidden, classifier, labels, *, bias=None, mask=None, label_smoothing=0.0, class_weights=None, z_loss=0.0, soft_cap=None, "
-        "temperature=None, axis_name=None, split=None, implementation=None)",
-    ),
+    "linear_logit_stats": "(hidden, classifier, labels=None, *, bias=None, mask=None, class_weights=None, soft_cap=None, temperature=None, "
+    "axis_name=None, split=None, implementation=None)",
+    "linear_softmax_cross_entropy": "(hidden, classifier, labels, *, bias=None, mask=None, label_smoothing=0.0, class_weights=None, "
+    "z_loss=0.0, soft_cap=None, temperature=None, axis_name=None, split=None, implementation=None)",
+    "linear_softmax_cross_entropy_sum": "(hidden, classifier, labels, *, bias=None, mask=None, weights=None, label_smoothing=0.0, "
+    "class_weights=None, z_loss=0.0, soft_cap=None, temperature=None, axis_name=None, split=None, implementation=None)",
     "Chunked": "(block_tokens=None, block_classes=None)",
     "Split": "(tokens=None, classes=None, features=None, mesh=None)",
-    "LogitStats": "(max_logit, sum_exp_rest, label_nll, label_mass, uniform_nll, weight_sum, num_classes, top_label_mass, integer_labels)",
+    "LogitStats": "(max_logit, sum_exp_rest, label_nll, label_mass, uniform_nll, weight_sum, num_classes, top_label_mass, spread, "
+    "expected_nll, top_nll, prediction, size, integer_labels)",
     "LogitStats.merge": "(a, b)",
     "LossSum": "(total, weight, total_remainder=0.0, weight_remainder=0.0)",
     "LossSum.zero": "(dtype=<class 'jax.numpy.float32'>)",
     "LossSum.of": "(losses, weights=None, mask=None)",
+    "LossSum.by_segment": "(losses, segment_ids, num_segments, weights=None, mask=None)",
     "LossSum.mean": "(self)",
     "LossSum.psum": "(self, axis_name)",
 }
-PROPERTIES = {"LogitStats": {"nll", "smooth_nll", "log_z", "log_norm", "correct"}, "LossSum": set()}
-METHODS = {"LogitStats": {"merge"}, "LossSum": {"zero", "of", "mean", "psum"}}
+PROPERTIES = {
+    "LogitStats": {"nll", "smooth_nll", "log_z", "log_norm", "entropy", "confidence", "correct"},
+    "LossSum": set(),
+}
+METHODS = {"LogitStats": {"merge"}, "LossSum": {"zero", "of", "by_segment", "mean", "psum"}}
 
 KERAS_MODULES = {name: getattr(jaxce.keras, name) for name in jaxce.keras.__all__}
 EVERY_FUNCTION = {
@@ -53,7 +59,7 @@ EVERY_FUNCTION = {
     **{f"{c}.{name}": getattr(getattr(jaxce, c), name) for c, names in METHODS.items() for name in sorted(names)},
     **{f"keras.{m}.{name}": getattr(module, name) for m, module in KERAS_MODULES.items() for name in module.__all__},
 }
-MAX_SIGNATURE = 460
+MAX_SIGNATURE = 500
 
 
 def find(name):

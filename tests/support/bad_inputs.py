@@ -113,8 +113,8 @@ SHAPES_AND_DTYPES = {
     "complex z_loss": (INTEGER, {"logits": Z, "labels": Y, "z_loss": np.zeros((), np.complex64)}, TypeError, "`z_loss`.*got complex64"),
     # LossSum.of
     "integer losses": (SUM, {"losses": i32(4)}, TypeError, "`losses` must be floating point; got int32"),
-    "weights of another shape": (SUM, {"losses": LOSSES, "weights": f32(4, 1)}, ValueError, r"`weights`.*`losses`, \(4,\); got \(4, 1\)"),
-    "one weight for all losses": (SUM, {"losses": LOSSES, "weights": f32()}, ValueError, r"`weights`.*`losses`, \(4,\); got \(\)"),
+    "weights of another shape": (SUM, {"losses": LOSSES, "weights": f32(4, 1)}, ValueError, r"`weights`.*losses, \(4,\); got \(4, 1\)"),
+    "one weight for all losses": (SUM, {"losses": LOSSES, "weights": f32()}, ValueError, r"`weights`.*losses, \(4,\); got \(\)"),
     "boolean weights": (SUM, {"losses": LOSSES, "weights": booleans(4)}, TypeError, "`weights` must be numbers; got booleans"),
     "integer mask of losses": (SUM, {"losses": LOSSES, "mask": i32(4)}, TypeError, "`mask` must be boolean; got int32"),
     "mask of losses of another shape": (SUM, {"losses": LOSSES, "mask": booleans(3)}, ValueError, r"`mask`.*\(4,\); got \(3,\)"),
@@ -190,7 +190,8 @@ def dense_calls():
     for (name, (function, labels)), (case, (values, error, message)) in itertools.product(
         functions.items(), VALUES.items()
     ):
-        if name in ("integer", "soft") or (set(values) <= KNOWN[name] and case != "number as logits"):
+        is_valid = (name, case) == ("statistics", "no labels")  # for the statistics, labels are optional
+        if name in ("integer", "soft") or (set(values) <= KNOWN[name] and case != "number as logits" and not is_valid):
             calls[f"{name}, {case}"] = BadCall(function, {"logits": Z, "labels": labels, **values}, error, message)
     return calls
 
@@ -198,7 +199,7 @@ def dense_calls():
 # The arguments of the functions that do not have all options.
 KNOWN = {
     "sigmoid": {"logits", "labels", "mask", "label_smoothing"},
-    "statistics": {"logits", "labels", "axis", "where", "class_weights"},
+    "statistics": {"logits", "labels", "axis", "where", "mask", "class_weights"},
 }
 
 

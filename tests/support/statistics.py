@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxce._core import definition
-from jaxce._core.definition import Statistics
+from jaxce._core.definition import Derivatives, Statistics
 from jaxce._core.merge import without_nan_rows
 from tests.support.closeness import assert_within
 from tests.support.oracle import EXTENDED, Quantity
@@ -38,6 +38,26 @@ SPECIAL_ROWS = {
 }
 
 
+# The statistics that a loss uses; the forms have no gradient of `top_nll`.
+USED = {
+    "label": ("label_nll",),
+    "rest": ("sum_exp_rest",),
+    "uniform": ("uniform_nll",),
+    "label and uniform": ("label_nll", "uniform_nll"),
+    "entropy": ("expected_nll",),
+    "label and entropy": ("label_nll", "expected_nll"),
+    "all": ("sum_exp_rest", "label_nll", "uniform_nll", "spread", "expected_nll"),
+}
+
+
+def make_cotangents(rng, used, rows, num_classes, dtype, mask=True) -> Derivatives:
+    """Return random cotangents of some statistics, 0 in masked rows."""
+    # The gradient of `uniform_nll` grows with the number of classes, beyond what float8 can represent.
+    sizes = {"uniform_nll": 2 / max(1, num_classes)}
+    make = {name: rng.uniform(-sizes.get(name, 2), sizes.get(name, 2), rows) * mask for name in USED["all"]}
+    return Derivatives(**{name: make[name].astype(dtype) for name in used})
+
+
 def working_dtype(dtype):
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
@@ -65,6 +85,13 @@ def exact(logits, labels, *, where=None, class_weights=None):
     u = part * (np.ones(z.shape[-1]) if class_weights is None else np.asarray(class_weights)).astype(EXTENDED)
     m, gap, rest, rest_scale, spread = _row_sums(z)
     size = abs(np.where(np.isfinite(gap), gap, 0))
+    # A gap is rounded by its size, and so is a term of the spread; the sum by which it is divided moves by the spread.
+    spread_scale = (np.exp(gap) * size * (1 + size)).sum(-1) / (1 + rest) + spread * (1 + spread)
+    # An exponential below the least normal number may become 0, and takes its product with the size of the gap with it.
+    info = np.finfo(working_dtype(np.asarray(logits).dtype))
+    lost = np.where(np.exp(gap) < 1.01 * EXTENDED(info.tiny), np.exp(gap) * size, 0).sum(-1)
+    spread_scale += lost / EXTENDED(info.eps)
+    top_nll = np.log1p(rest)
     nll = np.log1p(rest)[..., None] - gap
     nll_scale = nll + spread[..., None] + size
     is_nan = np.isnan(z).any(-1)
@@ -86,6 +113,10 @@ def exact(logits, labels, *, where=None, class_weights=None):
         "weight_sum": count(u.sum(-1)),
         "num_classes": count(part.sum(-1).astype(EXTENDED)),
         "top_label_mass": Quantity(np.where(is_nan, 0, top), mass),
+        "spread": Quantity(spread, spread_scale),
+        "expected_nll": Quantity(top_nll + spread, top_nll + spread + spread_scale),
+        "top_nll": Quantity(top_nll, top_nll + spread),
+        "prediction": Quantity(np.where(is_nan, -1, z.argmax(-1)), np.zeros(m.shape)),
     }
 
 
@@ -107,13 +138,10 @@ def _row_sums(z):
 
 @np.errstate(invalid="ignore", over="ignore", under="ignore")
 def exact_gradient(cotangents, logits, labels, *, where=None, class_weights=None):
-    """Return the gradient of `sum(cotangent * statistic)` with respect to the logits.
-
-    The sum is over `sum_exp_rest`, `label_nll` and `uniform_nll`, which have the cotangents in this order.
-    """
+    """Return the gradient of `sum(cotangent * statistic)` with respect to the logits. The cotangents are a `definition.Derivatives`."""
     z = np.asarray(logits).astype(EXTENDED)
     z = z if where is None else np.where(where, z, -INF)
-    is_integer, (rest_ct, label_ct, uniform_ct) = np.ndim(labels) < z.ndim, cotangents
+    is_integer, (rest_ct, label_ct, uniform_ct, spread_ct, expected_ct, top_ct) = np.ndim(labels) < z.ndim, cotangents
     q = (np.arange(z.shape[-1]) == np.asarray(labels)[..., None]) if is_integer else np.asarray(labels)
     q = q.astype(EXTENDED)
     u = (z > -INF) * (np.ones(z.shape[-1]) if class_weights is None else np.asarray(class_weights)).astype(EXTENDED)
@@ -139,6 +167,15 @@ def exact_gradient(cotangents, logits, labels, *, where=None, class_weights=None
         mass = u.sum(-1, keepdims=True)
         value += uniform_ct[..., None] * (mass * p - u)
         scale += abs(uniform_ct[..., None]) * (mass * p * wide + u)
+    for ct, less in ((spread_ct, 1), (expected_ct, 0)):
+        if ct is not None:
+            value += ct[..., None] * p * (size - spread[..., None] - less)
+            scale += abs(ct[..., None]) * p * (size + spread[..., None] + less) * wide
+    if top_ct is not None:
+        is_top = np.arange(z.shape[-1]) == z.argmax(-1)[..., None]
+        not_p = (rest / (1 + rest))[..., None]
+        value += top_ct[..., None] * np.where(is_top, -not_p, p)
+        scale += abs(top_ct[..., None]) * np.where(is_top, not_p + p * (rest_scale + spread)[..., None], p * wide)
     is_nan = np.isnan(z).any(-1, keepdims=True)
     return Quantity(np.where(is_nan, NAN, value), scale)
 
@@ -166,12 +203,18 @@ def assert_statistics(found: Statistics, logits, labels, *, ulps, axis=-1, where
     is_infinite = want["max_logit"].value == INF
     for name, quantity in want.items():
         value, defined_value = (np.asarray(getattr(stats, name)) for stats in (found, defined))
-        assert value.dtype == working, name
-        if name in ("sum_exp_rest", "label_nll", "uniform_nll"):
+        assert value.dtype == (np.int32 if name == "prediction" else working), name
+        if name == "prediction":  # a row without classes has none
+            value, defined_value = (np.where(want["max_logit"].value == -INF, 0, x) for x in (value, defined_value))
+        if name in ("sum_exp_rest", "label_nll", "uniform_nll", "spread", "expected_nll", "top_nll"):
             for x in (value, defined_value):
                 np.testing.assert_array_equal(x[is_infinite] > 0, quantity.value[is_infinite] > 0, err_msg=name)
             value, defined_value = (np.where(is_infinite, 0, x) for x in (value, defined_value))
             quantity = Quantity(*(np.where(is_infinite, 0, x) for x in quantity))
+        if name == "prediction":
+            np.testing.assert_array_equal(value, quantity.value)
+            np.testing.assert_array_equal(defined_value, quantity.value)
+            continue
         try:
             assert_within(value, quantity, ulps)
             assert_within(defined_value, quantity, ulps)

@@ -1,0 +1,51 @@
+"""What a formula over the statistics of a row takes besides the statistics."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxce._blocks.reference import Layer
+
+
+class Inputs(NamedTuple):
+    """Arrays that a formula takes. In a pytree of this kind, None stands for a gradient that is not wanted."""
+
+    per_row: list  # arrays [tokens, ...]; the tokens may have any number of axes
+    bound: Any  # a pytree of arrays of any shape, the same for all rows
+
+
+NO_INPUTS = Inputs([], [])
+
+
+def selected(inputs: Inputs, wanted: Inputs) -> Inputs:
+    """Return the arrays that are wanted, and None for the others."""
+    return jax.tree.map(lambda x, is_one: x if is_one else None, inputs, wanted)
+
+
+def replaced(inputs: Inputs, others: Inputs) -> Inputs:
+    """Return the inputs, some of them replaced: those for which `others` has an array."""
+    return jax.tree.map(lambda x, other: x if other is None else other, inputs, others)
+
+
+def counted(inputs: Inputs, mask) -> Inputs:
+    """Return the inputs, with 1 in masked rows: their values, NaN included, cannot reach a gradient."""
+    if mask is None:
+        return inputs
+
+    def of_row(x):
+        return jnp.where(jnp.expand_dims(mask, range(mask.ndim, x.ndim)), x, jnp.ones((), x.dtype))
+
+    return inputs._replace(per_row=[of_row(x) for x in inputs.per_row])
+
+
+def flat_inputs(inputs: Inputs, layer: Layer) -> Inputs:
+    """Return the inputs for the rows of a `flat_layer`."""
+    ndim = layer.hidden.ndim - 1
+    return inputs._replace(per_row=[x.reshape(-1, *x.shape[ndim:]) for x in inputs.per_row])
+
+
+def inputs_like(gradients: Inputs, inputs: Inputs) -> Inputs:
+    """Return the gradients with respect to `flat_inputs` in the shapes of the inputs."""
+    pairs = zip(gradients.per_row, inputs.per_row, strict=True)
+    return gradients._replace(per_row=[None if g is None else g.reshape(x.shape) for g, x in pairs])
