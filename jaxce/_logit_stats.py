@@ -129,7 +129,9 @@ class LogitStats:
     def confidence(self) -> Array:
         """`max_k p_k`: the probability of the prediction."""
         result_checks.not_tangents(self, "confidence")
-        return jnp.exp(-_nan_unless(_is_defined(self.max_logit, self.top_nll), self.top_nll))
+        nll = _nan_unless(_is_defined(self.max_logit, self.top_nll), self.top_nll)
+        # The value is that of the quotient, which rounds less than an exponential; the exponential of 0 has the derivative.
+        return lax.stop_gradient(1 / (1 + self.sum_exp_rest)) * jnp.exp(lax.stop_gradient(nll) - nll)
 
     @property
     def correct(self) -> Array:

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from jaxce import _checks as checks
 from jaxce._checks import results as result_checks
-from jaxce._jax.mesh import varying_like
+from jaxce._jax.mesh import gathered, varying_like
 from jaxce._types import Array, ArrayLike, exportable, working_dtype
 
 _SEGMENT_BLOCK = 512  # the number of losses that are added up plainly
@@ -195,12 +195,13 @@ def _sum(losses, weights, mask):
 @functools.partial(jax.jit, static_argnames="num_segments")
 def _sum_by_segment(losses, segment_ids, weights, mask, *, num_segments):
     losses, weights = _weighted(losses, weights, mask)
-    ids = result_checks.segment_ids(segment_ids, losses.shape).reshape(-1)
+    ids = result_checks.segment_ids(segment_ids, losses.shape)
+    losses, weights, ids = (gathered(x).reshape(-1) for x in (losses, weights, ids))
     ids = jnp.where(
         (ids >= 0) & (ids < num_segments), ids, num_segments
     )  # JAX would take a negative number for one counted from the end
 
-    of_losses, of_weights = (_sums_of_segments(x.reshape(-1), ids, num_segments) for x in (losses, weights))
+    of_losses, of_weights = (_sums_of_segments(x, ids, num_segments) for x in (losses, weights))
     (total, total_remainder), (weight, weight_remainder) = of_losses, of_weights
     return LossSum(total, weight, total_remainder, weight_remainder)
 

@@ -117,7 +117,8 @@ def logits_derivatives(z, labels, class_weights, stats: Statistics, *, axis) -> 
         is_certain = (gap == 0) & (2 * q > mass)
         of_others = per_row(stats.label_mass * inverse, axis) * e
         of_label = jnp.where(is_certain, mass * p_minus_1 + (mass - q), of_others - q)
-    p, below = per_row(inverse, axis) * e, jnp.minimum(jnp.finfo(z.dtype).max, -gap)
+    p = per_row(inverse, axis) * e
+    below = jnp.where(e == 0, 0.0, -gap)  # an infinite difference would make derivatives of this product NaN
     of_expected = p * (below - per_row(stats.spread, axis))
     return Derivatives(
         sum_exp_rest=jnp.where(z == jnp.inf, 0.0, e),  # the derivative of exp(z - m) at z = +inf is 0

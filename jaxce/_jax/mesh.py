@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxce._types import Array
 
@@ -37,6 +37,12 @@ def mesh_of(*arrays: Array):
 def is_explicit(array: Array) -> bool:
     """Whether the type of the array says that it is split over devices (on a mesh with explicit axes)."""
     return any(part is not None for part in jax.typeof(array).sharding.spec)
+
+
+def gathered(array: Array) -> Array:
+    """Return the array, whole on each device if its type says that it is split."""
+    whole = NamedSharding(jax.typeof(array).sharding.mesh, PartitionSpec())
+    return jax.sharding.reshard(array, whole) if is_explicit(array) else array
 
 
 def varying_like(arrays, others, *, but: tuple[str, ...] = ()):

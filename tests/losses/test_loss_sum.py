@@ -384,3 +384,97 @@ def test_micro_batches_on_devices_add_up_to_one_batch(masks, seed, devices, insi
     answer = oracle.integer_softmax(logits, labels, mask=mask)
     assert_within(value, tuple(x.sum() / n for x in answer.loss), 8)
     assert_within(gradient, tuple(x.sum((0, 1)) / n for x in answer.logits), 8)
+
+
+def by_hand(losses, ids, number, weights=None, mask=None):
+    """Return the sum of each segment, of its weights, and of the sizes of its terms, in float64."""
+    weights = np.ones(losses.shape) if weights is None else weights.astype(np.float64)
+    weights = weights if mask is None else np.where(mask, weights, 0)
+    terms = np.where(weights == 0, 0, losses.astype(np.float64)) * weights
+    of = [ids == i for i in range(number)]
+    return tuple(np.array([x[some].sum() for some in of]) for x in (terms, weights, np.abs(terms)))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+@pytest.mark.parametrize("given", [(), ("weights",), ("mask",), ("weights", "mask")], ids=str)
+@pytest.mark.parametrize("shape", [(3, 700), (1500,), (0,), (5,)], ids=str)
+def test_sums_of_segments(shape, given, dtype, rng, x64):
+    losses, ids = rng.random(shape).astype(jnp.dtype(dtype)), rng.integers(-2, 6, shape)
+    options = {"weights": rng.standard_normal(shape).astype(np.float32), "mask": rng.random(shape) < 0.7}
+    options = {name: options[name] for name in given}
+    found = LossSum.by_segment(losses, ids, 4, **options)
+    total, weight, size = by_hand(losses, ids, 4, **options)
+    assert found.total.dtype == (np.float64 if dtype == "float64" else np.float32)
+    assert_within(found.total, (total, size), 2)
+    assert_within(found.weight, (weight, np.abs(weight) + size), 2)
+    mean = np.where(weight == 0, 0, total / np.where(weight == 0, 1, weight))
+    np.testing.assert_allclose(found.mean(), mean, rtol=1e-4 if "weights" in given else 1e-6)
+
+
+def test_sums_of_long_segments_are_exact(rng):
+    """A plain float32 sum of these losses, one after the other, is off by 1e-4."""
+    losses, ids = rng.random(300_000).astype(np.float32) * 10, rng.integers(0, 2, 300_000)
+    found = jax.jit(functools.partial(LossSum.by_segment, num_segments=2))(losses, ids)
+    total, weight, _ = by_hand(losses, ids, 2)
+    np.testing.assert_allclose(found.total, total, rtol=1e-7)
+    np.testing.assert_array_equal(found.weight, weight)
+    both = (found + found).total
+    np.testing.assert_allclose(both, 2 * total, rtol=1e-7)
+
+
+def test_sums_of_segments_are_differentiable_in_every_mode(rng, x64):
+    losses, ids, weights = rng.standard_normal(20), rng.integers(-1, 5, 20), rng.standard_normal(20)
+    factors = np.array([2.0, -1, 3, 0.5])
+
+    def ours(losses, weights):
+        return jnp.sum(jnp.sin(LossSum.by_segment(losses, ids, 4, weights).total) * factors)
+
+    def plain(losses, weights):
+        of_segment = (ids == np.arange(4)[:, None]).astype(float)
+        return jnp.sum(jnp.sin(of_segment @ (losses * weights)) * factors)
+
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        found, want = (jax.jit(derivative(f, (0, 1)))(losses, weights) for f in (ours, plain))
+        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-13)
+
+
+def test_sums_of_segments_inside_transforms(rng):
+    losses, ids = rng.random((3, 40)).astype(np.float32), rng.integers(0, 3, (3, 40))
+    of_row = functools.partial(LossSum.by_segment, num_segments=3)
+    want = np.stack([by_hand(x, i, 3)[0] for x, i in zip(losses, ids, strict=True)])
+    np.testing.assert_allclose(jax.vmap(of_row)(losses, ids).total, want, rtol=1e-6)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    for check_vma in (True, False):
+        summed = jax.shard_map(
+            lambda x, i: of_row(x, i).psum("data"),
+            mesh=mesh,
+            in_specs=P(None, "data"),
+            out_specs=P(),
+            check_vma=check_vma,
+        )
+        np.testing.assert_allclose(summed(losses, ids).total, want.sum(0), rtol=1e-6)
+    explicit = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+    placed = (jax.device_put(x, NamedSharding(explicit, P(None, "data"))) for x in (losses, ids))
+    np.testing.assert_allclose(of_row(*placed).total, want.sum(0), rtol=1e-6)
+
+
+def test_infinite_losses_of_segments_stay_in_them():
+    losses, weights = np.float32([1, np.inf, 2, np.inf, np.nan]), np.float32([1, 1, 1, 0, 1])
+    found = LossSum.by_segment(losses, np.array([0, 1, 2, 2, 3]), 4, weights)
+    np.testing.assert_array_equal(found.total, np.float32([1, np.inf, 2, np.nan]))
+
+
+SEGMENTS_BAD = {
+    "float ids": ((LOSSES, LOSSES, 2), TypeError, "`segment_ids` must be integers; got float32"),
+    "shape of ids": ((LOSSES, np.zeros(3, int), 2), ValueError, r"`segment_ids` must have the shape of the losses, \(4,\); got \(3,\)"),
+    "negative number": ((LOSSES, np.zeros(4, int), -1), ValueError, "`num_segments` must not be negative; got -1"),
+    "float number": ((LOSSES, np.zeros(4, int), 2.0), TypeError, "`num_segments` must be a Python integer"),
+    "integer losses": ((np.zeros(4, int), np.zeros(4, int), 2), TypeError, "`losses` must be floating point"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "error", "message"), SEGMENTS_BAD.values(), ids=SEGMENTS_BAD)
+def test_invalid_segments_raise(args, error, message):
+    with pytest.raises(error, match=message):
+        LossSum.by_segment(*args)

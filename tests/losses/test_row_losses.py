@@ -86,7 +86,9 @@ def test_second_derivatives_of_narrow_arrays_under_vmap(way, dtype, rng, x64):
 
     def along(total, problem):
         def of_batch(*rows):
-            some = problem._replace(**dict(zip(("hidden", "labels", "mask", "advantages", "old", "weights"), rows, strict=True)))
+            some = problem._replace(
+                **dict(zip(("hidden", "labels", "mask", "advantages", "old", "weights"), rows, strict=True))
+            )
 
             def gradient(w):
                 return jax.grad(lambda w: total(some._replace(classifier=w)))(w)
