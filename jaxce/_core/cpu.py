@@ -15,7 +15,7 @@ from jax import lax
 from jaxce._core import cpu_sums as sums
 from jaxce._core import definition, sigmoid
 from jaxce._core.cpu_sums import Operands
-from jaxce._core.definition import Statistics
+from jaxce._core.definition import Derivatives, Statistics
 from jaxce._core.integer_labels import gradient, row_coefficients, with_label_logit
 from jaxce._jax.axes import is_known, per_class, per_row
 from jaxce._jax.mesh import is_explicit
@@ -99,10 +99,12 @@ def _infinite_below_infinity(gap, has_gap, m):
     return jnp.where((m == jnp.inf) & has_gap, jnp.copysign(jnp.inf, gap), gap)
 
 
-def logits_vjp(cotangents, logits, where, labels, class_weights, stats: Statistics, *, axis):
+def logits_vjp(cotangents: Derivatives, logits, where, labels, class_weights, stats: Statistics, *, axis):
     """Compute `definition.logits_vjp` rounded to the dtype of the logits, by integers where that is bfloat16."""
     # Without the barrier, XLA computes once and stores what the value and the gradient share, such as a float32 copy of narrow logits.
-    logits, stats = lax.optimization_barrier((logits, stats))
+    read = _read_by_vjp(cotangents)
+    logits, values = lax.optimization_barrier((logits, [getattr(stats, name) for name in read]))
+    stats = stats._replace(**dict(zip(read, values, strict=True)))
     z = sums.read(logits, where)
     if labels.ndim == logits.ndim or class_weights is not None:
         z_ct = definition.logits_vjp(cotangents, z, labels, class_weights, stats, axis=axis)
@@ -113,6 +115,18 @@ def logits_vjp(cotangents, logits, where, labels, class_weights, stats: Statisti
         rows = {name: per_row(row, axis) for name, row in rows.items()}
         z_ct = gradient(z, is_label(z, labels, axis), rows)
     return rounded(z_ct, logits.dtype)
+
+
+def _read_by_vjp(cotangents: Derivatives) -> list[str]:
+    """Return the names of the statistics that `logits_vjp` reads. A barrier would keep the others alive."""
+    of_cotangent = {
+        "label_nll": ("label_nll", "label_mass"),
+        "uniform_nll": ("weight_sum",),
+        "spread": ("spread",),
+        "expected_nll": ("spread",),
+    }
+    used = {name for ct, names in of_cotangent.items() if getattr(cotangents, ct) is not None for name in names}
+    return ["max_logit", "sum_exp_rest", *sorted(used)]
 
 
 def _label_logit(logits, where, labels, axis):

@@ -16,7 +16,7 @@ def integer(z, y, **options):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize(("rows", "num_classes", "most"), [(256, 10, 120), (4096, 32000, 195)])
+@pytest.mark.parametrize(("rows", "num_classes", "most"), [(256, 10, 120), (4096, 32000, 200)])
 def test_value_and_gradient_have_few_equations(rows, num_classes, most, dtype):
     args = jax.ShapeDtypeStruct((rows, num_classes), dtype), jax.ShapeDtypeStruct((rows,), "int32")
     assert number_of_equations(jax.value_and_grad(integer), *args) <= most
