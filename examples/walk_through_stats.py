@@ -55,9 +55,9 @@ log_probability = -stats.nll
 show("log-probability of the label", log_probability, of_label)
 show("perplexity, exp of the mean loss", jnp.exp(stats.nll.mean()), np.exp(-of_label.mean()))
 
-# %% The largest probability, exp(max_logit - log_z), is the confidence of the model. It needs no softmax.
-confidence = 1 / (1 + stats.sum_exp_rest)
-show("probability of the likeliest class", confidence, np.exp(exact).max(-1))
+# %% The likeliest class, and its probability: the confidence of the model. Both need no softmax.
+show("prediction", stats.prediction, exact.argmax(-1))
+show("probability of the likeliest class", stats.confidence, np.exp(exact).max(-1))
 
 # %% Whether the label is a class with the largest logit. The logits are only compared, so rounding cannot change the result.
 show("accuracy", stats.correct, exact.argmax(-1) == held_out_digits)
@@ -68,51 +68,17 @@ show("loss against the uniform distribution", stats.smooth_nll, -exact.mean(-1))
 show("log of the partition function", stats.log_z, np.asarray(logits, np.float64)[:, 0] - exact[:, 0])
 
 
-# %% The entropy. The derivative of log_z in a direction is the mean of the direction under the softmax. So the mean logit is one forward-mode
-# derivative, in the same pass as the value. The largest logit is subtracted first, so both terms are non-negative and nothing cancels. The
-# direction at a logit of -inf must be 0, because 0 * -inf is NaN.
-@jax.jit
-def entropy_of(logits):
-    below = logits - logits.max(-1, keepdims=True)
-    step = jnp.where(below > -jnp.inf, below, 0)
-    log_norm, mean_below = jax.jvp(lambda z: jaxce.logit_stats(z, labels).log_z, (below,), (step,))
-    return log_norm - mean_below
+# %% The entropy, a sum of terms that are not negative.
+show("entropy of the predicted distribution", stats.entropy, -(np.exp(exact) * exact).sum(-1))
 
-
-entropy = entropy_of(logits)
-show("entropy of the predicted distribution", entropy, -(np.exp(exact) * exact).sum(-1))
-
-# %% The entropy of a linear layer, without storing all logits. For a language model this is the entropy of each token. Multiplying classifier, bias
-# and soft cap by t multiplies the capped logits by t. So the direction is classifier, bias and cap, except for a bias of -inf. The entropy is a
-# difference of two numbers of the size of log_z. Its error is about 1e-6 times that size, so much smaller entropies lose every digit.
+# %% The same without storing the logits: for a language model this is the entropy of each token. No labels are needed.
 hidden, classifier, bias = (jnp.asarray(x, jnp.float32) for x in (held_out, model.coef_.T, model.intercept_))
-
-
-@jax.jit
-def entropy_of_layer(hidden, classifier, bias=None, soft_cap=None):
-    def log_z(classifier, bias, soft_cap):
-        return jaxce.linear_logit_stats(hidden, classifier, labels, bias=bias, soft_cap=soft_cap).log_z
-
-    layer = (classifier, bias, soft_cap)
-    step = jax.tree.map(lambda x: jnp.where(x > -jnp.inf, x, 0), layer)
-    value, mean_logit = jax.jvp(log_z, layer, step)
-    return value - mean_logit
-
-
-show(
-    "entropy, from hidden and classifier alone",
-    entropy_of_layer(hidden, classifier, bias),
-    -(np.exp(exact) * exact).sum(-1),
-    atol=1e-5,
-)
+lazy = jaxce.logit_stats(jaxce.LinearLogits(hidden, classifier, bias=bias))
+show("entropy, from hidden and classifier alone", lazy.entropy, -(np.exp(exact) * exact).sum(-1))
 cap = 5.0
 capped = log_softmax(cap * np.tanh(np.asarray(logits, np.float64) / cap), axis=-1)
-show(
-    "  with logits capped at 5",
-    entropy_of_layer(hidden, classifier, bias, cap),
-    -(np.exp(capped) * capped).sum(-1),
-    atol=1e-5,
-)
+lazy = jaxce.logit_stats(jaxce.LinearLogits(hidden, classifier, bias=bias, soft_cap=cap))
+show("  with logits capped at 5", lazy.entropy, -(np.exp(capped) * capped).sum(-1))
 
 # %% Merge statistics of disjoint classes: the digits 0 to 4 and 5 to 9, as on two devices with half of the classes each.
 halves = [jaxce.logit_stats(logits[:, 5 * i : 5 * i + 5], labels - 5 * i) for i in (0, 1)]
@@ -143,14 +109,14 @@ wrong = ~np.asarray(stats.correct)
 figure, axes = plt.subplot_mosaic([["s", "s", 0, 1, 2], ["s", "s", 3, 4, 5]], figsize=(12, 4.6), layout="constrained")
 for some, name, color in ((~wrong, "right", pictures.OTHER), (wrong, "wrong", pictures.OURS)):
     label = f"{name}: {some.sum()} images"
-    axes["s"].scatter(entropy[some], stats.nll[some], s=14, alpha=0.7, color=color, label=label, edgecolors="none")
+    axes["s"].scatter(stats.entropy[some], stats.nll[some], s=14, alpha=0.7, color=color, label=label, edgecolors="none")
 axes["s"].set(title="Each held-out image, from its LogitStats", xlabel="entropy of the prediction, nats", yscale="log")
 axes["s"].set(ylabel="loss, nats")
 axes["s"].legend()
 for place, image in enumerate(np.argsort(-stats.nll)[:6]):
     panel = axes[place]
     panel.imshow(held_out[image].reshape(8, 8), cmap="gray_r")
-    said, sure = int(logits[image].argmax()), float(confidence[image])
+    said, sure = int(logits[image].argmax()), float(stats.confidence[image])
     panel.set_title(
         f"a {labels[image]}, said to be a {said}\n({sure:.0%} sure; loss {stats.nll[image]:.1f})", fontsize=9
     )
