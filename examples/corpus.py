@@ -32,14 +32,25 @@ def rows_of(texts: list[np.ndarray], sequence: int) -> np.ndarray:
     return np.stack(rows)
 
 
+def sources(files: int | None) -> list[str]:
+    """Return the first `files` files of the standard library, or all files."""
+    paths = sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"))
+    paths = [path for path in paths if not {"site-packages", "dist-packages"}.intersection(path.parts)]
+    return [path.read_text("utf-8", "replace") for path in paths[:files]]
+
+
+def standard_library_with_words(least_count: int, sequence: int, files: int) -> tuple[np.ndarray, list[str]]:
+    """Return the rows of the first `files` files of the standard library, and the vocabulary."""
+    vocabulary, texts = index(sources(files), least_count)
+    return rows_of(texts, sequence), vocabulary
+
+
 def standard_library(least_count: int, sequence: int, files: int | None) -> np.ndarray:
     """Return the rows of the first `files` files of the standard library, or of all files. The rows are stored for the next call."""
     version = ".".join(map(str, sys.version_info[:3]))
     path = OUTPUT / f"standard-library-{version}-{files or 'all'}-files-{least_count}-{sequence}.npy"
     if not path.exists():
-        sources = sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"))
-        sources = [source for source in sources if not {"site-packages", "dist-packages"}.intersection(source.parts)]
-        _, texts = index([source.read_text("utf-8", "replace") for source in sources[:files]], least_count)
+        _, texts = index(sources(files), least_count)
         OUTPUT.mkdir(parents=True, exist_ok=True)
         # Write to another name first: if this run is stopped, the next run must not read an incomplete file.
         unfinished = path.with_suffix(".unfinished.npy")

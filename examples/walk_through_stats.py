@@ -109,7 +109,9 @@ wrong = ~np.asarray(stats.correct)
 figure, axes = plt.subplot_mosaic([["s", "s", 0, 1, 2], ["s", "s", 3, 4, 5]], figsize=(12, 4.6), layout="constrained")
 for some, name, color in ((~wrong, "right", pictures.OTHER), (wrong, "wrong", pictures.OURS)):
     label = f"{name}: {some.sum()} images"
-    axes["s"].scatter(stats.entropy[some], stats.nll[some], s=14, alpha=0.7, color=color, label=label, edgecolors="none")
+    axes["s"].scatter(
+        stats.entropy[some], stats.nll[some], s=14, alpha=0.7, color=color, label=label, edgecolors="none"
+    )
 axes["s"].set(title="Each held-out image, from its LogitStats", xlabel="entropy of the prediction, nats", yscale="log")
 axes["s"].set(ylabel="loss, nats")
 axes["s"].legend()

@@ -30,8 +30,8 @@ SHIPPED = [
     Bug(
         "p - 1 is a difference",
         "_core/definition",
-        "jnp.where(log_p > -0.5, jnp.expm1(log_p), jnp.exp(log_p) - 1)",
-        "jnp.exp(log_p) - 1",
+        "jnp.where(-nll > -0.5, jnp.expm1(-nll), jnp.exp(-nll) - 1)",
+        "jnp.exp(-nll) - 1",
     ),
     Bug(
         "log_z - z_y is a difference",
