@@ -43,6 +43,7 @@ PAIRS = {
     "dense, class probabilities, (4096, 131072)": ("soft", "optax soft"),
     "sigmoid, (4096, 131072)": ("sigmoid", "optax sigmoid"),
     "linear, (8192, 2048, 128256)": ("linear sum", "linear", "matmul, then optax integer"),
+    "policy loss with entropy, (8192, 2048, 128256)": ("policy sum", "matmul, then the policy loss"),
 }
 OF_OPTAX = (
     "optax gets the logits in float32, so that its losses are float32 like jaxce's, unless the line says otherwise."
@@ -64,7 +65,7 @@ def cell(row):
     if "error" in row:
         return "does not compile"
     text = f"{row['temporary_bytes'] / 2**20:,.0f} MiB"
-    if row["loss"].startswith(("linear", "matmul")):
+    if row["loss"].startswith(("linear", "matmul", "policy")):
         return text
     return f"{text}; {sum(row['reads'].values()):g} + {row['writes']:g}"
 

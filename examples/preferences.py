@@ -3,8 +3,8 @@
 python examples/preferences.py                # trains the model on the standard library first, then by DPO
 
 Both texts of a pair begin with the same words. The words that follow are real in one text; in the other, neighbours have changed places. The pairs
-are packed: the words of all texts are in one row, and `LossSum.by_segment` adds up each text. jaxce stores no logits; the same loss over all logits is
-computed for comparison.
+are packed: the words of all texts are in one row, and `LossSum.by_segment` adds up each text. jaxce stores no logits; for comparison the same loss is
+computed over all logits.
 """
 
 import argparse

@@ -70,8 +70,24 @@ def _mean(losses):
 
 
 def _from_stats(stats):
-    """Compute a custom loss from every statistic that has a derivative."""
+    """Compute a custom loss from the statistics of the cross-entropy."""
     return stats.nll + 1e-4 * jnp.square(stats.log_z) + 0.1 * stats.smooth_nll
+
+
+def _with_entropy(stats):
+    return stats.nll - 0.01 * stats.entropy
+
+
+def _policy(stats, advantage, old):
+    """The clipped ratio of GRPO with a distance and an entropy."""
+    ratio = jnp.exp(-stats.nll - old)
+    gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage)
+    return 0.04 * (jnp.expm1(old + stats.nll) - (old + stats.nll)) - 0.01 * stats.entropy - gain
+
+
+def _policy_sum(hidden, classifier, labels):
+    per_row = jnp.cos(labels.astype(jnp.float32)), -jnp.abs(jnp.sin(labels.astype(jnp.float32)))
+    return jaxce.loss_sum(jaxce.LinearLogits(hidden, classifier), labels, _policy, per_row)
 
 
 def _every_option(logits, labels):
@@ -87,6 +103,7 @@ LOSSES = {
     "soft": Loss(jaxce.softmax_cross_entropy, "soft"),
     "sigmoid": Loss(jaxce.sigmoid_binary_cross_entropy, "soft"),
     "logit_stats": Loss(lambda z, y: _from_stats(jaxce.logit_stats(z, y)), "integer"),
+    "nll and entropy": Loss(lambda z, y: _with_entropy(jaxce.logit_stats(z, y)), "integer", brief=True, variant=True),
     "keras sparse": Loss(
         lambda z, y: keras.losses.sparse_categorical_crossentropy(y, z, from_logits=True),
         "integer",
@@ -118,14 +135,30 @@ LOSSES = {
         brief=True,
         variant=True,
     ),
+    "policy sum": Loss(_policy_sum, "integer", linear=True, brief=True, variant=True),
     "linear_logit_stats": Loss(
         lambda *x: _from_stats(jaxce.linear_logit_stats(*x)), "integer", linear=True, brief=True, variant=True
     ),
 }
 
+
+def _policy_of_logits(logits, labels):
+    """Compute the policy loss from whole rows of logits, by the textbook formulas."""
+    log_p = jax.nn.log_softmax(logits)
+    entropy = -jnp.sum(jnp.exp(log_p) * log_p, -1)
+    log_p = jnp.take_along_axis(log_p, labels[:, None], -1)[:, 0]
+    advantage, old = jnp.cos(labels.astype(jnp.float32)), -jnp.abs(jnp.sin(labels.astype(jnp.float32)))
+    ratio = jnp.exp(log_p - old)
+    gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage)
+    return 0.04 * (jnp.expm1(old - log_p) - (old - log_p)) - 0.01 * entropy - gain
+
+
 # Losses for comparison, for which the assertions must fail. For bfloat16 logits, optax returns bfloat16 losses unless the logits are converted.
 _optax_integer = optax.softmax_cross_entropy_with_integer_labels
 OTHERS = {
+    "matmul, then the policy loss": Loss(
+        lambda h, w, y: _policy_of_logits((h @ w).astype(jnp.float32), y), "integer", linear=True, brief=True
+    ),
     "optax integer": Loss(lambda z, y: _optax_integer(z.astype(jnp.float32), y), "integer", brief=True),
     "optax integer, its loss in the logits' dtype": Loss(_optax_integer, "integer", brief=True),
     "optax soft": Loss(

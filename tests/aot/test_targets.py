@@ -23,6 +23,7 @@ FORWARD = {
     "integer": ({"0": 2}, 0),
     "integer, every option": ({"0": 2}, 0),
     "logit_stats": ({"0": 2}, 0),
+    "nll and entropy": ({"0": 2}, 0),
     "keras sparse": ({"0": 2}, 0),
     "soft": ({"0": 2, "1": 1}, 0),
     "keras categorical": ({"0": 2, "1": 1}, 0),
@@ -35,7 +36,7 @@ BACKWARD = {
     for name, (reads, _) in FORWARD.items()
 }
 DENSE = list(FORWARD)
-LINEAR = ["linear", "linear sum", "linear sum, whole rows", "linear sum, tied", "linear_logit_stats"]
+LINEAR = ["linear", "linear sum", "linear sum, whole rows", "linear sum, tied", "policy sum", "linear_logit_stats"]
 CELLS = {target: list(programs.cells_of(target, programs.EVERY)) for target in PLUGINS}
 
 
