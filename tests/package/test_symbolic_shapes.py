@@ -10,7 +10,7 @@ import pytest
 
 import jaxce
 from jaxce import Chunked
-from tests.support import cases, covering, linear_cases, oracle
+from tests.support import cases, covering, linear_cases, oracle, row_losses
 from tests.support.cases import INTEGER, SOFT
 from tests.support.closeness import assert_within
 from tests.support.oracle import Quantity
@@ -330,3 +330,31 @@ def test_program_that_returns_our_result_types_can_be_serialized(rng):
     assert_within(stats.nll, want, 6)
     assert_within(loss_sum.total, Quantity(want.value.sum(), want.scale.sum()), 6)
     assert stats.integer_labels is False
+
+
+@pytest.mark.parametrize("implementation", [None, "dense", Chunked(3)], ids=str)
+def test_losses_of_a_row_and_entropy_of_any_sizes(implementation):
+    def run(arguments):
+        given = row_losses.Problem(**arguments)
+        by_name, replaced = row_losses.split(given)
+
+        def total(moving):
+            problem = replaced(moving)
+            layer = problem.hidden, problem.classifier
+            dense = implementation == "dense"
+            logits = jnp.matmul(*layer) if dense else jaxce.LinearLogits(*layer, implementation=implementation)
+            return row_losses.ours(problem, logits).total, jaxce.logit_stats(logits).prediction
+
+        return jax.value_and_grad(total, has_aux=True)(by_name)
+
+    rng = np.random.default_rng(0)
+    rows = dict.fromkeys(("labels", "mask", "advantages", "old", "weights"), "b")
+    shapes = {"hidden": "b, f", "classifier": "f, v", **rows}
+    export = exported(run, row_losses.make(rng)._asdict(), shapes)
+    for size, classes in ((1, 1), (3, 10), (11, 13)):
+        problem = row_losses.make(rng, (size,), classes=classes)
+        (value, prediction), found = export.call(problem._asdict())
+        with jax.enable_x64(True):
+            want_value, wanted = row_losses.gradients(row_losses.naive, row_losses.as_float64(problem))
+        row_losses.assert_near((value, found), (want_value, wanted), 1e-5)
+        np.testing.assert_array_equal(prediction, (problem.hidden @ problem.classifier).argmax(-1))
