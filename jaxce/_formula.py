@@ -106,7 +106,7 @@ def _loss_sum(arguments, per_row, weights, bound, *, function, has_aux, weighs_l
     weights = result_checks.loss_weights(weights, rows.shape)
     leaves, tree = jax.tree.flatten(per_row)
     leaves = [formula_checks.array_per_row(x, rows.shape) for x in leaves]
-    inputs = Inputs(leaves if weights is None else [weights, *leaves], bound)
+    inputs = Inputs(leaves if weights is None else [weights.astype(rows.dtype), *leaves], bound)
     inputs = jax.tree.map(lambda x: x.astype(rows.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, inputs)
     formula = _Formula(function, has_aux, weights is not None, tree, rows)
     has_label_weight = weighs_labels and bool(rows.integer_labels) and rows.class_weights is not None
@@ -115,7 +115,7 @@ def _loss_sum(arguments, per_row, weights, bound, *, function, has_aux, weighs_l
     count = (
         jnp.asarray(math.prod(rows.shape), rows.dtype) if rows.mask is None else jnp.sum(rows.mask, dtype=rows.dtype)
     )
-    weight = count if weights is None else LossSum.of(jnp.ones(rows.shape, rows.dtype), weights, rows.mask).total
+    weight = count if weights is None else LossSum.of(jnp.ones(rows.shape, rows.dtype), weights, rows.mask).weight
     return _of_sums(value, weight), {name: _of_sums(x, count) for name, x in sums.items()}
 
 

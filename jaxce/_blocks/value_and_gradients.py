@@ -13,7 +13,7 @@ from jaxce._blocks.chunked import block_jvp, statistics_of_tokens, token_rows
 from jaxce._blocks.inputs import Inputs, replaced, selected
 from jaxce._blocks.reference import Layer, block_of, dot, logits_dtype, operand_dtype, without_masked
 from jaxce._blocks.sizes import Blocks
-from jaxce._core.definition import Statistics
+from jaxce._core.definition import Derivatives, Statistics
 from jaxce._core.merge import merge_devices
 from jaxce._jax.mesh import AxisName, varying_like
 
@@ -155,7 +155,8 @@ def _of_classes(loss: Loss, blocks: Blocks, tokens: _Tokens, carry, start, size)
     zeros = _zeros(
         block.raw.dtype, (tokens.layer, tokens.cotangents), block._replace(labels=None, where=None, first_class=None)
     )
-    cotangents = {name: tokens.cotangents[name] for name in jax.eval_shape(jvp, zeros)}
+    moving = loss.used if set(loss.used) <= set(Derivatives._fields) else jax.eval_shape(jvp, zeros)
+    cotangents = {name: tokens.cotangents[name] for name in moving}
     (cts,) = jax.linear_transpose(jvp, zeros)(cotangents)
     narrow_ct = cts.raw.astype(operand_dtype(part.hidden, part.classifier)) if blocks.narrow else cts.raw
     results = results._replace(temperature=_plus(results.temperature, cts.temperature))

@@ -157,6 +157,9 @@ def test_weights_of_any_sign(way, rng):
     problem = row_losses.make(rng)
     result = row_losses.ours(problem, logits_of(way, problem.hidden, problem.classifier))
     np.testing.assert_allclose(result.weight, problem.weights[problem.mask].sum(), rtol=1e-6)
+    integers = np.arange(11) - 4
+    result = row_losses.ours(problem._replace(weights=integers), logits_of(way, problem.hidden, problem.classifier))
+    assert result.weight == integers[problem.mask].sum().item()
     unweighted = problem._replace(weights=None)
     result = row_losses.ours(unweighted, logits_of(way, problem.hidden, problem.classifier))
     assert result.weight == int(problem.mask.sum())
