@@ -153,7 +153,7 @@ def test_rows_of_special_numbers(dtype, num_classes, kind, rng, x64):
     statistics.assert_statistics(run(logits, labels, None), logits, labels, ulps=16)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "mask"])
 @pytest.mark.parametrize("used", statistics.USED)
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -164,7 +164,7 @@ def test_gradient(shape, dtype, used, masked, rng, x64):
     assert_gradient(logits, labels, rng, used=statistics.USED[used], masked=masked)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("used", statistics.USED)
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "mask"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

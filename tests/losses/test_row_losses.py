@@ -78,6 +78,7 @@ def test_derivatives_of_every_mode_and_order(way, mode, rng, x64):
     assert_near(derivative(total_of(way)), derivative(row_losses.naive), 1e-11)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("way", ["reference", Chunked(4, 5), Chunked(4)], ids=str)
 def test_second_derivatives_of_narrow_arrays_under_vmap(way, dtype, rng, x64):
@@ -104,6 +105,7 @@ def test_second_derivatives_of_narrow_arrays_under_vmap(way, dtype, rng, x64):
     assert_near(found, wanted, {"bfloat16": 3e-2, "float16": 4e-3, "float32": 1e-5}[dtype])
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", [DENSE, Chunked(2, 5), Chunked(2)], ids=str)
 @pytest.mark.parametrize("loop", ["scan", "checkpoint", "map of checkpoint"])
 def test_loops(loop, way, rng, x64):
@@ -192,6 +194,7 @@ def test_an_infinite_loss_of_weight_zero_counts_as_zero(name):
     assert SUMS[name](labels, np.float32([2, 1])).total == np.inf
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", [DENSE, Chunked(4, 5), Chunked(4)], ids=str)
 @pytest.mark.parametrize("options", [(), ("class_weights",), ("label_smoothing", "class_weights", "z_loss")], ids=str)
 @pytest.mark.parametrize("kind", ["integer", "soft"])

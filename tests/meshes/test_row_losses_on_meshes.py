@@ -92,6 +92,7 @@ def test_loss_sum_with_nothing_said_and_with_split(mode, way, layout):
         check(functools.partial(totals, logits_of, lambda x: x), placed)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", ["dense", "reference", Chunked(3, 5), Chunked(3)], ids=str)
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_loss_sum_inside_shard_map(check_vma, way):
