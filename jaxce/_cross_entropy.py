@@ -45,7 +45,7 @@ def losses(arguments: Arguments, options: Options, *, axis, axis_name, labels: L
 def loss_sum(arguments: Arguments, options: Options, weights, *, axis, axis_name) -> LossSum:
     """Return the sum of the losses of the rows that count, and that of their weights."""
     loss = functools.partial(_of_row, options=options)
-    return formula.loss_sum(loss, arguments, (), weights, "either", axis, axis_name, weighs_labels=True)[0]
+    return formula.sum_of_rows(loss, arguments, (), weights, "either", axis, axis_name, weighs_labels=True)[0]
 
 
 def _of_row(stats: LogitStats, label_weight: Array | None = None, *, options: Options):

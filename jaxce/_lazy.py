@@ -33,7 +33,7 @@ class How(NamedTuple):
 
 
 class Formula(NamedTuple):
-    """A loss over the statistics of a row."""
+    """A loss over the statistics of rows."""
 
     function: Callable[..., Any]  # function(stats, mask, inputs) -> (losses, metrics) of some rows, metrics by name
     used: tuple[str, ...]  # the statistics that the derivative of the losses depends on
@@ -155,7 +155,7 @@ def _inner(gradient, dot):
 
 
 def _with_gradients(formula: Formula, plain, axis_name: AxisName, implementation, args, dots):
-    """Return the sums, and the gradients of that of the losses. Their derivatives are those of `plain`.
+    """Return the sums, and the gradients of the sum of the losses. Their derivatives are those of `plain`.
 
     The gradients with respect to the layer are the contributions of this device's classes.
     """

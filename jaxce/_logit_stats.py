@@ -44,7 +44,7 @@ class LogitStats:
     for an integer label), and the class weights are :math:`u` (ones by default).
 
     Attributes:
-      max_logit: :math:`\max_k z_k`; differentiation treats it as a constant.
+      max_logit: :math:`\max_k z_k`; differentiation treats it as a constant. `log_z - top_nll` is the same number with its derivative.
       sum_exp_rest: :math:`\sum_k e^{z_k - \max_j z_j} - 1`, not negative. A tiny sum keeps its relative precision.
       label_nll: :math:`\sum_k q_k (\log Z - z_k)`; 0 for an integer label that is not one of these classes. Use `nll`, which is NaN for such a
         label, unless more classes are still to be merged.
@@ -92,7 +92,7 @@ class LogitStats:
 
     @property
     def log_norm(self) -> Array:
-        """`log sum_k exp(z_k - max_logit)`, not negative."""
+        """`log sum_k exp(z_k - max_logit)`, not negative. Differentiation treats `max_logit` as a constant; `top_nll` has the whole derivative."""
         result_checks.not_tangents(self, "log_norm")
         return jnp.log1p(self.sum_exp_rest)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxce import _formula as formula
+from jaxce._checks import formulas as formula_checks
 from jaxce._checks import scalars
 from jaxce._checks import shards as sharded_checks
 from jaxce._checks.rows import Arguments
@@ -39,25 +40,29 @@ def loss_sum(
       labels: `[...]`, integer: the index of the true class, or of the sampled token. Or `[..., num_classes]`, real: the probability of each class.
         Or None for a loss without labels.
       loss: :math:`f`. `loss(stats, *per_row)` returns the loss of one row, a scalar: `stats` is a `LogitStats` of scalars, for example `stats.nll`,
-        `stats.entropy`, `stats.log_z`. jaxce calls it under `jax.vmap` while it traces, so it may use any function of JAX, but it sees one row at a
-        time. It must be hashable: pass a function of a module, because JAX traces and compiles again for each new function. Bind options by
-        `functools.partial(loss, clip=0.2)`: numbers and strings are constants, arrays are traced and have gradients.
-      per_row: A tuple of arrays `[...]`, or of pytrees of them: :math:`x`, the further arguments of `loss`. Floating ones get the dtype of
-        the statistics. An array may have more axes than the rows; `loss` then gets an array.
+        `stats.entropy`, `stats.log_z`. jaxce calls it under `jax.vmap` while it traces, as `jax.jit` does: it may use any function of JAX
+        (`jnp.where` for `if`), it sees one row at a time, and what it reads from outside, as attributes of an object, is read only then. It must be
+        hashable: pass a function of a module, because JAX traces and compiles again for each new function. Bind options by
+        `functools.partial(loss, clip=0.2)`. Arrays are traced and have gradients. Everything else is a constant: a number that changes in each
+        step would compile again in each step, so bind it as an array.
+      per_row: A tuple of arrays `[...]`, or of pytrees of them: :math:`x`, the further arguments of `loss`. An array may have more axes than the
+        rows; `loss` then gets an array. Floating arrays, here and bound, get the dtype of the statistics.
       axis: The class axis of `logits`, or a tuple of class axes.
       where: Boolean, broadcasts to `logits`. True for the classes that take part. For a `LinearLogits` it has the shape
         `[1, ..., 1, num_classes]`, the same for all rows.
-      mask: `[...]`, boolean. True for the rows that count. A masked row has loss 0 and gradient 0, whatever its arrays hold.
-      weights: `[...]`, real, of any sign: :math:`w`, ones by default.
+      mask: `[...]`, boolean. True for the rows that count. A masked row has loss 0 and gradient 0, whatever its arrays hold; `loss` sees a row of
+        one certain class there, and ones from `per_row`.
+      weights: `[...]`, real, of any sign: :math:`w`, ones by default. An infinite loss of weight 0 counts as 0, a NaN does not.
       has_aux: Whether `loss` returns `(loss, metrics)`, where `metrics` is a dict of scalars.
-      class_weights: `[num_classes]`, real. The weight of each class in `stats.smooth_nll`; `stats.nll` is not weighted.
+      class_weights: `[num_classes]`, real. The weight of each class in `stats.smooth_nll`; `stats.nll` is not weighted. To weight it, pass
+        `class_weights[labels]` in `per_row`.
       soft_cap: Scalar, positive: a logit :math:`z` becomes :math:`c \tanh(z / c)`. None for no cap.
       temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap.
       axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. If rows are split, use `LossSum.psum`.
 
     Returns:
-      A `LossSum` of two scalars. With `has_aux`, `(LossSum, {name: LossSum})`: the sum of each metric over the rows that count, without `weights`
-      and without gradient.
+      A `LossSum` of two scalars. With `has_aux`, `(LossSum, {name: LossSum})`: the sum of each metric over the rows that count, as a float, without
+      `weights` and without gradient.
 
     Raises:
       TypeError: An argument has the wrong type or dtype, `loss` closes over a traced value, or it does not return a number.
@@ -82,6 +87,7 @@ def loss_sum(
     arguments = Arguments(
         logits, labels, where, mask, class_weights, scalars.soft_cap(soft_cap), scalars.temperature(temperature)
     )
+    has_aux = formula_checks.has_aux(has_aux)
     static = scalars.static_axis(axis), sharded_checks.axis_name(axis_name)
-    total, metrics = formula.loss_sum(loss, arguments, per_row, weights, "optional", *static, has_aux=has_aux)
+    total, metrics = formula.sum_of_rows(loss, arguments, per_row, weights, "optional", *static, has_aux=has_aux)
     return (total, metrics) if has_aux else total

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxce._blocks.reference import Layer
 
@@ -28,15 +29,14 @@ def replaced(inputs: Inputs, others: Inputs) -> Inputs:
     return jax.tree.map(lambda x, other: x if other is None else other, inputs, others)
 
 
-def counted(inputs: Inputs, mask) -> Inputs:
-    """Return the inputs, with 1 in masked rows: their values, NaN included, cannot reach a gradient."""
-    if mask is None:
-        return inputs
+def without_masked(inputs: Inputs, is_counted) -> Inputs:
+    """Return the inputs of one row. Those of a masked row are 1, or are not differentiated, so that its NaN can reach no gradient."""
 
-    def of_row(x):
-        return jnp.where(jnp.expand_dims(mask, range(mask.ndim, x.ndim)), x, jnp.ones((), x.dtype))
+    def constant(x):
+        return jnp.where(is_counted, x, lax.stop_gradient(x))
 
-    return inputs._replace(per_row=[of_row(x) for x in inputs.per_row])
+    per_row = [jnp.where(is_counted, x, jnp.ones((), x.dtype)) for x in inputs.per_row]
+    return Inputs(per_row, jax.tree.map(constant, inputs.bound))
 
 
 def flat_inputs(inputs: Inputs, layer: Layer) -> Inputs:

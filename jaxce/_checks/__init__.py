@@ -22,7 +22,7 @@ def array(name: str, value: ArrayLike) -> Array:
     ):
         way = f"Convert it first: jnp.asarray({name})."
         if hasattr(value, "classifier"):
-            way = "Only the softmax losses and `logit_stats` take it, as `logits`. Elsewhere compute hidden @ classifier + bias."
+            way = "Only the softmax losses, `logit_stats` and `loss_sum` take it, as `logits`. Elsewhere compute hidden @ classifier + bias."
         raise TypeError(f"`{name}` must be an array; got {type(value).__name__}. {way}")
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind not in "biufcV":
         raise TypeError(f"`{name}` must hold numbers; got an array of dtype {value.dtype}.")
@@ -84,9 +84,14 @@ def labels(value: ArrayLike, logits: Array, axis: ClassAxis) -> Array:
     # Indices with an axis too many have as many numbers as there are rows.
     has_probabilities = value.ndim == logits.ndim and value.size != math.prod(row_shape(logits.shape, axis))
     is_one_class = value.shape == logits.shape
-    return (
-        class_probabilities(value, logits) if has_probabilities or is_one_class else class_indices(value, logits, axis)
-    )
+    if has_probabilities or is_one_class:
+        return class_probabilities(value, logits)
+    if not _is(value, jnp.integer):
+        raise TypeError(
+            f"`labels` must be integers {row_shape(logits.shape, axis)}, or class probabilities {logits.shape}; "
+            f"got {value.dtype} {value.shape}. Convert class indices: labels.astype(jnp.int32)."
+        )
+    return class_indices(value, logits, axis)
 
 
 def class_indices(value: ArrayLike, logits: Array, axis: ClassAxis, of: str = "logits") -> Array:

@@ -36,21 +36,38 @@ def row_function(loss) -> tuple[RowFunction, list]:
     if isinstance(loss, functools.partial):
         loss, bound = loss.func, (loss.args, loss.keywords)
     leaves, tree = jax.tree.flatten(bound)
-    arrays = [checks.real("an array bound by `loss`", leaf) for leaf in leaves if _is_array(leaf)]
+    arrays = [leaf for leaf in leaves if _is_array(leaf)]
+    for array in arrays:
+        if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+            raise TypeError(
+                f"An array bound to `loss` must hold real numbers; got {array.dtype}. For a key pass jax.random.key_data(key)."
+            )
+    for value in (loss, *(leaf for leaf in leaves if not _is_array(leaf))):
+        _hashable(value)
+    # The types tell True from 1 and from 1.0, which are equal.
     constants = tuple(None if _is_array(leaf) else (type(leaf), leaf) for leaf in leaves)
-    function = RowFunction(loss, tree, constants)
+    return RowFunction(loss, tree, constants), arrays
+
+
+def _hashable(value) -> None:
     try:
-        hash(function)
+        hash(value)
     except TypeError as error:
         raise TypeError(
-            f"`loss` must be hashable, so that JAX can tell whether it has traced it before; got {loss!r} ({error}). "
-            "Pass a function of a module, and bind its options by functools.partial."
+            f"`loss` and what functools.partial binds to it must be arrays or hashable, so that JAX can tell whether it has traced them before; "
+            f"got {value!r} ({error}). Pass a function of a module, and bind arrays to it as arguments of their own."
         ) from None
-    return function, arrays
 
 
 def _is_array(leaf):
     return isinstance(leaf, (jax.Array, np.ndarray))
+
+
+def has_aux(value) -> bool:
+    """Check the argument `has_aux`."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`has_aux` must be True or False; got {value!r}.")
+    return value
 
 
 def per_row(value) -> tuple:
@@ -60,21 +77,25 @@ def per_row(value) -> tuple:
             f"`per_row` must be a tuple of arrays, one for each further argument of `loss`; got {type(value).__name__}. "
             "For one array pass per_row=(array,)."
         )
-    return jax.tree.map(lambda x: checks.real("per_row", x), tuple(value))
+    for leaf in jax.tree.leaves(tuple(value)):
+        if not (_is_array(leaf) or isinstance(leaf, (int, float, np.generic))):
+            raise TypeError(f"`per_row` must hold arrays; got {type(leaf).__name__}.")
+    return tuple(value)
 
 
 def array_per_row(value: Array, rows: tuple[int, ...]) -> Array:
     """Check an array of `per_row`: one number, or one array of numbers, for each row."""
+    value = checks.real("per_row", value)
     if value.shape[: len(rows)] != rows:
         raise ValueError(
             f"Each array of `per_row` must have one entry per row, shape {rows}; got {value.shape}. "
-            "A number for all rows is bound to the loss: functools.partial(loss, number)."
+            "A number for all rows is bound to the loss: functools.partial(loss, number). A list of numbers is a pytree: convert it to an array."
         )
     return value
 
 
 def has_no_traced_closure(constants) -> None:
-    """Check that a traced formula closes over no traced value, which would lose its gradient."""
+    """Check that a traced formula closes over no traced value: the formula is called again in other traces."""
     if any(isinstance(constant, Tracer) for constant in constants):
         raise TypeError(
             "`loss` must not close over traced values: jaxce calls it in other traces, and could not differentiate with respect to them. "
@@ -107,8 +128,9 @@ def _number(rule: str, value, kind) -> Array:
         raise TypeError(f"{rule}; got {_shown(value)}.")
     if array.shape != ():
         raise ValueError(
-            f"{rule}; got an array of shape {array.shape}. `loss` is called for one row: the statistics are scalars, and so is each array of "
-            "`per_row`, less the axes of the rows. Does `loss` close over an array with an entry per row? Pass it in `per_row`."
+            f"{rule}; got an array of shape {array.shape}. `loss` is called for one row: each statistic is a scalar, and an array of `per_row` has "
+            "lost the axes of the rows. Has an array of `per_row` more axes than the labels? Does `loss` close over an array with an entry per row? "
+            "Then pass it in `per_row`."
         )
     return array
 

@@ -71,6 +71,15 @@ def no_sum_with(other) -> NoReturn:
     )
 
 
+def same_segments(a, b) -> None:
+    """Check for sums of the same shape: those of one number, or those of as many segments."""
+    shapes = jnp.shape(a.total), jnp.shape(b.total)
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"two LossSums can be added if they have the same number of segments; got shapes {shapes[0]} and {shapes[1]}."
+        )
+
+
 def no_float_of_a_sum() -> NoReturn:
     """Refuse to convert a `LossSum` to a number."""
     raise TypeError("a LossSum is not a number. Take its mean, `float(loss_sum.mean())`, or its `.total`.")

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 
 from jaxce._core import cpu, definition, gpu
 from jaxce._core.definition import Derivatives, Statistics
-from jaxce._core.labels import wide_indices
 from jaxce._core.merge import merge_devices, without_nan_rows
 from jaxce._core.shaping import counted_temperature, shaped
-from jaxce._jax.axes import per_row
+from jaxce._jax.axes import per_row, wide_indices
 from jaxce._jax.mesh import AxisName, psum_over, varying_like
 from jaxce._jax.rules import choose, inlined, linear, with_rule
 from jaxce._types import Array, working_dtype

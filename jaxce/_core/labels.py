@@ -4,12 +4,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce._core.definition import is_class
+from jaxce._jax.axes import wide_indices
 from jaxce._jax.mesh import AxisName, is_explicit
-
-
-def wide_indices(labels):
-    """Return integer labels in a dtype that can count any classes."""
-    return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
 
 def local_indices(labels, num_classes: int, axis_name: AxisName):

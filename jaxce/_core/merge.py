@@ -79,5 +79,6 @@ def without_nan_rows(stats: Statistics) -> Statistics:
         weight_sum=jnp.where(is_nan, jnp.nan, stats.weight_sum),
         num_classes=jnp.where(is_nan, jnp.nan, stats.num_classes),
         top_label_mass=jnp.where(is_nan, 0.0, stats.top_label_mass),
+        top_nll=jnp.where(is_nan, jnp.nan, stats.top_nll),
         prediction=jnp.where(is_nan, -1, stats.prediction),
     )

@@ -49,6 +49,11 @@ def class_numbers(logits: Array, axis: int, dtype) -> Array:
     return lax.broadcasted_iota(dtype, logits.shape, axis, out_sharding=sharding if is_split else None)
 
 
+def wide_indices(indices: Array) -> Array:
+    """Return integers in a dtype that can count any classes."""
+    return indices if indices.dtype.itemsize >= 4 else indices.astype(jnp.int32)
+
+
 def is_known(*sizes: int) -> bool:
     """Whether all of these sizes are numbers. Under `jax.export` a size may be a symbol, which JAX refuses to compare with most numbers."""
     return all(isinstance(size, int) for size in sizes)

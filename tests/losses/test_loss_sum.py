@@ -478,3 +478,38 @@ SEGMENTS_BAD = {
 def test_invalid_segments_raise(args, error, message):
     with pytest.raises(error, match=message):
         LossSum.by_segment(*args)
+
+
+@pytest.mark.parametrize("number", [128, 200, 256, 300, 40_000])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32"])
+def test_narrow_ids_count_any_number_of_segments(dtype, number):
+    ids, losses = np.array([0, 1, 100, 1]).astype(dtype), np.float32([1, 2, 30, 4])
+    if dtype.startswith("int"):
+        ids, losses = np.append(ids, np.array(-1, dtype)), np.append(losses, np.float32(500))
+    total = np.asarray(LossSum.by_segment(losses, ids, number).total)
+    assert {int(i): float(total[i]) for i in np.flatnonzero(total)} == {0: 1, 1: 6, 100: 30}
+
+
+def test_a_nan_outside_every_segment_reaches_no_gradient():
+    losses, ids = jnp.float32([1, np.nan, 3]), np.array([0, 7, 1])
+
+    def total(losses, weights):
+        return jnp.sum(LossSum.by_segment(losses, ids, 2, weights).total)
+
+    of_losses, of_weights = jax.grad(total, (0, 1))(losses, jnp.float32([2, 2, 2]))
+    np.testing.assert_array_equal(of_losses, [2, 0, 2])
+    np.testing.assert_array_equal(of_weights, [1, 0, 3])
+
+
+def test_sums_of_segments_of_a_symbolic_number_of_losses(rng):
+    (size,) = jax.export.symbolic_shape("t")
+    types = jax.ShapeDtypeStruct((size,), np.float32), jax.ShapeDtypeStruct((size,), np.int32)
+    exported = jax.export.export(jax.jit(lambda x, ids: LossSum.by_segment(x, ids, 3)))(*types)
+    losses, ids = rng.random(70).astype(np.float32), rng.integers(0, 3, 70).astype(np.int32)
+    np.testing.assert_allclose(exported.call(losses, ids).total, by_hand(losses, ids, 3)[0], rtol=1e-6)
+
+
+def test_sums_of_different_numbers_of_segments_do_not_add():
+    a, b = (LossSum.by_segment(LOSSES, np.zeros(4, int), number) for number in (2, 3))
+    with pytest.raises(ValueError, match=r"same number of segments; got shapes \(2,\) and \(3,\)"):
+        a + b

@@ -328,7 +328,8 @@ def test_a_loss_may_close_over_arrays_that_are_not_traced(rng):
 Z, Y = np.zeros((4, 5), np.float32), np.zeros(4, np.int32)
 BAD = {
     "no function": ({"loss": 3}, TypeError, "`loss` must be a function of the statistics of a row; got int"),
-    "unhashable": ({"loss": functools.partial(nll, option={"a": {1}})}, TypeError, "`loss` must be hashable.*functools.partial"),
+    "unhashable option": ({"loss": functools.partial(nll, option={"a": {1}})}, TypeError, r"must be arrays or hashable.*got \{1\}"),
+    "bound key": ({"loss": functools.partial(nll, key=jax.random.key(0))}, TypeError, r"bound to `loss`.*got key.*key_data"),
     "closure over the rows": ({"loss": lambda s: s.nll * jnp.ones(4)}, ValueError, r"shape \(4,\).*`per_row`"),
     "no number": ({"loss": lambda s: None}, TypeError, "`loss` must return a floating-point number.*got NoneType"),
     "integer": ({"loss": lambda s: s.prediction}, TypeError, "`loss` must return a floating-point number.*got int32"),
@@ -337,9 +338,13 @@ BAD = {
     "metric of rows": ({"loss": lambda s: (s.nll, {"a": jnp.ones(4)}), "has_aux": True}, ValueError, r"metric 'a'.*shape \(4,\)"),
     "complex metric": ({"loss": lambda s: (s.nll, {"a": 1j}), "has_aux": True}, TypeError, "metric 'a'.*got complex"),
     "name of a metric": ({"loss": lambda s: (s.nll, {1: s.nll}), "has_aux": True}, TypeError, r"names of the metrics.*got \[1\]"),
+    "has_aux": ({"has_aux": 1}, TypeError, "`has_aux` must be True or False; got 1"),
+    "column per row": ({"loss": lambda s, x: x, "per_row": (np.ones((4, 1), np.float32),)}, ValueError, r"shape \(1,\).*more axes than the labels"),
+    "list per row": ({"per_row": ([1.0] * 4,)}, ValueError, r"`per_row`.*got \(\).*list of numbers is a pytree"),
+    "float labels": ({"labels": np.zeros(4, np.float32)}, TypeError, r"`labels` must be integers \(4,\), or class probabilities \(4, 5\)"),
     "bare array": ({"per_row": np.ones(4, np.float32)}, TypeError, r"`per_row` must be a tuple.*got ndarray.*per_row=\(array,\)"),
     "wrong shape per row": ({"per_row": (np.ones(3, np.float32),)}, ValueError, r"`per_row`.*\(4,\); got \(3,\).*functools.partial"),
-    "text per row": ({"per_row": ("a",)}, TypeError, "`per_row` must be an array; got str"),
+    "text per row": ({"per_row": ("a",)}, TypeError, "`per_row` must hold arrays; got str"),
     "boolean weights": ({"weights": np.ones(4, bool)}, TypeError, "`weights` must be numbers; got booleans.*`mask`"),
     "weights of another shape": ({"weights": np.ones(5, np.float32)}, ValueError, r"`weights` must.*\(4,\); got \(5,\)"),
     "mask of another shape": ({"mask": np.ones(5, bool)}, ValueError, r"`mask`.*\(4,\); got \(5,\)"),
@@ -364,3 +369,69 @@ def test_closures_over_traced_values_are_refused():
     for function, beta in ((jax.jit(total), 1.0), (jax.grad(total), 1.0), (jax.vmap(total), np.ones(3, np.float32))):
         with pytest.raises(TypeError, match=message):
             function(beta)
+
+
+def unlikelihood(stats, *per_row, beta=1.0):
+    """A loss that is infinite, with infinite derivatives, for a certain row and for an input of 1."""
+    return -beta * jnp.log(-jnp.expm1(-stats.nll)) + sum(jnp.log1p(-x) for x in per_row)
+
+
+@pytest.mark.parametrize("way", [DENSE, Chunked(4, 5), Chunked(4)], ids=str)
+def test_a_masked_row_reaches_no_gradient_even_of_a_bound_array(way, rng):
+    problem, x = row_losses.make(rng), jnp.linspace(0.1, 0.9, 11)
+
+    def total(kept, hidden, beta, x):
+        logits = logits_of(way, hidden[kept], problem.classifier)
+        loss = functools.partial(unlikelihood, beta=beta)
+        mask = None if kept is not Ellipsis else problem.mask
+        return loss_sum(logits, problem.labels[kept], loss, (x[kept],), mask=mask).total
+
+    args = jnp.asarray(problem.hidden), jnp.float32(0.5), x
+    some = np.flatnonzero(problem.mask)
+    found = jax.value_and_grad(functools.partial(total, Ellipsis), (0, 1, 2))(*args)
+    wanted = jax.value_and_grad(functools.partial(total, some), (0, 1, 2))(*args)
+    assert_near(found, wanted, 4e-6)
+    dots = jax.tree.map(jnp.ones_like, args)
+    assert np.isfinite(jax.jvp(functools.partial(total, Ellipsis), args, dots)[1])
+
+
+@pytest.mark.parametrize("way", [DENSE, Chunked(1, 2), Chunked(1)], ids=str)
+def test_an_infinite_loss_of_weight_zero_has_gradient_zero(way):
+    """The gradient with respect to another weight of 0 is the loss all the same, and so is the mixed second derivative."""
+    z, labels = jnp.float32([[2, 1, 0], [0, 300, 0], [1, 0, 2]]), np.int32([0, 1, 1])
+
+    def total(z, weights, beta):
+        logits = logits_of(way, z, np.eye(3, dtype=np.float32))
+        return loss_sum(logits, labels, functools.partial(unlikelihood, beta=beta), weights=weights).total
+
+    weights, beta = jnp.float32([1, 0, 0]), jnp.float32(1)
+    of_z, of_weights, of_beta = jax.grad(total, (0, 1, 2))(z, weights, beta)
+    alone = jax.grad(lambda z: total(z, jnp.float32([1, 0, 0]), beta))(z.at[1].set(0))
+    np.testing.assert_allclose(of_z, np.where(np.arange(3)[:, None] == 0, alone, 0), rtol=1e-6)
+    p = np.asarray(jax.nn.softmax(z)[jnp.arange(3), labels], np.float64)
+    losses = -np.log1p(-np.where(np.arange(3) == 1, 0, p))
+    np.testing.assert_allclose(of_weights, losses, rtol=1e-6)
+    np.testing.assert_allclose(of_beta, losses[0], rtol=1e-6)
+    mixed = jax.grad(lambda w: jnp.vdot(jax.grad(total)(z, w, beta), jnp.ones_like(z) + z))(weights)
+    assert np.isfinite(mixed).all() and mixed[2] != 0
+
+
+def test_no_tracer_outlives_its_trace(rng):
+    """JAX's caches keep the formula; it must hold no array."""
+    problem = row_losses.make(rng)
+    names = ("hidden", "mask", "advantages", "weights")
+
+    def total(moving):
+        return row_losses.ours(problem._replace(**moving)).mean()
+
+    with jax.checking_leaks():
+        jax.jit(jax.grad(lambda h: total({"hidden": h})))(problem.hidden)
+        jax.jit(lambda x: jax.grad(lambda h: total(x | {"hidden": h}))(x["hidden"]))(
+            {name: getattr(problem, name) for name in names}
+        )
+
+
+def test_masked_nan_in_numpy_arrays_is_no_error_for_debug_nans(rng):
+    problem = row_losses.make(rng)
+    with jax.debug_nans(True):
+        jax.grad(lambda h: row_losses.ours(problem._replace(hidden=h)).mean())(jnp.asarray(problem.hidden))

@@ -305,7 +305,8 @@ def test_statistics_of_different_rows_do_not_merge(logits, integer):
 def test_nan_in_one_block_makes_the_merged_statistics_nan(order):
     with_nan, finite = (logit_stats(np.float32([[1, value, 3]]), np.int32([0])) for value in (np.nan, 2))
     both = LogitStats.merge(with_nan, finite) if order == "first" else LogitStats.merge(finite, with_nan)
-    assert np.isnan([both.max_logit, both.sum_exp_rest, both.log_z, both.nll, both.smooth_nll]).all()
+    values = [both.max_logit, both.sum_exp_rest, both.log_z, both.nll, both.smooth_nll, both.spread, both.entropy]
+    assert np.isnan([*values, both.top_nll, both.confidence]).all() and both.prediction == -1
 
 
 CORRECT_ROWS = {  # logits, label, and whether the label is correct

@@ -60,7 +60,7 @@ SHAPES_AND_DTYPES = {
     "one label for all": (INTEGER, {"logits": Z, "labels": i32(1)}, ValueError, r"\(4,\); got \(1,\)"),
     "labels of another order": (INTEGER, {"logits": Z3, "labels": i32(3, 2)}, ValueError, r"\(2, 3\); got \(3, 2\)"),
     "statistics, labels of another shape": (STATS, {"logits": Z, "labels": i32(3)}, ValueError, r"\(4,\); got \(3,\)"),
-    "statistics, float labels": (STATS, {"logits": Z, "labels": f32(4)}, TypeError, "`labels` must be integers; got float32"),
+    "statistics, float labels": (STATS, {"logits": Z, "labels": f32(4)}, TypeError, "`labels` must be integers .*, or class prob.*got float32"),
     "statistics, labels of too high rank": (STATS, {"logits": Z, "labels": i32(4, 5, 1)}, ValueError, r"`labels` must.*got \(4, 5, 1\)"),
     # class probabilities
     "indices as probabilities": (SOFT, {"logits": Z, "labels": Y}, ValueError, r"`labels`.*got \(4,\)\. For class indices use .*integer_labels"),
