@@ -368,7 +368,7 @@ BAD = {
     "transposed classifier": ({"classifier": np.zeros((5, 4), np.float32)}, ValueError, r"got \(5, 4\)\. Pass the transpose: classifier\.T\."),
     "classifier of rank 1": ({"classifier": np.zeros(4, np.float32)}, ValueError, r"shape \(features, num_classes\).*got \(4,\)"),
     "no classes": ({"classifier": np.zeros((4, 0), np.float32)}, ValueError, r"at least one class; got shape \(4, 0\)"),
-    "float labels": ({"labels": np.zeros(3, np.float32)}, TypeError, "`labels` must be integers; got float32"),
+    "float labels": ({"labels": np.zeros(3, np.float32)}, TypeError, "`labels` must be integers.*got float32"),
     "labels of another shape": ({"labels": np.zeros(4, np.int32)}, ValueError, r"shape of `logits` without axis 1, \(3,\); got \(4,\)"),
     "labels with an axis more": ({"labels": np.zeros((3, 1), np.int32)}, ValueError, r"got \(3, 1\)\. Reshape them: labels\.reshape\(\(3,\)\)"),
     "bias of another length": ({"bias": np.zeros(4, np.float32)}, ValueError, r"each of the 5 classes, shape \(5,\); got \(4,\)"),
