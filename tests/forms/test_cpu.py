@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import jaxce
 from jaxce._core import cpu, cpu_sums, definition, sigmoid
 from jaxce._core.definition import Derivatives, Statistics
-from tests.support import cases, oracle, statistics
+from tests.support import cases, covering, oracle, statistics
 from tests.support.closeness import assert_within
 
 INF, NAN = np.inf, np.nan
@@ -100,7 +100,7 @@ VALUES = st.sampled_from([0.0, -1e-37, 0.5, 1.0, 3.0, -2.0, -30.0, -80.0, 1e4, -
 
 @pytest.mark.covering(1)
 @pytest.mark.usefixtures("short_parts")
-@pytest.mark.parametrize("num_classes", [4, 6, 9, 10, 11])
+@pytest.mark.parametrize("num_classes", [9, *covering.nightly_values(4, 6, 10, 11)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_any_ties_in_one_part_and_in_several(dtype, num_classes):
     @settings(max_examples=40, deadline=None, derandomize=True)

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxce
 from jaxce import Chunked, LinearLogits, Split
-from tests.support import linear_cases, sharded
+from tests.support import covering, linear_cases, sharded
 from tests.support.closeness import assert_within
 from tests.support.oracle import Quantity
 
@@ -71,7 +71,9 @@ def test_values_and_gradients(case, implementation, mode):
 @pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("split", [Split("data", "model", "data"), None], ids=["split", "none"])
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64], ids=lambda d: d.__name__)
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, *covering.nightly_values(jnp.float16, jnp.float32), jnp.float64], ids=lambda d: d.__name__
+)
 def test_second_derivatives_are_those_of_one_device(split, dtype, x64):
     """Products of the Hessian with a vector, forward over reverse and reverse over reverse."""
     hidden, classifier, labels, mask = problem(dtype)

@@ -25,6 +25,7 @@ def test_operators_change_code_and_nothing_else():
     assert all("Return 0 below 0." in c.source and "> 2'" in c.source for c in operators.changes(SOURCE))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("module", MODULES)
 def test_every_change_differs_and_compiles(module):
     original = path_of(module).read_text()

@@ -15,6 +15,7 @@ def small(problem):
     return dataclasses.replace(problem, rows=66)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("form", forms.FORMS, ids=lambda form: form.name)
 def test_plain_code_has_the_same_loss(form):
     for what in form.what:

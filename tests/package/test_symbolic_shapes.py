@@ -332,7 +332,7 @@ def test_program_that_returns_our_result_types_can_be_serialized(rng):
     assert stats.integer_labels is False
 
 
-@pytest.mark.parametrize("implementation", [None, "dense", Chunked(3)], ids=str)
+@pytest.mark.parametrize("implementation", [Chunked(3), *covering.nightly_values(None, "dense")], ids=str)
 def test_losses_of_a_row_and_entropy_of_any_sizes(implementation):
     def run(arguments):
         given = row_losses.Problem(**arguments)
