@@ -62,6 +62,7 @@ def set_cache_folder(path):
     compilation_cache.reset_cache()
 
 
+@pytest.mark.nightly
 def test_a_new_process_with_another_number_of_threads_gives_the_same_bits(digests):
     assert in_new_processes(callers=1, threads=5) == [[digests]]
 
