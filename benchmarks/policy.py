@@ -8,6 +8,7 @@ Each program is compared with jaxce's answer before it is timed. Times are media
 
 import argparse
 import functools
+import itertools
 import statistics
 
 import jax
@@ -121,15 +122,15 @@ def main():
     options = parser.parse_args()
     shapes = (tuple(options.shape),) if options.shape else SHAPES
     dtypes = [options.dtype] if options.dtype else ["float32", "bfloat16"]
-    lines = []
-    for shape in shapes:
-        for dtype in dtypes:
-            lines += lines_of(problems.of_shape(shape, dtype), options.repeats)
     header = ["(tokens, features, classes)", "dtype", "", "time / cross-entropy", "temporaries, MiB", "/ cross-entropy"]
-    text = f"{machine('jax', 'jaxlib')}, jaxce {jaxce.__version__}. Value and gradients of GRPO with an entropy.\n\n{table(header, lines)}\n"
-    print(text)
-    if not options.shape:
-        (RESULTS / "policy.md").write_text(f"# A policy loss of a linear layer\n\n{text}")
+    about = f"{machine('jax', 'jaxlib')}, jaxce {jaxce.__version__}. Value and gradients of GRPO with an entropy."
+    lines = []
+    for shape, dtype in itertools.product(shapes, dtypes):
+        lines += lines_of(problems.of_shape(shape, dtype), options.repeats)
+        text = f"{about} Medians of {options.repeats} interleaved calls.\n\n{table(header, lines)}\n"
+        print(text, flush=True)
+        if not options.shape:  # as soon as a shape is measured
+            (RESULTS / "policy.md").write_text(f"# A policy loss of a linear layer\n\n{text}")
 
 
 if __name__ == "__main__":
