@@ -195,14 +195,16 @@ def add_matmul(total, a, b, start):
     features, num_classes = a.shape[0], b.shape[1]
     size = max(128, _PRODUCT // features) if is_known(features) else 128
 
-    def at_once(total, a, b):
+    def at_once(total, a, b, start):
         return add_at(total, dot(a, b, 1, 0), start)
 
-    def in_parts(total, a, b):
+    def in_parts(total, a, b, start):
         return over_classes(functools.partial(_add_part, a, b, start), total, num_classes, size)
 
-    is_small = not is_known(num_classes) or size >= num_classes
-    return choose(at_once, total, a, b, cpu=None if is_small else in_parts)
+    if not is_known(num_classes) or size >= num_classes:
+        return at_once(total, a, b, start)
+    # A form is traced later than the code around it. So the start, which may be traced, is an argument.
+    return choose(at_once, total, a, b, jnp.asarray(start, jnp.int32), cpu=in_parts)
 
 
 def _add_part(a, b, start, total, offset, size):

@@ -414,3 +414,22 @@ def test_invalid_input_raises_under_tracing(function, case):
 def test_block_sizes_are_positive_integers(sizes, error):
     with pytest.raises(error, match=r"`block_(tokens|classes)` must be"):
         Chunked(*sizes)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_many_features_in_blocks_of_classes(dtype):
+    """A CPU adds the product to the classifier's gradient in parts of the block."""
+    rng = np.random.default_rng(0)
+    hidden, classifier, labels = make(rng, 5, 4096, 2500, jnp.dtype(dtype))
+    hidden, classifier = hidden / jnp.asarray(32, dtype), classifier / jnp.asarray(32, dtype)
+
+    def total(hidden, classifier):
+        return linear_softmax_cross_entropy_sum(hidden, classifier, labels, implementation=Chunked(5, 1200)).total
+
+    value, gradients = jax.jit(jax.value_and_grad(total, (0, 1)))(hidden, classifier)
+    want, wanted = expected(hidden, classifier, labels, np.ones(5))
+    np.testing.assert_allclose(value, np.float64(want.value.sum()), rtol=1e-5)
+    for name, gradient in zip(("hidden", "classifier"), gradients, strict=True):
+        exact = np.asarray(wanted[name].value, np.float64)
+        error = np.abs(np.asarray(gradient, np.float64) - exact).max()
+        assert error <= {"bfloat16": 8e-3, "float32": 1e-5}[dtype] * np.abs(exact).max()
