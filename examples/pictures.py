@@ -16,6 +16,15 @@ def set_style() -> None:
     plt.rcParams.update({"grid.color": "#e6e6e6", "axes.axisbelow": True, "legend.frameon": False, "savefig.dpi": 150})
 
 
+def draw_pair(axes, ours, others, title: str) -> None:
+    """Draw two curves that must agree: a wide one and a thin one above it."""
+    steps = range(1, len(ours) + 1)
+    axes.plot(steps, ours, color=OTHER, linewidth=5, alpha=0.5, label="jaxce, no logits stored")
+    axes.plot(steps, others, color=OURS, linewidth=1.2, label="all logits")
+    axes.set(title=title, xlabel="step")
+    axes.legend()
+
+
 def save(figure: Figure, name: str) -> Path:
     """Save the figure in the folder `output`, which git ignores."""
     OUTPUT.mkdir(parents=True, exist_ok=True)

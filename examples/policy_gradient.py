@@ -18,7 +18,7 @@ import optax
 from corpus import UNKNOWN, standard_library_with_words
 from flax import nnx
 from matplotlib import pyplot as plt
-from pictures import OTHER, OURS, QUIET, save, set_style
+from pictures import OURS, QUIET, draw_pair, save, set_style
 from pretrain import pretrained
 from tqdm import tqdm
 from transformer import LanguageModel
@@ -146,10 +146,7 @@ def draw(curves: dict[str, list[float]]) -> str:
     steps = np.arange(1, len(curves["reward"]) + 1)
     left.plot(steps, curves["reward"], color=OURS)
     left.set(title="Reward: share of keywords", xlabel="step", ylim=(0, None))
-    middle.plot(steps, curves["fused"], color=OTHER, linewidth=5, alpha=0.5, label="jaxce, no logits stored")
-    middle.plot(steps, curves["naive"], color=OURS, linewidth=1.2, label="all logits")
-    middle.set(title="Loss of the last update", xlabel="step")
-    middle.legend()
+    draw_pair(middle, curves["fused"], curves["naive"], "Loss of the last update")
     right.plot(steps, curves["entropy"], color=OURS, label="entropy")
     right.plot(steps, curves["kl"], color=QUIET, label="distance from the reference")
     right.set(title="Policy, nats per word", xlabel="step", ylim=(0, 1.4 * max(curves["entropy"])))

@@ -18,7 +18,7 @@ import optax
 from corpus import UNKNOWN, standard_library_with_words
 from flax import nnx
 from matplotlib import pyplot as plt
-from pictures import OTHER, OURS, save, set_style
+from pictures import OURS, draw_pair, save, set_style
 from pretrain import pretrained
 from tqdm import tqdm
 from transformer import LanguageModel
@@ -114,10 +114,8 @@ def draw(curves: dict[str, list[float]]) -> str:
     steps = np.arange(1, len(curves["lazy"]) + 1)
     left.plot(steps, curves["accuracy"], color=OURS)
     left.set(title="Held-out pairs that are ranked right", xlabel="step", ylim=(0, 1.02))
-    right.plot(steps, curves["lazy"], color=OTHER, linewidth=5, alpha=0.5, label="jaxce, no logits stored")
-    right.plot(steps, curves["naive"], color=OURS, linewidth=1.2, label="all logits")
-    right.set(title="DPO loss of the step", xlabel="step", ylim=(0, None))
-    right.legend()
+    draw_pair(right, curves["lazy"], curves["naive"], "DPO loss of the step")
+    right.set(ylim=(0, None))
     return str(save(figure, "preferences"))
 
 

@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxce import _dense as dense
 from jaxce import _lazy as lazy
-from jaxce._blocks.inputs import Inputs, without_masked
+from jaxce._blocks.inputs import Inputs, with_row, without_masked
 from jaxce._checks import formulas as formula_checks
 from jaxce._checks import results as result_checks
 from jaxce._checks.formulas import RowFunction
@@ -79,7 +79,7 @@ class _RowFormula(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What `_sum` needs to know of dense logits and of a layer."""
+    """Properties of the rows that dense logits and linear layers share."""
 
     shape: tuple[int, ...]
     num_classes: Any
@@ -150,9 +150,8 @@ def _dense_total(formula: Formula, *, arguments: Arguments, inputs: Inputs, axis
         label_weight = None
         if formula.weighs_labels:
             arguments, label_weight = dense.weigh_labels(arguments, axis, axis_name)
-        if label_weight is not None:
-            inputs = inputs._replace(per_row=[*inputs.per_row, label_weight])
-        return formula.function(statistics(*arguments, axis=axis, axis_name=axis_name), arguments.mask, inputs)
+        stats = statistics(*arguments, axis=axis, axis_name=axis_name)
+        return formula.function(stats, arguments.mask, with_row(inputs, label_weight))
 
     return jax.tree.map(jnp.sum, keep_statistics(of_rows)(arguments, inputs))
 
@@ -174,10 +173,8 @@ def _checked_formula(formula: _RowFormula, inputs: Inputs, ndim: int, has_label_
     program = trace(tangent, ((scalar,) * len(names), stats, Inputs(of_row, bound)))
     formula_checks.has_no_traced_closure(program.code.consts)
     _, metrics = program.out_tree.unflatten(program.code.out_avals)
-    is_used = used_arguments(program, result=0)
-    return tuple(name for name, is_one in zip(names, is_used, strict=False) if is_one), tuple(
-        metrics
-    )  # the dots come first
+    is_used = used_arguments(program, result=0)[: len(names)]  # the tangents are the first arguments
+    return tuple(name for name, is_one in zip(names, is_used, strict=True) if is_one), tuple(metrics)
 
 
 def _of_some(formula: _RowFormula, stats: Statistics, inputs: Inputs, some: dict):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxce._blocks import auto_mesh, choice, chunked, reference
 from jaxce._blocks.choice import Implementation, Split
-from jaxce._blocks.inputs import NO_INPUTS, Inputs, flat_inputs, inputs_like, replaced, selected
+from jaxce._blocks.inputs import NO_INPUTS, Inputs, flat_inputs, inputs_like, replaced, selected, with_row
 from jaxce._blocks.mesh import on_devices
 from jaxce._blocks.reference import Layer
 from jaxce._blocks.reference import has_integer_labels as has_integer_labels
@@ -86,9 +86,7 @@ def total(formula: Formula, *, layer: Layer, inputs: Inputs, how: How):
     """Return the sum of the losses of all tokens that count, and the sums of their metrics."""
 
     def on_device(layer, inputs: Inputs, axis_name):
-        label_weight = _label_weight(layer, axis_name) if formula.weighs_labels else None
-        if label_weight is not None:
-            inputs = inputs._replace(per_row=[*inputs.per_row, label_weight])
+        inputs = with_row(inputs, _label_weight(layer, axis_name) if formula.weighs_labels else None)
         inputs = varying_like(inputs, (layer, inputs), but=axis_name or ())
         return _total(formula, axis_name, how.implementation, layer, inputs)
 

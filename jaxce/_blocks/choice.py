@@ -1,4 +1,4 @@
-"""What a caller may choose for a linear layer, `Chunked` and `Split`, and the blocks that follow from it, the shapes and the dtypes."""
+"""The choices of a caller for a linear layer, `Chunked` and `Split`. They determine the blocks, together with the shapes and the dtypes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a formula over the statistics of a row takes besides the statistics."""
+"""The inputs of a formula over the statistics of a row: the arrays that it takes besides the statistics."""
 
 from typing import Any, NamedTuple
 
@@ -10,13 +10,18 @@ from jaxce._blocks.reference import Layer
 
 
 class Inputs(NamedTuple):
-    """Arrays that a formula takes. In a pytree of this kind, None stands for a gradient that is not wanted."""
+    """The arrays that a formula takes, or some of them, or their gradients. None stands for one that is left out."""
 
     per_row: list  # arrays [tokens, ...]; the tokens may have any number of axes
     bound: Any  # a pytree of arrays of any shape, the same for all rows
 
 
 NO_INPUTS = Inputs([], [])
+
+
+def with_row(inputs: Inputs, row) -> Inputs:
+    """Return the inputs with one more array per row, the last; None adds nothing."""
+    return inputs if row is None else inputs._replace(per_row=[*inputs.per_row, row])
 
 
 def selected(inputs: Inputs, wanted: Inputs) -> Inputs:

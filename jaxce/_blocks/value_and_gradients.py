@@ -147,10 +147,8 @@ def _of_classes(loss: Loss, blocks: Blocks, tokens: _Tokens, carry, start, size)
 
     def jvp(dots):
         stats_dots = block_jvp(block, tokens.stats, dots)
-        by_name = {name: getattr(stats_dots, name) for name in loss.used}
-        return {
-            name: dot for name, dot in by_name.items() if dot is not None
-        }  # the mass of an integer label has no tangent
+        # The mass of an integer label has no tangent.
+        return {name: dot for name in loss.used if (dot := getattr(stats_dots, name)) is not None}
 
     zeros = _zeros(
         block.raw.dtype, (tokens.layer, tokens.cotangents), block._replace(labels=None, where=None, first_class=None)

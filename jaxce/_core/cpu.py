@@ -42,7 +42,9 @@ def statistics(logits, where, labels, class_weights, *, axis) -> Statistics:
     else:
         m, rest, prediction = sums.max_and_rest_of_rows(logits, where, axis)
     rows, log_norm = Operands(logits, where, m), jnp.log1p(rest)
-    spread = definition.spread_of(sums.total(sums.exp_gap, rows, axis, parts, after=rest, tells_infinity=False), rest)
+    spread = definition.spread_of(
+        sums.total(sums.gap_times_exp, rows, axis, parts, after=rest, tells_infinity=False), rest
+    )
     stats = Statistics(*[None] * len(Statistics._fields))._replace(
         max_logit=m,
         sum_exp_rest=rest,

@@ -132,7 +132,7 @@ def is_top(_, gap, c):
     return jnp.maximum(c.zero, c.one + jnp.minimum(c.zero, gap) * c.big)
 
 
-def exp_gap(_, gap, c):
+def gap_times_exp(_, gap, c):
     """Return `exp(z - m) (m - z)`, but 0 for a logit of -inf or +inf."""
     return jnp.exp(jnp.minimum(c.one, gap)) * jnp.minimum(c.largest, jnp.maximum(c.zero, -gap))
 

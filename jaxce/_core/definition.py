@@ -43,7 +43,7 @@ class Statistics(NamedTuple):
 
 
 class Derivatives(NamedTuple):
-    """What belongs to the statistics that depend on the logits: their derivatives with respect to each logit, or their tangents or cotangents."""
+    """One array for each statistic that depends on the logits: its derivative with respect to each logit, its tangent or its cotangent."""
 
     sum_exp_rest: Any = None
     label_nll: Any = None
@@ -70,7 +70,7 @@ def with_maximum(m, rest, gap, z, labels, class_weights, *, axis) -> Statistics:
     label_mass = jnp.sum(q, axis) if labels.ndim == z.ndim else is_class(labels, z.shape[axis]).astype(z.dtype)
     weight_sum = num_classes if class_weights is None else jnp.sum(u, axis)
     is_top = z == per_row(m, axis)
-    spread = spread_of(jnp.sum(exp_gap(gap), axis), rest)
+    spread = spread_of(jnp.sum(gap_times_exp(gap), axis), rest)
     return Statistics(
         max_logit=m,
         sum_exp_rest=rest,
@@ -87,18 +87,18 @@ def with_maximum(m, rest, gap, z, labels, class_weights, *, axis) -> Statistics:
     )
 
 
-def exp_gap(gap):
+def gap_times_exp(gap):
     """Return `exp(z_k - m) (m - z_k)` of each class, 0 for one that takes no part."""
     return jnp.exp(gap) * jnp.minimum(jnp.finfo(gap.dtype).max, -gap)
 
 
-def spread_of(sum_exp_gap, rest):
-    """Return the spread of rows from the sum of their `exp_gap`; 0 for a row of one class."""
-    return sum_exp_gap / (1 + rest)
+def spread_of(sum_gap_times_exp, rest):
+    """Return the spread of rows from the sum of their `gap_times_exp`."""
+    return sum_gap_times_exp / (1 + rest)
 
 
 def first_true(values, axis):
-    """Return the index of the first true value; their number if there is none."""
+    """Return the index of the first true value. Without a true value, return the number of values."""
     number = values.shape[axis]
     return jnp.min(jnp.where(values, class_numbers(values, axis, jnp.int32), number), axis)
 

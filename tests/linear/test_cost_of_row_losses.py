@@ -1,4 +1,4 @@
-"""What `loss_sum` of a linear layer costs: matmuls and memory as for the cross-entropy, and nothing for statistics that nobody reads."""
+"""`loss_sum` of a linear layer costs the matmuls and the memory of the cross-entropy. A statistic that nobody reads costs nothing."""
 
 import functools
 import re
@@ -98,10 +98,10 @@ def test_programs_that_do_not_read_the_statistics_of_the_softmax_are_the_same_wi
         return jnp.sum(jnp.zeros(values.shape, jnp.int32), axis)
 
     with_all = instructions()
-    monkeypatch.setattr(definition, "exp_gap", jnp.zeros_like)
+    monkeypatch.setattr(definition, "gap_times_exp", jnp.zeros_like)
     monkeypatch.setattr(definition, "first_true", zeros)
     monkeypatch.setattr(cpu_sums, "first_true", zeros)
-    monkeypatch.setattr(cpu_sums, "exp_gap", lambda _, gap, __: gap * 0)
+    monkeypatch.setattr(cpu_sums, "gap_times_exp", lambda _, gap, __: gap * 0)
     without = instructions()
     jax.clear_caches()
     assert with_all == without and len(without) > 20
@@ -114,8 +114,8 @@ def test_the_comparison_sees_a_statistic_that_is_read(monkeypatch):
         return program.cost_analysis()["flops"]
 
     with_it = entropy()
-    monkeypatch.setattr(definition, "exp_gap", jnp.zeros_like)
-    monkeypatch.setattr(cpu_sums, "exp_gap", lambda _, gap, __: gap * 0)
+    monkeypatch.setattr(definition, "gap_times_exp", jnp.zeros_like)
+    monkeypatch.setattr(cpu_sums, "gap_times_exp", lambda _, gap, __: gap * 0)
     without = entropy()
     jax.clear_caches()
     assert without < with_it

@@ -106,6 +106,27 @@ def test_second_derivatives_of_narrow_arrays_under_vmap(way, dtype, rng, x64):
 
 
 @pytest.mark.covering(1)
+@pytest.mark.parametrize("dtype", ERROR)
+@pytest.mark.parametrize("way", ["reference", Chunked(4, 5), Chunked(4)], ids=str)
+def test_gradient_of_vmap_and_vmap_of_gradient(way, dtype, rng, x64):
+    problem = row_losses.make(rng, (3, 5), jnp.dtype(dtype))
+    names = ("hidden", "labels", "mask", "advantages", "old", "weights")
+
+    def both(total, problem):
+        w, rows = jnp.asarray(problem.classifier), tuple(jnp.asarray(getattr(problem, name)) for name in names)
+
+        def of_rows(w, rows):
+            return total(problem._replace(classifier=w, **dict(zip(names, rows, strict=True))))
+
+        of_sum = jax.grad(lambda w: jnp.sum(jax.vmap(of_rows, (None, 0))(w, rows)))(w)
+        return of_sum, jax.vmap(jax.grad(of_rows), (None, 0))(w, rows)
+
+    found = jax.jit(lambda: both(total_of(way), problem))()
+    wanted = both(row_losses.naive, row_losses.as_float64(problem))
+    assert_near(found, wanted, 2 * ERROR[dtype] if dtype != "float64" else 1e-12)
+
+
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", [DENSE, Chunked(2, 5), Chunked(2)], ids=str)
 @pytest.mark.parametrize("loop", ["scan", "checkpoint", "map of checkpoint"])
 def test_loops(loop, way, rng, x64):
