@@ -199,16 +199,13 @@ def _sum(losses, weights, mask):
 @functools.partial(jax.jit, static_argnames="num_segments")
 def _sum_by_segment(losses, segment_ids, weights, mask, *, num_segments):
     losses = checks.floating("losses", losses)
-    ids = wide_indices(
-        result_checks.segment_ids(segment_ids, losses.shape)
-    )  # narrow integers cannot hold any number of segments
+    ids = wide_indices(result_checks.segment_ids(segment_ids, losses.shape))
     has_segment = (ids >= 0) & (ids < num_segments)
     mask = checks.mask(mask, losses.shape, losses)
     losses, weights = _weighted(losses, weights, has_segment if mask is None else mask & has_segment)
     losses, weights, ids = (gathered(x).reshape(-1) for x in (losses, weights, jnp.where(has_segment, ids, 0)))
-
-    of_losses, of_weights = (_sums_of_segments(x, ids, num_segments) for x in (losses, weights))
-    (total, total_remainder), (weight, weight_remainder) = of_losses, of_weights
+    total, total_remainder = _sums_of_segments(losses, ids, num_segments)
+    weight, weight_remainder = _sums_of_segments(weights, ids, num_segments)
     return LossSum(total, weight, total_remainder, weight_remainder)
 
 

@@ -39,10 +39,8 @@ from jaxce._jax.mesh import mesh_of, psum_over
 from jaxce._jax.partitioning import partitioned
 from jaxce._jax.rules import choose_on_auto_mesh, linear, with_rule
 
-_OF_CLASSIFIER, _OF_COLUMNS = (
-    (CLASSIFIER_FEATURES, CLASSES),
-    ("g", CLASSES),
-)  # the letters of their axes, see `mesh`; nothing splits g
+# The letters of their axes, see `mesh`. Nothing splits g.
+_OF_CLASSIFIER, _OF_COLUMNS = (CLASSIFIER_FEATURES, CLASSES), ("g", CLASSES)
 
 
 @functools.cache

@@ -16,13 +16,8 @@ from jaxce._jax.rules import choose
 # that are stored at a time.
 _PRODUCT = 2**22
 
-OF_CLASSES = (
-    "classifier",
-    "bias",
-    "where",
-    "label_weights",
-    "class_weights",
-)  # the fields of a layer whose last axis is that of the classes
+# The fields of a layer whose last axis is that of the classes.
+OF_CLASSES = ("classifier", "bias", "where", "label_weights", "class_weights")
 
 
 def has_all(block: int | None, size: int) -> bool:

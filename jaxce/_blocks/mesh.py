@@ -19,11 +19,8 @@ from jaxce._core.labels import first_local_class, local_indices
 from jaxce._jax.mesh import AxisName, is_explicit, psum_over, varying_like
 from jaxce._jax.rules import keep_statistics
 
-FEATURES, CLASSIFIER_FEATURES, CLASSES = (
-    "h",
-    "f",
-    "c",
-)  # the axes of `hidden` and of `classifier`; those of the tokens are t0, t1, ...
+# The letters of the axes of `hidden` and of `classifier`. Those of the tokens are t0, t1, ...
+FEATURES, CLASSIFIER_FEATURES, CLASSES = "h", "f", "c"
 
 
 class Layout(NamedTuple):

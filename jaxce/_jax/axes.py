@@ -50,7 +50,7 @@ def class_numbers(logits: Array, axis: int, dtype) -> Array:
 
 
 def wide_indices(indices: Array) -> Array:
-    """Return integers in a dtype that can count any classes."""
+    """Return integers in a dtype that can count any classes or segments."""
     return indices if indices.dtype.itemsize >= 4 else indices.astype(jnp.int32)
 
 
