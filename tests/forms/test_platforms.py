@@ -171,7 +171,7 @@ def test_long_rows(rng, on_platform, x64, dtype, num_classes, options):
     check_softmax(INTEGER, z, y, rng, **options)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("num_classes", [6, 1002])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_second_derivatives(rng, on_platform, dtype, num_classes):
@@ -222,6 +222,7 @@ def test_every_cell_is_correct_among_many_classes(on_platform):
     assert not failed
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("num_classes", [1000, 1004])
 def test_rows_split_over_devices(rng, on_platform, monkeypatch, num_classes):
     monkeypatch.setattr(gpu, "_RUN", 8)
@@ -238,13 +239,14 @@ def test_rows_split_over_devices(rng, on_platform, monkeypatch, num_classes):
     assert_within(np.asarray(gradient), answer.logits, 6)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("names", [(), tuple(LINEAR_OPTIONS)], ids=cases.name_of)
 @pytest.mark.parametrize("implementation", ["reference", Chunked(6, 7)], ids=str)
 def test_linear_losses(implementation, names, rng, on_platform):
     linear.check(rng, implementation, names)
 
 
+@pytest.mark.nightly
 def test_hessian_vector_product_of_a_linear_loss(rng, x64, on_platform):
     linear.differentiate(rng, "hvp", False, Chunked(4, 5))
 
@@ -253,7 +255,7 @@ def test_blocks_of_a_linear_loss_that_differ_on_a_gpu(rng, on_platform, other_bl
     linear.check(rng, None, tuple(LINEAR_OPTIONS))
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("names", [(), tuple(LINEAR_OPTIONS)], ids=cases.name_of)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("loss", ["losses", "sum"])

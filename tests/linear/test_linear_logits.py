@@ -103,7 +103,9 @@ def test_second_derivatives_of_class_probabilities_in_blocks(blocks, rng, x64):
 
 
 @pytest.mark.usefixtures("fast_compilation")
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64], ids=lambda d: d.__name__)
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, *covering.nightly_values(jnp.float16, jnp.float32), jnp.float64], ids=lambda d: d.__name__
+)
 def test_every_dtype_under_vmap_scan_and_checkpoint(dtype, rng, x64):
     hidden, classifier, _ = linear_cases.make(rng, 12, dtype=dtype)
     labels = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, 12)]
