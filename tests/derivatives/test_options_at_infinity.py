@@ -46,7 +46,7 @@ def test_class_weights_beside_an_infinite_logit(num_classes, dtype, derivative, 
     assert (derivative(loss)(1.0) == 0).all()
 
 
-@pytest.mark.covering(1)
+@pytest.mark.nightly
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("blocks", [None, jaxce.Chunked(block_tokens=1, block_classes=2)], ids=["default", "chunked"])
 @pytest.mark.parametrize("option", ["class_weights", "label_smoothing", "z_loss", "soft_cap"])

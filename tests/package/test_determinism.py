@@ -39,7 +39,8 @@ def in_new_processes(number=1, *, callers, threads):
     return [answer["fingerprints"] for answer in answers]
 
 
-@pytest.mark.parametrize("repeats", [10, pytest.param(100, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("repeats", [10, 100])
 @pytest.mark.parametrize("name", COMPUTATIONS)
 def test_repeats_give_the_same_bits(name, repeats, digests):
     for _ in range(repeats):
