@@ -35,6 +35,13 @@ def exact(logits):
     return stats["expected_nll"].value, z.argmax(-1), np.exp(-stats["top_nll"].value)
 
 
+def spread(logits):
+    """Return the mean distance of the logits of each row from the largest, under the softmax."""
+    z = np.asarray(logits).astype(EXTENDED)
+    below = z.max(-1, keepdims=True) - z
+    return (np.exp(-below) * below).sum(-1) / np.exp(-below).sum(-1)
+
+
 def merged(logits, cuts=(1, 3)):
     parts = [logit_stats(part) for part in np.split(np.asarray(logits), cuts, -1)]
     return functools.reduce(LogitStats.merge, parts)
@@ -78,6 +85,7 @@ def test_entropy_prediction_and_confidence(way, num_classes, dtype, rng, x64):
     assert_within(stats.entropy, entropy, ULPS)
     np.testing.assert_array_equal(stats.prediction, prediction)
     assert_within(stats.confidence, confidence, 2)
+    assert_within(stats.spread, spread(logits), ULPS)
     assert stats.entropy.dtype == stats.confidence.dtype == (np.float64 if dtype == "float64" else np.float32)
     assert stats.prediction.dtype == np.int32
     np.testing.assert_array_equal(stats.size, np.full(8, num_classes))
