@@ -5,6 +5,10 @@ import typing as _typing
 from jaxce import _keras_hook
 from jaxce._blocks.choice import Chunked as Chunked
 from jaxce._blocks.choice import Split as Split
+from jaxce._divergence import softmax_js_divergence as softmax_js_divergence
+from jaxce._divergence import softmax_js_divergence_sum as softmax_js_divergence_sum
+from jaxce._divergence import softmax_kl_divergence as softmax_kl_divergence
+from jaxce._divergence import softmax_kl_divergence_sum as softmax_kl_divergence_sum
 from jaxce._linear import linear_logit_stats as linear_logit_stats
 from jaxce._linear import linear_softmax_cross_entropy as linear_softmax_cross_entropy
 from jaxce._linear import linear_softmax_cross_entropy_sum as linear_softmax_cross_entropy_sum
@@ -38,6 +42,10 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_cross_entropy_sum",
     "softmax_cross_entropy_with_integer_labels",
+    "softmax_js_divergence",
+    "softmax_js_divergence_sum",
+    "softmax_kl_divergence",
+    "softmax_kl_divergence_sum",
 ]
 
 if _typing.TYPE_CHECKING:

@@ -11,10 +11,11 @@ from jaxce import _formula as formula
 from jaxce import _lazy as lazy
 from jaxce._checks.rows import Arguments, Labels
 from jaxce._core import statistics
+from jaxce._core.weighting import times_loss
 from jaxce._jax.rules import keep_statistics
 from jaxce._linear_logits import LinearLogits
 from jaxce._logit_stats import LogitStats, of_statistics
-from jaxce._loss_sum import LossSum, times_loss
+from jaxce._loss_sum import LossSum
 from jaxce._types import Array
 
 

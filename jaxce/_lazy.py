@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxce._blocks import auto_mesh, choice, chunked, reference
+from jaxce._blocks import auto_mesh, chunked, reference
+from jaxce._blocks import plans as choice
 from jaxce._blocks.choice import Implementation, Split
 from jaxce._blocks.inputs import NO_INPUTS, Inputs, flat_inputs, inputs_like, replaced, selected, with_row
 from jaxce._blocks.mesh import on_devices

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from jaxce import _checks as checks
 from jaxce._checks import results as result_checks
+from jaxce._core.weighting import times_loss
 from jaxce._jax.axes import is_known, wide_indices
 from jaxce._jax.mesh import gathered, varying_like
 from jaxce._types import Array, ArrayLike, exportable, working_dtype
@@ -237,8 +238,3 @@ def _weighted(losses, weights, mask):
     if mask is not None:
         values, weights = jnp.where(mask, values, 0), jnp.where(mask, weights, 0)
     return times_loss(weights, values), weights
-
-
-def times_loss(weight, loss):
-    """Return the product, which is 0 for a weight of 0 even if the loss is infinite."""
-    return weight * jnp.where((weight == 0) & jnp.isinf(loss), 0, loss)

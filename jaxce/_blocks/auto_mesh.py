@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce._blocks import chunked, reference
-from jaxce._blocks.choice import Implementation, plans_of_gradients, plans_of_statistics
+from jaxce._blocks.choice import Implementation
 from jaxce._blocks.chunked import flat_layer, shaped_like
 from jaxce._blocks.inputs import Inputs, flat_inputs, inputs_like
 from jaxce._blocks.mesh import (
@@ -30,6 +30,7 @@ from jaxce._blocks.mesh import (
     on_this_device,
     token_letters,
 )
+from jaxce._blocks.plans import plans_of_gradients, plans_of_statistics
 from jaxce._blocks.reference import Layer
 from jaxce._blocks.sizes import Blocks, Plans
 from jaxce._blocks.value_and_gradients import Loss, value_and_gradients

@@ -78,13 +78,13 @@ def _tangent_of_tokens(blocks: Blocks, layer: Layer, dots: Layer, rows) -> Stati
 
 def tangent_of_part(part: Layer, stats: Statistics, dots: Layer) -> Statistics:
     """Return what some classes of some tokens contribute to the tangents of the statistics of these tokens, all at once."""
-    raw_dot = _raw_logits_dot(part, dots)
+    raw_dot = raw_logits_dot(part, dots)
     others = {name: getattr(dots, name) for name in Block._fields if name != "raw"}
     return block_jvp(block_of(part), stats, Block(raw_dot, **others))
 
 
-def _raw_logits_dot(layer: Layer, dots: Layer):
-    """Return the tangent of `raw_logits`; None if it is 0."""
+def raw_logits_dot(layer, dots):
+    """Return the tangent of `raw_logits` of a layer; None if it is 0."""
     of_hidden, of_classifier = _products_with_tangents(operand_dtype(layer.hidden, layer.classifier))
     shape = *layer.hidden.shape[:-1], layer.classifier.shape[1]
     terms = [] if dots.hidden is None else [of_hidden(dots.hidden, layer.classifier)]

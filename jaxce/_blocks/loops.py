@@ -185,6 +185,11 @@ def add_at(total, part, start):
     return lax.dynamic_update_slice_in_dim(total, old + part, start, total.ndim - 1)
 
 
+def transposed(hidden):
+    """Return the transpose, computed once: a matmul with a transposed operand is slower on a CPU."""
+    return lax.optimization_barrier(hidden.T)
+
+
 def add_matmul(total, a, b, start):
     """Return `total` with `a @ b` added to its classes from `start` on."""
     features, num_classes = a.shape[0], b.shape[1]

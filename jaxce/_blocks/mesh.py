@@ -118,8 +118,22 @@ def on_devices(
     on_device = on_device if is_sum else keep_statistics(on_device)
     if mesh is None:
         return on_device(layer, inputs)
-    of_labels = P(*jax.typeof(layer.labels).sharding.spec[: layer.hidden.ndim - 1])
     arrays, all_letters = (layer, inputs), (letters(layer), letters_of_inputs(inputs, layer))
+    of_rows = jax.typeof(layer.labels).sharding.spec[: layer.hidden.ndim - 1]
+    return over_mesh(on_device, mesh, layout, arrays, all_letters, of_rows=None if is_sum else of_rows)
+
+
+def over_mesh(on_device, mesh, layout: Layout, arrays, all_letters, *, of_rows):
+    """Return `on_device(*arrays)`, computed by each device for its own tokens and classes.
+
+    Args:
+      on_device: A function of the parts of a device.
+      mesh: The mesh, explicit or automatic.
+      layout: Which of its axes split the arrays.
+      arrays: The arguments, pytrees of arrays.
+      all_letters: The letters of the axes of each array.
+      of_rows: How results with one row per token are split at last on an explicit mesh; None for results that are sums over the tokens.
+    """
     leaves, tree = jax.tree.flatten(arrays)
     axes, of_leaves = layout.axes(), tree.flatten_up_to(all_letters)
     specs = [P(*(axes.get(letter) or None for letter in of_leaf)) for of_leaf in of_leaves]
@@ -131,12 +145,12 @@ def on_devices(
         # A `jax.vmap` around this call may use another axis. If `names` is empty, JAX takes all axes that no `jax.vmap` uses. If the features are
         # split, `names` has all axes: jax 0.12 fails to lower `psum_scatter` if one axis of the mesh is still explicit.
         names = {*layout.over_tokens, *layout.classes}
-    out_specs = P() if is_sum else P(*(part or None for part in layout.tokens))
+    out_specs = P() if of_rows is None else P(*(part or None for part in layout.tokens))
     in_specs = tree.unflatten(specs)
     result = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=names)(*arrays)
-    if is_sum or not _is_explicit(mesh):
+    if of_rows is None or not _is_explicit(mesh):
         return result
-    return jax.tree.map(lambda x: _put(mesh, x, of_labels), result)
+    return jax.tree.map(lambda x: _put(mesh, x, P(*of_rows)), result)
 
 
 def on_this_device(layer: Layer, layout: Layout) -> Layer:
@@ -156,27 +170,29 @@ def on_this_device(layer: Layer, layout: Layout) -> Layer:
 
 def _mesh_and_layout(layer: Layer, split: Split | None):
     """Return the mesh over whose axes the arrays are split, and how; None if it is not known."""
-    ndim = layer.hidden.ndim - 1
+    return mesh_and_layout(layer.hidden, layer.classifier, [x for x in layer if x is not None], split)
+
+
+def mesh_and_layout(hidden, classifier, arrays, split: Split | None):
+    """Return the mesh over whose axes the arrays of a layer and some others are split, and how the layer is; None if it is not known."""
+    ndim = hidden.ndim - 1
     if split is not None:
-        mesh, tokens = split.checked_for(layer.hidden, layer.classifier)
+        mesh, tokens = split.checked_for(hidden, classifier)
         return mesh, layout_of(tokens, split.classes, split.features)
-    mesh = _explicit_mesh(layer)
+    mesh = _explicit_mesh(arrays)
     if mesh is None:
         return None, Layout(((),) * ndim, (), ())
-    of_hidden, of_classifier = (
-        [_axes(part) for part in jax.typeof(x).sharding.spec] for x in (layer.hidden, layer.classifier)
-    )
+    of_hidden, of_classifier = ([_axes(part) for part in jax.typeof(x).sharding.spec] for x in (hidden, classifier))
     features, classes = of_classifier
     return mesh, layout_of(of_hidden[:-1], classes, features)
 
 
-def _explicit_mesh(layer):
+def _explicit_mesh(arrays):
     """Return the explicit mesh of the arguments, or None.
 
     The mesh is that of an argument that is split, otherwise that of any argument on a mesh with explicit axes. Unsplit arguments need the
     mesh too: outside `jax.set_mesh`, jax 0.12 cannot transpose slices of arrays on such a mesh, but inside `jax.shard_map` it can.
     """
-    arrays = [x for x in layer if x is not None]
     meshes = [jax.typeof(x).sharding.mesh for x in arrays]
     split = [mesh for x, mesh in zip(arrays, meshes, strict=True) if is_explicit(x)]
     return next(iter([*split, *filter(_is_explicit, meshes)]), None)

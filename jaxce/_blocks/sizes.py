@@ -139,6 +139,24 @@ def for_total_on_gpu(tokens: int, num_classes: int, free_bytes: int) -> Blocks:
     return whole or blocks_of_classes(tokens, num_classes, _ROOM_OF_CLASSES_ON_GPU)
 
 
+def for_two_softmaxes(tokens: int, num_classes: int, share: int = 2 * _SHARE) -> Blocks:
+    """Return the blocks of tokens for a divergence, which stores two arrays of logits with all classes. They are half as large as for one array."""
+    room = max(_ROOM // 2 // num_classes, tokens // share, 128) // 128 * 128
+    most = min(room, max(_LARGE // 2, min(_LARGEST // 2, tokens // share)))
+    return Blocks(tokens if tokens <= most else _even(tokens, most), num_classes)
+
+
+def for_two_softmaxes_on_gpu(tokens: int, num_classes: int) -> Blocks:
+    """Return the blocks of `for_two_softmaxes` with more tokens at a time."""
+    most = max(_LARGE // 2, tokens // (2 * _SHARE_ON_GPU) // 128 * 128)
+    return Blocks(tokens if tokens <= most else _even(tokens, most), num_classes)
+
+
+def for_two_softmaxes_of_unknown_sizes() -> Blocks:
+    """Return the blocks of tokens for a divergence if the number of tokens or of classes is a symbol of `jax.export`."""
+    return Blocks(_LARGE // 2, None)
+
+
 def for_unknown_sizes(tokens: int, num_classes: int) -> Blocks:
     """Return the blocks if the number of tokens or of classes is a symbol of `jax.export`.
 

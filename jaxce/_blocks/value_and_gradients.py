@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxce._blocks import loops
 from jaxce._blocks.chunked import block_jvp, statistics_of_tokens, token_rows
@@ -125,7 +124,7 @@ def _of_block(loss: Loss, blocks: Blocks, layer: Layer, inputs: Inputs, sums: Su
     sums = sums._replace(
         loss=sums.loss + value, metrics=_plus(sums.metrics, metrics), bound=_plus(sums.bound, inputs_ct.bound)
     )
-    tokens = _Tokens(layer, stats, cotangents, raw, _transposed(layer.hidden))
+    tokens = _Tokens(layer, stats, cotangents, raw, loops.transposed(layer.hidden))
     of_classes = functools.partial(_of_classes, loss, blocks, tokens)
     zeros = functools.partial(_zeros, value.dtype, (layer, inputs))
     hidden_ct = zeros(layer.hidden) if loss.of_hidden and raw is None else None
@@ -179,7 +178,7 @@ def _of_group(loss: Loss, blocks: Blocks, layer: Layer, sums: Sums, rows, result
     hidden = without_masked(layer._replace(**{name: rows[name] for name in token_rows(layer)})).hidden
     hidden_ct = _zeros(sums.loss.dtype, layer, hidden) if loss.of_hidden else None
     results = results._replace(hidden=hidden_ct, logits=None)
-    return _add_products(loss, sums, results, logits_ct, _transposed(hidden), layer.classifier, 0)
+    return _add_products(loss, sums, results, logits_ct, loops.transposed(hidden), layer.classifier, 0)
 
 
 def _add_products(loss: Loss, sums: Sums, results: _Results, logits_ct, hidden_transposed, classifier, start):
@@ -188,11 +187,6 @@ def _add_products(loss: Loss, sums: Sums, results: _Results, logits_ct, hidden_t
     if loss.of_classifier:
         sums = sums._replace(classifier=loops.add_matmul(sums.classifier, hidden_transposed, logits_ct, start))
     return sums, results
-
-
-def _transposed(hidden):
-    """Return the transpose, computed once: a matmul with a transposed operand is slower on a CPU."""
-    return lax.optimization_barrier(hidden.T)
 
 
 def _plus(sums, parts):

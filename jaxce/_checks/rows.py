@@ -46,7 +46,7 @@ def checked(arguments: Arguments, axis: ClassAxis, labels: Labels) -> tuple[Argu
         where=checks.where(arguments.where, logits, axis),
         mask=checks.mask(arguments.mask, rows, logits),
         class_weights=checks.class_weights(arguments.class_weights, logits, axis),
-        temperature=_temperature(arguments.temperature, rows),
+        temperature=temperature(arguments.temperature, rows),
     )
     return arguments, axis
 
@@ -61,21 +61,34 @@ def last_axis(axis: ClassAxis, logits) -> int:
 
 def of_linear_logits(arguments: Arguments, axis_name: AxisName) -> Arguments:
     """Check what logits of a linear layer do not allow. `where` becomes one boolean per class."""
-    logits, where = arguments.logits, arguments.where
-    if where is not None and any(n != 1 for n in where.shape[:-1]):
-        raise ValueError(
-            f"`where` must be the same for all rows of a LinearLogits, shape {(1,) * (logits.ndim - 1) + logits.shape[-1:]}; got {where.shape}. "
-            "An array of a boolean per logit would be as large as the logits that are not stored. To leave out examples pass `mask`."
-        )
+    logits = arguments.logits
+    where = where_of_classes(arguments.where, logits)
     if arguments.soft_cap is not None and logits.soft_cap is not None:
         raise ValueError("`soft_cap` must be given once: the LinearLogits has one too.")
     if axis_name is not None:
         shards.split_classes("classifier", logits.classifier, axis_name)
-        if logits.split is not None:
-            raise ValueError(
-                f"`axis_name` {axis_name} says how the classes are split inside of `jax.shard_map`, and `split` outside of it; give one of them."
-            )
-    return arguments._replace(where=None if where is None else jnp.broadcast_to(where.reshape(-1), logits.shape[-1:]))
+        no_split_in_shard_map(logits, axis_name)
+    return arguments._replace(where=where)
+
+
+def where_of_classes(where: Array | None, logits) -> Array | None:
+    """Return one boolean per class. Logits of a linear layer do not allow one per logit."""
+    if where is None:
+        return None
+    if any(n != 1 for n in where.shape[:-1]):
+        raise ValueError(
+            f"`where` must be the same for all rows of a LinearLogits, shape {(1,) * (logits.ndim - 1) + logits.shape[-1:]}; got {where.shape}. "
+            "An array of a boolean per logit would be as large as the logits that are not stored. To leave out examples pass `mask`."
+        )
+    return jnp.broadcast_to(where.reshape(-1), logits.shape[-1:])
+
+
+def no_split_in_shard_map(logits, axis_name: AxisName) -> None:
+    """Check that a `LinearLogits` has no `split` where `axis_name` is given."""
+    if logits.split is not None:
+        raise ValueError(
+            f"`axis_name` {axis_name} says how the classes are split inside of `jax.shard_map`, and `split` outside of it; give one of them."
+        )
 
 
 def _no_labels(logits, axis) -> Array:
@@ -92,7 +105,7 @@ def _class_probabilities(value: ArrayLike, logits: Array, _) -> Array:
     return checks.class_probabilities(value, logits)
 
 
-def _temperature(value: Array | None, rows: tuple[int, ...]) -> Array | None:
+def temperature(value: Array | None, rows: tuple[int, ...]) -> Array | None:
     """Check for a scalar or one number per row, and return one number per row."""
     if value is None:
         return None

@@ -64,6 +64,12 @@ def temperature(value: ArrayLike | None) -> Array | None:
     return checks.floating("temperature", value)
 
 
+def js_weight(value: ArrayLike) -> Array:
+    """Check for a number between 0 and 1, or a scalar array that may be traced."""
+    hint = " At 0 and 1 the divergence is 0 for all logits; for its limits use softmax_kl_divergence."
+    return jnp.asarray(_scalar("weight", value, lambda number: 0 < number < 1, "between 0 and 1, both excluded", hint))
+
+
 def _scalar(name: str, value, allows: Callable[[float], bool], rule: str, hint: str = ""):
     """Check for a Python number that `allows` accepts, or a floating scalar array."""
     if isinstance(value, (bool, np.bool_)) or not (isinstance(value, numbers.Real) or hasattr(value, "dtype")):

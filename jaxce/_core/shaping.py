@@ -20,12 +20,12 @@ def shaped(logits, soft_cap, temperature, where, *, axis):
       axis: The class axis.
     """
     if soft_cap is not None:
-        capped = _capped(logits, _nan_unless_positive(soft_cap.astype(logits.dtype)))
+        capped = _capped(logits, nan_unless_positive(soft_cap.astype(logits.dtype)))
         logits = jnp.where(logits == -jnp.inf, -jnp.inf, capped)
     if temperature is not None:
         # The quotient of an infinite logit is not differentiated: its derivative would be NaN.
         is_finite = jnp.abs(logits) != jnp.inf
-        divisor = per_row(_nan_unless_positive(temperature.astype(logits.dtype)), axis)
+        divisor = per_row(nan_unless_positive(temperature.astype(logits.dtype)), axis)
         quotient = jnp.where(is_finite, logits, 0) / divisor
         logits = jnp.where(is_finite, quotient, logits)
     return logits if where is None else jnp.where(where, logits, -jnp.inf)
@@ -36,7 +36,7 @@ def counted_temperature(temperature, mask):
     return temperature if temperature is None or mask is None else jnp.where(mask, temperature, 1)
 
 
-def _nan_unless_positive(values):
+def nan_unless_positive(values):
     return jnp.where(values > 0, values, jnp.nan)
 
 

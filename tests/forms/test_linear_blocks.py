@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxce._blocks import choice, loops, sizes
+from jaxce._blocks import loops, plans, sizes
 from tests.support.covering import nightly_values
 from tests.support.linear import ALL_OR_NONE, check, differentiate
 from tests.support.linear_cases import TOKENS
@@ -108,5 +108,5 @@ def test_block_sizes(shape):
 def test_memory_of_a_narrow_gradient_is_free_for_buffers(monkeypatch, hidden, classifier, free_bytes):
     seen = []
     monkeypatch.setattr(sizes, "for_total_on_gpu", lambda *shape: seen.append(shape) or sizes.Blocks(5, 9))
-    choice.plans_of_gradients(None, jnp.zeros((5, 16), hidden), jnp.zeros((16, 9), classifier))
+    plans.plans_of_gradients(None, jnp.zeros((5, 16), hidden), jnp.zeros((16, 9), classifier))
     assert seen == [(5, 9, free_bytes)]

@@ -27,10 +27,12 @@ ARROWS = {
     "": ["keras", "short forms", "_keras_hook"],
     "keras": ["losses", "_keras_hook"],
     "short forms": ["losses"],
-    "losses": ["formulas", "_loss_sum"],
+    "losses": ["formulas", "_pairs", "_loss_sum"],
     "formulas": ["_stats", "_formula"],
     "_formula": ["_dense", "_lazy", "_linear_logits", "_logit_stats", "_loss_sum"],
-    "_loss_sum": ["_checks"],
+    "_pairs": ["_lazy_pairs", "_linear_logits", "_loss_sum"],
+    "_lazy_pairs": ["_blocks"],
+    "_loss_sum": ["_core"],
     "_stats": ["_dense", "_lazy", "_linear_logits", "_logit_stats"],
     "_logit_stats": ["_core"],
     "_dense": ["_core"],
@@ -45,12 +47,13 @@ ARROWS = {
 }
 PARTS = {
     "_softmax": "losses",
+    "_divergence": "losses",
     "_sigmoid": "losses",
     "_row_loss": "losses",
     "_cross_entropy": "formulas",
     "_linear": "short forms",
 }
-MAY_RAISE = {"_checks", "_blocks.choice", "_keras_hook", "keras"}
+MAY_RAISE = {"_checks", "_blocks.choice", "_blocks.plans", "_keras_hook", "keras"}
 LAZY_KERAS = {
     "import typing as _typing",
     "from jaxce import _keras_hook",

@@ -25,6 +25,11 @@ SIGNATURES = {
     "z_loss=0.0, soft_cap=None, temperature=None, axis_name=None)",
     "loss_sum": "(logits, labels, loss, per_row=(), *, axis=-1, where=None, mask=None, weights=None, has_aux=False, class_weights=None, "
     "soft_cap=None, temperature=None, axis_name=None)",
+    "softmax_kl_divergence": "(target_logits, logits, *, axis=-1, where=None, mask=None, temperature=None, axis_name=None)",
+    "softmax_kl_divergence_sum": "(target_logits, logits, *, axis=-1, where=None, mask=None, weights=None, temperature=None, axis_name=None)",
+    "softmax_js_divergence": "(target_logits, logits, *, weight=0.5, axis=-1, where=None, mask=None, temperature=None, axis_name=None)",
+    "softmax_js_divergence_sum": "(target_logits, logits, *, weight=0.5, axis=-1, where=None, mask=None, weights=None, temperature=None, "
+    "axis_name=None)",
     "sigmoid_binary_cross_entropy": "(logits, labels, *, mask=None, label_smoothing=0.0, pos_weight=None)",
     "sigmoid_binary_cross_entropy_sum": "(logits, labels, *, mask=None, weights=None, label_smoothing=0.0, pos_weight=None)",
     "logit_stats": "(logits, labels=None, *, axis=-1, where=None, mask=None, class_weights=None, soft_cap=None, temperature=None, axis_name=None)",
