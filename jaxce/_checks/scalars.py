@@ -36,13 +36,13 @@ def static_axis(value) -> ClassAxis:
 
 def label_smoothing(value: ArrayLike) -> Array | None:
     """Check for a number in [0, 1], or a scalar array that may be traced. Return None for the number 0, so that the option costs nothing."""
-    value = _scalar("label_smoothing", value, lambda number: 0 <= number <= 1, "from 0 to 1")
+    value = scalar("label_smoothing", value, lambda number: 0 <= number <= 1, "from 0 to 1")
     return None if _is_zero(value) else jnp.asarray(value)
 
 
 def z_loss(value: ArrayLike) -> Array | None:
     """Check for a non-negative number, or a scalar array that may be traced. Return None for the number 0, so that the option costs nothing."""
-    value = _scalar("z_loss", value, lambda number: number >= 0, "finite and not negative")
+    value = scalar("z_loss", value, lambda number: number >= 0, "finite and not negative")
     return None if _is_zero(value) else jnp.asarray(value)
 
 
@@ -51,7 +51,7 @@ def soft_cap(value: ArrayLike | None) -> Array | None:
     if value is None:
         return None
     return jnp.asarray(
-        _scalar("soft_cap", value, lambda number: number > 0, "positive and finite", " For no cap pass None.")
+        scalar("soft_cap", value, lambda number: number > 0, "positive and finite", " For no cap pass None.")
     )
 
 
@@ -60,17 +60,17 @@ def temperature(value: ArrayLike | None) -> Array | None:
     if value is None:
         return None
     if np.ndim(value) == 0:
-        return jnp.asarray(_scalar("temperature", value, lambda number: number > 0, "positive and finite"))
+        return jnp.asarray(scalar("temperature", value, lambda number: number > 0, "positive and finite"))
     return checks.floating("temperature", value)
 
 
 def js_weight(value: ArrayLike) -> Array:
     """Check for a number between 0 and 1, or a scalar array that may be traced."""
     hint = " At 0 and 1 the divergence is 0 for all logits; for its limits use softmax_kl_divergence."
-    return jnp.asarray(_scalar("weight", value, lambda number: 0 < number < 1, "between 0 and 1, both excluded", hint))
+    return jnp.asarray(scalar("weight", value, lambda number: 0 < number < 1, "between 0 and 1, both excluded", hint))
 
 
-def _scalar(name: str, value, allows: Callable[[float], bool], rule: str, hint: str = ""):
+def scalar(name: str, value, allows: Callable[[float], bool], rule: str, hint: str = ""):
     """Check for a Python number that `allows` accepts, or a floating scalar array."""
     if isinstance(value, (bool, np.bool_)) or not (isinstance(value, numbers.Real) or hasattr(value, "dtype")):
         raise TypeError(f"`{name}` must be a number; got {_show(value)}.")

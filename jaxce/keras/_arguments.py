@@ -1,15 +1,19 @@
 """The checks of `jaxce.keras`. Like Keras, they accept lists, labels of any dtype and a class axis of size 1, and nothing beyond that."""
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from jaxce import _checks as checks
-from jaxce._jax.axes import row_shape
-from jaxce._types import Array, NestedArrayLike
+from jaxce._checks import scalars
+from jaxce._jax.axes import per_class, row_shape
+from jaxce._types import Array, ArrayLike, NestedArrayLike
+
+# Keras's default `backend.epsilon()`: the bound to which probabilities are clipped.
+EPSILON = 1e-7
 
 
 def array(name: str, value: NestedArrayLike) -> Array:
@@ -30,6 +34,25 @@ def static_bool(name: str, value: object) -> bool:
     raise TypeError(f"`{name}` must be True or False, not traced; got {shown}.")
 
 
+def number(name: str, value: ArrayLike, allows: Callable[[float], bool], rule: str) -> Array:
+    """Check for a Python number that `allows` accepts, or a scalar array that may be traced."""
+    return jnp.asarray(scalars.scalar(name, value, allows, rule))
+
+
+def number_per_class(name: str, value: NestedArrayLike) -> Array:
+    """Check for a number that is not negative, or for an array. `along_classes` checks its shape."""
+    if isinstance(value, Sequence) or getattr(value, "ndim", 0):
+        return checks.weights(name, array(name, value))
+    return number(name, value, lambda number: number >= 0, "finite and not negative")
+
+
+def along_classes(name: str, value: Array, of: Array, axis: int) -> Array:
+    """Check for a scalar or one number per class, and return an array that broadcasts against `of`."""
+    if value.ndim == 0:
+        return value
+    return per_class(checks.per_class(value, (of.shape[axis],), name), axis, of.ndim)
+
+
 def predictions(name: str, value: Array, axis: int, *, may_be_empty: bool = False) -> tuple[Array, int]:
     """Return the checked predictions, and one of their axes as a non-negative index."""
     value = checks.floating(name, value)
@@ -45,13 +68,21 @@ def same_shape(name: str, value: Array, of: Array, of_name: str) -> Array:
     return value
 
 
-def class_indices(name: str, value: Array, of: Array, of_name: str, axis: int) -> Array:
-    """Return one class index per row from labels of any dtype. A class axis of size 1 is dropped."""
+def class_indices(
+    name: str,
+    value: Array,
+    of: Array,
+    of_name: str,
+    axis: int,
+    *,
+    one_hot: str = "For one-hot labels use categorical_crossentropy.",
+) -> Array:
+    """Return one class index per row from labels of any dtype. A class axis of size 1 is dropped. `one_hot` ends the message for one-hot labels."""
     rows = row_shape(of.shape, axis)
     if value.ndim == of.ndim and row_shape(value.shape, axis) == rows and value.shape[axis] == 1:
         value = jnp.squeeze(value, axis)
     if value.shape != rows:
-        hint = " For one-hot labels use categorical_crossentropy." if value.shape == of.shape else ""
+        hint = f" {one_hot}" if value.shape == of.shape else ""
         raise ValueError(
             f"`{name}` must have the shape of `{of_name}` without axis {axis}, {rows}; got {value.shape}.{hint}"
         )

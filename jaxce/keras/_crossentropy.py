@@ -21,8 +21,6 @@ from jaxce._stats import dense_stats
 from jaxce._types import Array, working_dtype
 from jaxce.keras import _arguments as arguments
 
-_EPSILON = 1e-7
-
 
 @functools.partial(jax.jit, static_argnames=("from_logits", "axis", "names"))
 def categorical(target, output, label_smoothing, *, from_logits: bool, axis: int, names: tuple[str, str]) -> Array:
@@ -114,6 +112,6 @@ def _clip(p, dtype):
 
 def _bounds(dtype):
     """Return the clip bounds, rounded to the dtype of the predictions as Keras does: in float16, 1 - 1e-7 is 1."""
-    epsilon = jnp.asarray(_EPSILON, dtype)
+    epsilon = jnp.asarray(arguments.EPSILON, dtype)
     wide = working_dtype(epsilon)
     return epsilon.astype(wide), (1 - epsilon).astype(wide)

@@ -1,6 +1,7 @@
 """The checks of the constructor arguments of a loss object. They create no array, so a loss can be created before JAX chooses its devices."""
 
 import contextlib
+import math
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +47,29 @@ def _compute_dtype(value):
     return jnp.dtype(value.removeprefix("mixed_") if isinstance(value, str) else value)
 
 
-def _label_smoothing(option, value):
+def share(option: str, value: Any) -> Any:
+    """Return a number from 0 to 1 as a Python value. A traced value is checked when the loss is called."""
+    return _number(option, value, lambda number: 0 <= number <= 1, "from 0 to 1")
+
+
+def _not_negative(option, value):
+    return _number(option, value, lambda number: 0 <= number < math.inf, "finite and not negative")
+
+
+def _exponent(option, value):
+    return _number(option, value, lambda number: 0 < number < 1, "above 0 and below 1")
+
+
+def _class_weights(option, value):
+    """Return a number, or a list of numbers, which a saved model can store."""
+    if isinstance(value, Tracer):
+        return value
+    if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1:
+        return [_not_negative(option, each) for each in value]
+    return _not_negative(option, value)
+
+
+def _number(option, value, allows, rule):
     if isinstance(value, Tracer):
         return value  # checked when the loss is called
     if getattr(value, "shape", None) == ():
@@ -54,8 +77,8 @@ def _label_smoothing(option, value):
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"`{option}` must be a number; got {value!r}.")
     number = float(value)
-    if not 0 <= number <= 1:
-        raise ValueError(f"`{option}` must be from 0 to 1; got {number}.")
+    if not allows(number):
+        raise ValueError(f"`{option}` must be {rule}; got {number}.")
     return number
 
 
@@ -65,7 +88,11 @@ def _ignore_class(option, value):
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "from_logits": arguments.static_bool,
-    "label_smoothing": _label_smoothing,
+    "label_smoothing": share,
     "axis": scalars.static_int,
     "ignore_class": _ignore_class,
+    "apply_class_balancing": arguments.static_bool,
+    "alpha": _class_weights,
+    "gamma": _not_negative,
+    "q": _exponent,
 }

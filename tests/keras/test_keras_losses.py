@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from jaxce.keras import backend, losses, metrics
+from tests.support import covering
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -172,13 +173,22 @@ BAD_OPTIONS = {
     "label_smoothing by a name": ("sum", TypeError, "`label_smoothing` must be a number; got 'sum'"),
     "label_smoothing by a boolean": (True, TypeError, "`label_smoothing` must be a number; got True"),
     "ignore_class": (1.5, TypeError, "`ignore_class` must be a Python integer, not traced; got 1.5"),
+    "apply_class_balancing": ("yes", TypeError, "`apply_class_balancing` must be True or False, not traced; got 'yes'"),
+    "alpha": (-1, ValueError, "`alpha` must be (from 0 to 1|finite and not negative); got -1.0"),
+    "alpha by a name": ("sum", TypeError, "`alpha` must be a number; got 'sum'"),
+    "alpha per class": ([0.5, -1], (TypeError, ValueError), "`alpha` must be (a number|finite and not negative); got "),
+    "gamma": (-0.5, ValueError, "`gamma` must be finite and not negative; got -0.5"),
+    "gamma that is infinite": (float("inf"), ValueError, "`gamma` must be finite and not negative; got inf"),
+    "gamma that is none": (None, TypeError, "`gamma` must be a number; got None"),
+    "q": (1, ValueError, "`q` must be above 0 and below 1; got 1.0"),
+    "q by a name": ("sum", TypeError, "`q` must be a number; got 'sum'"),
     "ignore_class by a name": ("sum", TypeError, "`ignore_class` must be a Python integer, not traced; got 'sum'"),
 }
 
 
 BAD_CONSTRUCTIONS = [
     (name, case)
-    for name in NAMES
+    for name in [name for name in losses.__all__ if not name.islower()]
     for case in BAD_OPTIONS
     if case.partition(" ")[0] in inspect.signature(getattr(losses, name)).parameters
 ]
@@ -293,6 +303,55 @@ def test_trains_a_compiled_model_like_keras_with_sample_weights(name, form, rng)
     ours, theirs = history(losses), history(keras.losses)
     assert ours[-1] < ours[0]
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+OTHERS = [
+    "BinaryFocalCrossentropy",
+    "CategoricalFocalCrossentropy",
+    "CategoricalGeneralizedCrossEntropy",
+    "KLDivergence",
+]
+
+
+@pytest.mark.parametrize("name", [OTHERS[0], *covering.nightly_values(*OTHERS[1:])])
+@pytest.mark.parametrize("masked", [True, *covering.nightly_values(False)])
+def test_loss_of_probabilities_trains_a_masked_model_like_keras(name, masked, rng):
+    """The tokens of id 0 are masked by the layer, so they take no part in the loss."""
+    tokens, weights = rng.integers(1, 6, (32, T)), rng.uniform(size=(32, T)).astype(np.float32)
+    tokens[::3, 1:] = 0
+    y = _softmax(rng, 32, T, C)
+    labels = y.argmax(-1) if name == "CategoricalGeneralizedCrossEntropy" else y
+
+    def history(module):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Embedding(6, 8, mask_zero=masked), keras.layers.Dense(C, "softmax")]
+        model = keras.Sequential(layers)
+        model.compile(optimizer="sgd", loss=getattr(module, name)())
+        fit = model.fit(tokens, labels, sample_weight=weights, epochs=3, batch_size=16, shuffle=False, verbose=0)
+        return fit.history["loss"]
+
+    np.testing.assert_allclose(history(losses), history(keras.losses), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_defaults_and_config_are_those_of_keras(name):
+    theirs = getattr(keras.losses, name)
+    ours = getattr(losses, name)
+    assert {n: p.default for n, p in inspect.signature(ours).parameters.items()} == {
+        n: p.default for n, p in inspect.signature(theirs).parameters.items()
+    }
+    assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters)
+    assert ours().get_config() == theirs().get_config()
+
+
+@pytest.mark.parametrize("name", [name for name in losses.__all__ if name.islower()])
+def test_function_has_the_arguments_of_keras(name):
+    ours, theirs = (inspect.signature(getattr(module, name)).parameters for module in (losses, keras.losses))
+    positions = list(theirs)
+    if name == "sparse_categorical_crossentropy":  # `tf.keras` has `axis` before `ignore_class`, which came later
+        positions = ["y_true", "y_pred", "from_logits", "axis", "ignore_class"]
+    assert list(ours) == positions
+    assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()}
 
 
 def test_is_a_keras_loss_once_keras_is_in_use():
