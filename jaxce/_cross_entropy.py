@@ -37,7 +37,7 @@ def losses(arguments: Arguments, options: Options, *, axis, axis_name, labels: L
     def of_arguments(arguments: Arguments, options: Options):
         arguments, label_weight = dense.weigh_labels(arguments, axis, axis_name)
         stats = statistics(*arguments, axis=axis, axis_name=axis_name)
-        has_integer_labels = arguments.labels.ndim < arguments.logits.ndim
+        has_integer_labels = dense.has_integer_labels(arguments)
         return _of_rows(has_integer_labels, stats, label_weight, arguments.mask, options)
 
     return keep_statistics(of_arguments)(arguments, options)

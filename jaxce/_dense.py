@@ -7,6 +7,7 @@ from jaxce._checks import rows as row_checks
 from jaxce._checks import shards as sharded_checks
 from jaxce._checks.rows import Arguments, Labels
 from jaxce._core.labels import first_local_class, local_indices, weight_of_label
+from jaxce._core.top_labels import weighted_top_labels
 from jaxce._jax.axes import joined_axes, per_class, per_row
 from jaxce._jax.mesh import psum_over, varying_like
 from jaxce._types import working_dtype
@@ -15,7 +16,7 @@ from jaxce._types import working_dtype
 def arguments_of(arguments: Arguments, axis, axis_name, labels: Labels) -> tuple[Arguments, int]:
     """Check the arguments of dense logits. Return them with one class axis, integer labels counted from the first local class, and this axis."""
     arguments = arguments._replace(logits=checks.logits(arguments.logits))
-    arguments, axis = row_checks.checked(arguments, axis, labels)
+    arguments, axis = row_checks.checked(arguments, axis, labels, axis_name)
     if axis_name is not None:
         sharded_checks.split_classes("logits", arguments.logits, axis_name, axis)
     if isinstance(axis, tuple):
@@ -28,6 +29,10 @@ def arguments_of(arguments: Arguments, axis, axis_name, labels: Labels) -> tuple
     if arguments.labels.ndim < logits.ndim:
         own_labels = local_indices(arguments.labels, num_classes, axis_name)
         arguments = arguments._replace(logits=varying_like(logits, own_labels), labels=own_labels)
+    if arguments.top_labels is not None:
+        top = arguments.top_labels
+        top = top._replace(indices=local_indices(top.indices, num_classes, axis_name))
+        arguments = arguments._replace(top_labels=top)
     return arguments, axis
 
 
@@ -44,11 +49,20 @@ def _with_one_class_axis(arguments: Arguments, axis: tuple[int, ...]) -> tuple[A
     return arguments._replace(logits=logits, labels=labels, where=where, class_weights=weights), logits.ndim - 1
 
 
+def has_integer_labels(arguments: Arguments) -> bool:
+    """Return whether the labels are one class index per row, not class probabilities."""
+    return arguments.labels.ndim < arguments.logits.ndim and arguments.top_labels is None
+
+
 def weigh_labels(arguments: Arguments, axis: int, axis_name):
     """Return the arguments with class probabilities multiplied by the class weights, and the class weight of each integer label, or None."""
     logits, labels, mask, class_weights = arguments.logits, arguments.labels, arguments.mask, arguments.class_weights
     if class_weights is None:
         return arguments, None
+    if arguments.top_labels is not None:
+        return arguments._replace(
+            top_labels=weighted_top_labels(arguments.top_labels, class_weights, mask, axis_name)
+        ), None
     if labels.ndim < logits.ndim:
         return arguments, psum_over(axis_name, weight_of_label(class_weights, labels, mask))
     # A NaN label of a masked example must not reach the gradient with respect to the class weights.

@@ -139,9 +139,9 @@ def _rows_of_layer(layer, dtype):
 
 
 def _rows_of_dense(arguments: Arguments, axis):
-    logits, labels = arguments.logits, arguments.labels
+    logits = arguments.logits
     shape, num_classes = row_shape(logits.shape, axis), logits.shape[axis]
-    has_integers, dtype = labels.ndim < logits.ndim, working_dtype(logits)
+    has_integers, dtype = dense.has_integer_labels(arguments), working_dtype(logits)
     return _Rows(shape, num_classes, dtype, has_integers, arguments.mask, arguments.class_weights)
 
 

@@ -21,6 +21,7 @@ from jaxce._checks.rows import Arguments, Labels
 from jaxce._core import of_counted_rows
 from jaxce._core.definition import Statistics
 from jaxce._core.labels import weight_of_label
+from jaxce._core.top_labels import weighted_top_labels
 from jaxce._jax.mesh import AxisName, cotangent_share, psum_over, varying_like
 from jaxce._jax.rules import keep_statistics, partial_jvp, with_definition, with_jvp
 
@@ -46,7 +47,7 @@ def layer_of(arguments: Arguments, axis, axis_name, labels: Labels) -> tuple[Lay
     """Return the checked layer of the `LinearLogits` in the arguments, and how to compute its statistics."""
     logits = arguments.logits
     axis = row_checks.last_axis(axis, logits)
-    arguments, _ = row_checks.checked(arguments, axis, labels)
+    arguments, _ = row_checks.checked(arguments, axis, labels, axis_name)
     arguments = row_checks.of_linear_logits(arguments, axis_name)
     class_weights = arguments.class_weights
     layer = Layer(
@@ -59,6 +60,7 @@ def layer_of(arguments: Arguments, axis, axis_name, labels: Labels) -> tuple[Lay
         class_weights=None if class_weights is None else class_weights.astype(logits.dtype),
         soft_cap=logits.soft_cap if arguments.soft_cap is None else arguments.soft_cap,
         temperature=arguments.temperature,
+        top_labels=arguments.top_labels,
     )
     return layer, How(axis_name, logits.split, logits.implementation)
 
@@ -76,6 +78,7 @@ def losses(function: Callable[..., Any], layer: Layer, options, how: How):
     """Return `function(stats, label_weight, mask, options)`, the loss of each token, with labels weighted by the class weights."""
 
     def on_device(layer, inputs: Inputs, axis_name):
+        layer = _with_weighted_top_labels(layer, axis_name)
         # The statistics of a masked token may be infinite, if its label became class 0.
         stats = of_counted_rows(_statistics(layer, axis_name, how.implementation), layer.mask)
         return function(stats, _label_weight(layer, axis_name), layer.mask, inputs.bound)
@@ -87,6 +90,7 @@ def total(formula: Formula, *, layer: Layer, inputs: Inputs, how: How):
     """Return the sum of the losses of all tokens that count, and the sums of their metrics."""
 
     def on_device(layer, inputs: Inputs, axis_name):
+        layer = _with_weighted_top_labels(layer, axis_name)
         inputs = with_row(inputs, _label_weight(layer, axis_name) if formula.weighs_labels else None)
         inputs = varying_like(inputs, (layer, inputs), but=axis_name or ())
         return _total(formula, axis_name, how.implementation, layer, inputs)
@@ -98,6 +102,14 @@ def total(formula: Formula, *, layer: Layer, inputs: Inputs, how: How):
 def _with_weighted_labels(layer: Layer) -> Layer:
     """Return the layer whose class probabilities are multiplied by the class weights."""
     return layer if has_integer_labels(layer) else layer._replace(label_weights=layer.class_weights)
+
+
+def _with_weighted_top_labels(layer: Layer, axis_name: AxisName) -> Layer:
+    """Return the layer whose likeliest labels are multiplied by their weights, which then stand in the layer no more."""
+    if layer.top_labels is None or layer.label_weights is None:
+        return layer
+    top_labels = weighted_top_labels(layer.top_labels, layer.label_weights, layer.mask, axis_name)
+    return layer._replace(top_labels=top_labels, label_weights=None)
 
 
 def _label_weight(layer: Layer, axis_name: AxisName):
@@ -128,7 +140,8 @@ def _total(formula: Formula, axis_name: AxisName, implementation: Implementation
         return jax.tree.map(jnp.sum, keep_statistics(of_tokens)(layer, inputs))
 
     def jvp(args, dots):
-        if dots[0].labels is not None:  # a gradient as large as the logits, which no sum can share
+        # The gradient of class probabilities is as large as the logits: no sum can share it.
+        if jax.tree.leaves((dots[0].labels, dots[0].top_labels)):
             return partial_jvp(plain, args, dots)
         (value, metrics), gradients = _with_gradients(formula, plain, axis_name, implementation, args, dots)
         of_layer, of_inputs = (
@@ -164,7 +177,7 @@ def _with_gradients(formula: Formula, plain, axis_name: AxisName, implementation
     loss = Loss(formula.function, formula.used, of_hidden, of_classifier, of_inputs, formula.metrics, axis_name)
 
     def by_definition(layer, inputs):
-        constants = {name: getattr(layer, name) for name in ("labels", "where", "mask", "first_class")}
+        constants = {name: getattr(layer, name) for name in ("labels", "where", "mask", "first_class", "top_labels")}
         arrays = layer._replace(**dict.fromkeys(constants)), selected(inputs, of_inputs)
         of_arrays = functools.partial(_of_arrays, plain, constants, inputs)
         value, pull, metrics = jax.vjp(of_arrays, *arrays, has_aux=True)

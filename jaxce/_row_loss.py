@@ -26,6 +26,7 @@ def loss_sum(
     weights: ArrayLike | None = None,
     has_aux: bool = False,
     class_weights: ArrayLike | None = None,
+    label_probabilities: ArrayLike | None = None,
     soft_cap: ArrayLike | None = None,
     temperature: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
@@ -56,6 +57,9 @@ def loss_sum(
       has_aux: Whether `loss` returns `(loss, metrics)`, where `metrics` is a dict of scalars.
       class_weights: `[num_classes]`, real. The weight of each class in `stats.smooth_nll`; `stats.nll` is not weighted. To weight it, pass
         `class_weights[labels]` in `per_row`.
+      label_probabilities: `[..., k]`, real, with integer labels `[..., k]`: the probabilities of these classes, as those of the likeliest classes of
+        a teacher. The same class may come twice: its probabilities add up. Mass that is left out of 1 takes no part. A label that is no class
+        gives NaN, unless its probability is 0. No array of all classes is made.
       soft_cap: Scalar, positive: a logit :math:`z` becomes :math:`c \tanh(z / c)`. None for no cap.
       temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap.
       axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. If rows are split, use `LossSum.psum`.
@@ -84,9 +88,8 @@ def loss_sum(
     References:
       Gradients in the forward pass: Hsu et al., Liger kernel, 2024.
     """
-    arguments = Arguments(
-        logits, labels, where, mask, class_weights, scalars.soft_cap(soft_cap), scalars.temperature(temperature)
-    )
+    options = scalars.soft_cap(soft_cap), scalars.temperature(temperature)
+    arguments = Arguments(logits, labels, where, mask, class_weights, *options, top_labels=label_probabilities)
     has_aux = formula_checks.has_aux(has_aux)
     static = scalars.static_axis(axis), sharded_checks.axis_name(axis_name)
     total, metrics = formula.sum_of_rows(loss, arguments, per_row, weights, "optional", *static, has_aux=has_aux)

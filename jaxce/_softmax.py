@@ -88,6 +88,7 @@ def softmax_cross_entropy_with_integer_labels(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
+    label_probabilities: ArrayLike | None = None,
     soft_cap: ArrayLike | None = None,
     temperature: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
@@ -110,6 +111,9 @@ def softmax_cross_entropy_with_integer_labels(
       label_smoothing: Scalar in [0, 1]: :math:`s`, the share of the label spread evenly over the :math:`K` classes that take part.
       class_weights: `[num_classes]`, real: :math:`w`, ones by default.
       z_loss: Scalar, not negative: :math:`\zeta`. Keeps :math:`\log Z` near 0.
+      label_probabilities: `[..., k]`, real, with integer labels `[..., k]`: the probabilities of these classes, as those of the likeliest classes of
+        a teacher. The same class may come twice: its probabilities add up. Mass that is left out of 1 takes no part. A label that is no class
+        gives NaN, unless its probability is 0. No array of all classes is made.
       soft_cap: Scalar, positive: a logit :math:`x` becomes :math:`z = c \tanh(x / c)`. None for no cap.
       temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap. An array that is not
         positive gives NaN.
@@ -138,7 +142,7 @@ def softmax_cross_entropy_with_integer_labels(
       As for `softmax_cross_entropy`.
     """
     cap, divisor = scalars.soft_cap(soft_cap), scalars.temperature(temperature)
-    arguments = Arguments(logits, labels, where, mask, class_weights, cap, divisor)
+    arguments = Arguments(logits, labels, where, mask, class_weights, cap, divisor, top_labels=label_probabilities)
     options = Options(scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss))
     static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
     return cross_entropy.losses(arguments, options, labels="integer", **static)
@@ -155,6 +159,7 @@ def softmax_cross_entropy_sum(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
+    label_probabilities: ArrayLike | None = None,
     soft_cap: ArrayLike | None = None,
     temperature: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
@@ -174,6 +179,9 @@ def softmax_cross_entropy_sum(
       label_smoothing: Scalar in [0, 1].
       class_weights: `[num_classes]`, real.
       z_loss: Scalar, not negative.
+      label_probabilities: `[..., k]`, real, with integer labels `[..., k]`: the probabilities of these classes, as those of the likeliest classes of
+        a teacher. The same class may come twice: its probabilities add up. Mass that is left out of 1 takes no part. A label that is no class
+        gives NaN, unless its probability is 0. No array of all classes is made.
       soft_cap: Scalar, positive; None for no cap.
       temperature: Scalar or `[...]`, positive; None for 1.
       axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. If examples are split, use `LossSum.psum`.
@@ -201,7 +209,7 @@ def softmax_cross_entropy_sum(
       As for `softmax_cross_entropy`. Gradients in the forward pass: Hsu et al., Liger kernel, 2024.
     """
     cap, divisor = scalars.soft_cap(soft_cap), scalars.temperature(temperature)
-    arguments = Arguments(logits, labels, where, mask, class_weights, cap, divisor)
+    arguments = Arguments(logits, labels, where, mask, class_weights, cap, divisor, top_labels=label_probabilities)
     options = Options(scalars.label_smoothing(label_smoothing), scalars.z_loss(z_loss))
     static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
     return cross_entropy.loss_sum(arguments, options, weights, **static)

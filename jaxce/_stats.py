@@ -27,6 +27,7 @@ def logit_stats(
     where: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     class_weights: ArrayLike | None = None,
+    label_probabilities: ArrayLike | None = None,
     soft_cap: ArrayLike | None = None,
     temperature: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
@@ -46,6 +47,9 @@ def logit_stats(
       mask: `[...]`, boolean. True for the rows that count. A masked row has the statistics of a row of one certain class, and gradient 0, whatever
         its logits and label hold: its `nll`, `entropy` and `log_z` are 0, and it is `correct` with a `confidence` of 1.
       class_weights: `[num_classes]`, real. The weight of each class in `smooth_nll`; `nll` is not weighted.
+      label_probabilities: `[..., k]`, real, with integer labels `[..., k]`: the probabilities of these classes, as those of the likeliest classes of
+        a teacher. The same class may come twice: its probabilities add up. Mass that is left out of 1 takes no part. A label that is no class
+        gives NaN, unless its probability is 0. No array of all classes is made.
       soft_cap: Scalar, positive: a logit :math:`z` becomes :math:`c \tanh(z / c)`. None for no cap.
       temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap. An array that is not
         positive gives NaN.
@@ -71,8 +75,9 @@ def logit_stats(
       Blanchard, Higham and Higham, Accurately computing the log-sum-exp and softmax functions, IMA J. Numer. Anal. 41 (2021).
     """
     options = scalars.soft_cap(soft_cap), scalars.temperature(temperature)
+    arguments = Arguments(logits, labels, where, mask, class_weights, *options, top_labels=label_probabilities)
     static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
-    return _logit_stats(Arguments(logits, labels, where, mask, class_weights, *options), **static)
+    return _logit_stats(arguments, **static)
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "axis_name"))
@@ -92,5 +97,5 @@ def _logit_stats(arguments: Arguments, *, axis, axis_name):
 def dense_stats(arguments: Arguments, *, axis: int, axis_name: AxisName = None, has_labels: bool = True) -> LogitStats:
     """Return `logit_stats` of checked arguments with local labels. A row whose `mask` is false has finite statistics."""
     logits, stats = arguments.logits, statistics(*arguments, axis=axis, axis_name=axis_name)
-    integer_labels = arguments.labels.ndim < logits.ndim if has_labels else None
+    integer_labels = dense.has_integer_labels(arguments) if has_labels else None
     return of_statistics(stats, logits.shape[axis] * axis_size(axis_name), integer_labels=integer_labels)

@@ -78,6 +78,7 @@ def value_with_gradients(loss: Loss, implementation: Implementation, definition)
             labels=None,
             where=None,
             mask=None,
+            top_labels=None,
         )
         of_sums, of_wanted = ((), dict.fromkeys(loss.metrics, ())), _selected_letters(of_inputs, loss.of_inputs)
         work = functools.partial(_sum_of_device, loss, implementation)
@@ -147,7 +148,9 @@ def _transpose_in_blocks(implementation, moving: Layer, cotangents: dict, layer:
     work = functools.partial(_transpose_of_device, implementation, moving)
     of_layer, of_stats = letters(layer), _letters_of_statistics(layer)
     of_cotangents = dict.fromkeys(cotangents, of_stats.label_nll)
-    out_dims = Layer(*(axes if is_one else None for axes, is_one in zip(of_layer, moving, strict=True)))
+    tree = jax.tree.structure(layer)
+    pairs = zip(tree.flatten_up_to(of_layer), tree.flatten_up_to(moving), strict=True)
+    out_dims = tree.unflatten([axes if is_one else None for axes, is_one in pairs])
     dims = of_layer, _OF_COLUMNS, of_stats, of_cotangents
     return _partitioned(work, (layer, columns, stats, cotangents), dims, out_dims)
 
@@ -176,8 +179,9 @@ def _linear_transpose(tangent, moving, cotangents: dict, layer: Layer, *others) 
         return {name: getattr(tangents, name) for name in cotangents}
 
     (dtype,) = {ct.dtype for ct in cotangents.values()}
-    arrays = zip(layer, moving, strict=True)
-    dots = Layer(*(jax.ShapeDtypeStruct(x.shape, dtype) if is_one else None for x, is_one in arrays))
+    leaves, tree = jax.tree.flatten(layer)
+    arrays = zip(leaves, tree.flatten_up_to(moving), strict=True)
+    dots = tree.unflatten([jax.ShapeDtypeStruct(x.shape, dtype) if is_one else None for x, is_one in arrays])
     return jax.linear_transpose(of_dots, dots)(cotangents)[0]
 
 
@@ -233,4 +237,5 @@ def _reduced(gradients: Layer, layer: Layer, layout: Layout) -> Layer:
             total = lax.psum_scatter(total, scattered, scatter_dimension=0, tiled=True)
         return total.astype(gradient.dtype)
 
-    return Layer(*map(reduced, gradients, layer, letters(layer)))
+    leaves, tree = jax.tree.flatten(layer)
+    return tree.unflatten(list(map(reduced, tree.flatten_up_to(gradients), leaves, tree.flatten_up_to(letters(layer)))))

@@ -29,7 +29,7 @@ from jaxce._core.merge import merge, merge_devices
 from jaxce._jax.mesh import AxisName, is_explicit, psum_over, varying_like
 from jaxce._jax.rules import choose, linear, partial_jvp, with_rule
 
-OF_TOKENS = ("hidden", "labels", "mask", "temperature")  # the fields of a layer with one row per token
+OF_TOKENS = ("hidden", "labels", "mask", "temperature", "top_labels")  # the fields of a layer with one row per token
 
 
 @functools.cache
@@ -101,16 +101,14 @@ def token_rows(layer: Layer) -> dict:
 def flat_layer(layer: Layer, ndim: int | None = None) -> Layer:
     """Return the layer with its tokens on one axis. `ndim` is the number of axes of the tokens, if the layer has no `hidden`."""
     ndim = layer.hidden.ndim - 1 if ndim is None else ndim
-    rows = {name: None if x is None else x.reshape(-1, *x.shape[ndim:]) for name, x in token_rows(layer).items()}
-    return layer._replace(**rows)
+    return layer._replace(**jax.tree.map(lambda x: x.reshape(-1, *x.shape[ndim:]), token_rows(layer)))
 
 
 def shaped_like(gradients: Layer, layer: Layer) -> Layer:
     """Return the gradients with respect to a `flat_layer` in the shapes of the layer."""
-    rows = token_rows(gradients).items()
-    return gradients._replace(
-        **{name: None if x is None else x.reshape(getattr(layer, name).shape) for name, x in rows}
-    )
+    rows, tree = jax.tree.flatten(token_rows(layer))
+    pairs = zip(tree.flatten_up_to(token_rows(gradients)), rows, strict=True)
+    return gradients._replace(**tree.unflatten([None if g is None else g.reshape(x.shape) for g, x in pairs]))
 
 
 def statistics_of_tokens(layer: Layer, size_of_block: int | None):
@@ -122,7 +120,8 @@ def statistics_of_tokens(layer: Layer, size_of_block: int | None):
         block = block_of(part)
         z, labels = shaped_logits(block), weighted_labels(block)
         arguments = z, labels, None, None, part.class_weights
-        return core.statistics(*arguments, first_class=part.first_class, axis=z.ndim - 1), block.raw
+        options = {"first_class": part.first_class, "top_labels": block.top_labels}
+        return core.statistics(*arguments, **options, axis=z.ndim - 1), block.raw
 
     if loops.has_all(size_of_block, num_classes):
         return of_classes(0, num_classes)
@@ -143,10 +142,11 @@ def block_jvp(block: Block, stats: Statistics, dots: Block) -> Statistics:
     """Return the contribution of a block of classes to the tangents of the statistics of its rows."""
     of_logits = Block(dots.raw, None, soft_cap=dots.soft_cap, temperature=dots.temperature)
     of_labels = Block(None, dots.labels, label_weights=dots.label_weights)
+    top_labels, block = block.top_labels, block._replace(top_labels=None)
     z, z_dot = _with_tangent(shaped_logits, block, of_logits)
     labels, labels_dot = _with_tangent(weighted_labels, block, of_labels)
-    rows = core.Rows(z, labels, block.class_weights, core.Source(z), block.first_class)
-    rows_dots = core.Rows(z_dot, labels_dot, dots.class_weights, None)
+    rows = core.Rows(z, labels, block.class_weights, core.Source(z), block.first_class, top_labels)
+    rows_dots = core.Rows(z_dot, labels_dot, dots.class_weights, None, top_labels=dots.top_labels)
     return core.statistics_jvp(rows, stats, rows_dots, axis=z.ndim - 1)
 
 

@@ -81,8 +81,14 @@ def some_classes(layer, start, size: int):
         labels = cut(labels)
     elif labels is not None and not (isinstance(start, int) and start == 0):
         labels = labels - jnp.asarray(start).astype(labels.dtype)
+    top_labels = layer.top_labels
+    if top_labels is not None and top_labels.indices is not None and not (isinstance(start, int) and start == 0):
+        indices = top_labels.indices - jnp.asarray(start).astype(top_labels.indices.dtype)
+        top_labels = top_labels._replace(indices=indices)
     of_classes = {name: cut(getattr(layer, name)) for name in OF_CLASSES}
-    return layer._replace(labels=labels, first_class=_plus(layer.first_class, start), **of_classes)
+    return layer._replace(
+        labels=labels, top_labels=top_labels, first_class=_plus(layer.first_class, start), **of_classes
+    )
 
 
 def _plus(first_class, start):

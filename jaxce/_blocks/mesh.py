@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxce._blocks.choice import Split
 from jaxce._blocks.inputs import Inputs
 from jaxce._blocks.reference import Layer
+from jaxce._checks.top_labels import TopLabels
 from jaxce._core.labels import first_local_class, local_indices
 from jaxce._jax.mesh import AxisName, is_explicit, psum_over, varying_like
 from jaxce._jax.rules import keep_statistics
@@ -76,6 +77,7 @@ def letters(layer: Layer) -> Layer:
         soft_cap=(),
         temperature=tokens,
         first_class=(),
+        top_labels=layer.top_labels and TopLabels((*tokens, "k"), (*tokens, "k")),
     )
     return Layer(*(None if x is None else axes for x, axes in zip(layer, all_letters, strict=True)))
 
@@ -161,16 +163,20 @@ def on_this_device(layer: Layer, layout: Layout) -> Layer:
     if layer.labels.ndim < layer.hidden.ndim:
         labels = local_indices(layer.labels, layer.classifier.shape[1], layout.classes or None)
         layer = layer._replace(labels=labels)
+    if layer.top_labels is not None:
+        indices = local_indices(layer.top_labels.indices, layer.classifier.shape[1], layout.classes or None)
+        layer = layer._replace(top_labels=layer.top_labels._replace(indices=indices))
     if layout.classes:
         layer = layer._replace(first_class=first_local_class(layer.classifier.shape[1], layout.classes))
     # The gradient with respect to a replicated array is summed over the devices once, not in every block.
-    integers = {"labels": layer.labels, "mask": layer.mask, "first_class": layer.first_class}
+    names = ("labels", "mask", "first_class", "top_labels")
+    integers = {name: getattr(layer, name) for name in names}
     return varying_like(layer._replace(**dict.fromkeys(integers)), layer)._replace(**integers)
 
 
 def _mesh_and_layout(layer: Layer, split: Split | None):
     """Return the mesh over whose axes the arrays are split, and how; None if it is not known."""
-    return mesh_and_layout(layer.hidden, layer.classifier, [x for x in layer if x is not None], split)
+    return mesh_and_layout(layer.hidden, layer.classifier, jax.tree.leaves(layer), split)
 
 
 def mesh_and_layout(hidden, classifier, arrays, split: Split | None):

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxce import _core as core
@@ -26,6 +27,9 @@ class Layer(NamedTuple):
     soft_cap: Any = None  # a scalar
     temperature: Any = None  # [tokens]
     first_class: Any = None  # the number of the first of these classes, an integer; None for 0
+    top_labels: Any = (
+        None  # a `TopLabels` [tokens, k], instead of the labels, which are then integers that are no class
+    )
 
 
 class Block(NamedTuple):
@@ -39,6 +43,7 @@ class Block(NamedTuple):
     soft_cap: Any = None
     temperature: Any = None
     first_class: Any = None
+    top_labels: Any = None
 
 
 def statistics(layer: Layer, axis_name: AxisName = None) -> Statistics:
@@ -46,7 +51,8 @@ def statistics(layer: Layer, axis_name: AxisName = None) -> Statistics:
     block = block_of(without_masked(layer))
     z, labels, mask = shaped_logits(block), weighted_labels(block), layer.mask
     arguments = z, labels, None, mask, layer.class_weights
-    return core.statistics(*arguments, first_class=layer.first_class, axis=z.ndim - 1, axis_name=axis_name)
+    options = {"first_class": layer.first_class, "top_labels": block.top_labels}
+    return core.statistics(*arguments, **options, axis=z.ndim - 1, axis_name=axis_name)
 
 
 def without_masked(layer: Layer) -> Layer:
@@ -58,14 +64,16 @@ def without_masked(layer: Layer) -> Layer:
     def of_classes(x):
         return jnp.where(mask[..., None], x, 0)
 
-    labels = jnp.where(mask, layer.labels, 0) if has_integer_labels(layer) else of_classes(layer.labels)
-    temperature = counted_temperature(layer.temperature, mask)
-    return layer._replace(hidden=of_classes(layer.hidden), labels=labels, temperature=temperature)
+    labels = jnp.where(mask, layer.labels, 0) if layer.labels.ndim < layer.hidden.ndim else of_classes(layer.labels)
+    temperature, top_labels = counted_temperature(layer.temperature, mask), jax.tree.map(of_classes, layer.top_labels)
+    return layer._replace(
+        hidden=of_classes(layer.hidden), labels=labels, temperature=temperature, top_labels=top_labels
+    )
 
 
 def has_integer_labels(layer: Layer) -> bool:
-    """Return whether the labels are class indices, not class probabilities."""
-    return layer.labels.ndim < layer.hidden.ndim
+    """Return whether the labels are one class index per token, not class probabilities."""
+    return layer.labels.ndim < layer.hidden.ndim and layer.top_labels is None
 
 
 def block_of(layer: Layer, raw=None) -> Block:

@@ -150,7 +150,9 @@ def _of_classes(loss: Loss, blocks: Blocks, tokens: _Tokens, carry, start, size)
         return {name: dot for name in loss.used if (dot := getattr(stats_dots, name)) is not None}
 
     zeros = _zeros(
-        block.raw.dtype, (tokens.layer, tokens.cotangents), block._replace(labels=None, where=None, first_class=None)
+        block.raw.dtype,
+        (tokens.layer, tokens.cotangents),
+        block._replace(labels=None, where=None, first_class=None, top_labels=None),
     )
     moving = loss.used if set(loss.used) <= set(Derivatives._fields) else jax.eval_shape(jvp, zeros)
     cotangents = {name: tokens.cotangents[name] for name in moving}

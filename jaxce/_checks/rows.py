@@ -8,7 +8,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxce import _checks as checks
-from jaxce._checks import shards
+from jaxce._checks import shards, top_labels
 from jaxce._jax.axes import ClassAxis, row_shape
 from jaxce._jax.mesh import AxisName
 from jaxce._types import Array, ArrayLike
@@ -25,12 +25,15 @@ class Arguments(NamedTuple):
     soft_cap: Any = None
     temperature: Any = None
     first_class: Any = None  # the number of the first class of the logits, if a device has some of the classes
+    top_labels: Any = None  # the argument `label_probabilities`; once checked, a `TopLabels`, and then the labels are integers that are no class
 
 
 Labels = Literal["integer", "probabilities", "either", "optional"]
 
 
-def checked(arguments: Arguments, axis: ClassAxis, labels: Labels) -> tuple[Arguments, ClassAxis]:
+def checked(
+    arguments: Arguments, axis: ClassAxis, labels: Labels, axis_name: AxisName = None
+) -> tuple[Arguments, ClassAxis]:
     """Return the converted arguments and the class axis, not negative. The logits have been checked.
 
     `labels` says which labels a function takes. If it takes either kind, they are told apart by their rank. "optional" labels may be None: they
@@ -38,9 +41,12 @@ def checked(arguments: Arguments, axis: ClassAxis, labels: Labels) -> tuple[Argu
     """
     logits = arguments.logits
     axis = checks.class_axis(axis, logits)
+    if arguments.top_labels is not None:
+        top = top_labels.checked(arguments.labels, arguments.top_labels, logits, axis, axis_name)
+        arguments = arguments._replace(labels=None, top_labels=top)
     rows = row_shape(logits.shape, axis)
     of_labels = {"integer": checks.class_indices, "probabilities": _class_probabilities}.get(labels, checks.labels)
-    is_none = labels == "optional" and arguments.labels is None
+    is_none = arguments.labels is None and (labels == "optional" or arguments.top_labels is not None)
     arguments = arguments._replace(
         labels=_no_labels(logits, axis) if is_none else of_labels(arguments.labels, logits, axis),
         where=checks.where(arguments.where, logits, axis),

@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxce._checks.top_labels import TopLabels
 from jaxce._core import cpu, definition, gpu
 from jaxce._core.definition import Derivatives, Statistics
 from jaxce._core.merge import merge_devices, without_nan_rows
 from jaxce._core.shaping import counted_temperature, shaped
+from jaxce._core.top_labels import label_jvp as top_label_jvp
+from jaxce._core.top_labels import label_nll_jvp, of_prediction, with_top_labels
 from jaxce._jax.axes import per_row, wide_indices
 from jaxce._jax.mesh import AxisName, psum_over, varying_like
 from jaxce._jax.rules import choose, inlined, linear, with_rule
@@ -50,6 +53,7 @@ class Rows(NamedTuple):
     class_weights: Any
     source: Any  # a Source
     first_class: Any = None  # the number of the first of these classes, an integer; None for 0
+    top_labels: TopLabels | None = None  # instead of the labels, which are then integers that are no class
 
 
 def statistics(
@@ -61,6 +65,7 @@ def statistics(
     soft_cap=None,
     temperature=None,
     first_class=None,
+    top_labels: TopLabels | None = None,
     *,
     axis: int,
     axis_name: AxisName = None,
@@ -78,11 +83,15 @@ def statistics(
         z = jnp.where(per_row(mask, axis), z, 0)
         labels = jnp.where(per_row(mask, axis) if labels.ndim == z.ndim else mask, labels, 0)
         temperature = counted_temperature(temperature, mask)
+        if top_labels is not None:
+            top_labels = TopLabels(*(jnp.where(mask[..., None], x, 0) for x in top_labels))
     z = z.astype(working_dtype(z))
     if soft_cap is not None or temperature is not None:
         z = logits = shaped(z, soft_cap, temperature, None, axis=axis)
     z = shaped(z, None, None, where, axis=axis)
-    return _with_rule(axis, axis_name)(Rows(z, labels, class_weights, Source(logits, where, mask), first_class))
+    return _with_rule(axis, axis_name)(
+        Rows(z, labels, class_weights, Source(logits, where, mask), first_class, top_labels)
+    )
 
 
 @functools.cache
@@ -108,13 +117,11 @@ def statistics_jvp(rows: Rows, stats: Statistics, dots: Rows, *, axis, with_form
     by_logits, by_labels, by_weights = Derivatives(), (None,) * 3, (None,) * 2
     stats = stats._replace(prediction=_moved(stats.prediction, rows.first_class, -1))
     if dots.z is not None:
-        jvp = functools.partial(_logits_jvp, axis=axis)
-        if with_forms and _vjp_forms(rows, axis):
-            by_logits = linear(jvp, functools.partial(_logits_vjp, axis=axis), dots.z, rows, stats)
-        else:
-            by_logits = jvp(dots.z, rows, stats)
+        by_logits = _by_logits(dots.z, rows, stats, axis=axis, with_forms=with_forms)
     if dots.labels is not None:
         by_labels = definition.label_jvp(dots.labels.astype(rows.z.dtype), rows.z, stats, axis=axis)
+    if rows.top_labels is not None and dots.top_labels is not None and dots.top_labels.probabilities is not None:
+        by_labels = top_label_jvp(dots.top_labels.probabilities, rows.z, rows.top_labels, stats, axis=axis)
     if dots.class_weights is not None:
         by_weights = definition.weights_jvp(dots.class_weights, rows.z, stats, axis=axis)
     return Statistics(
@@ -131,6 +138,19 @@ def statistics_jvp(rows: Rows, stats: Statistics, dots: Rows, *, axis, with_form
         top_nll=by_logits.top_nll,
         prediction=None,
     )
+
+
+def _by_logits(z_dot, rows: Rows, stats: Statistics, *, axis, with_forms) -> Derivatives:
+    """Return the tangents of the statistics that come from those of the logits."""
+    top_labels = rows.top_labels
+    if top_labels is not None:
+        of_one = rows._replace(labels=stats.prediction, top_labels=None)
+        by_logits = _by_logits(z_dot, of_one, of_prediction(stats), axis=axis, with_forms=with_forms)
+        return by_logits._replace(label_nll=label_nll_jvp(by_logits, z_dot, rows.z, top_labels, stats, axis=axis))
+    jvp = functools.partial(_logits_jvp, axis=axis)
+    if with_forms and _vjp_forms(rows, axis):
+        return linear(jvp, functools.partial(_logits_vjp, axis=axis), z_dot, rows, stats)
+    return jvp(z_dot, rows, stats)
 
 
 @inlined
@@ -151,7 +171,11 @@ def _value(rows: Rows, axis) -> Statistics:
 
     logits, where, mask = rows.source
     forms = {"cpu": on_cpu if cpu.suits(logits) else None, "gpu": on_gpu if gpu.suits(logits, where, axis) else None}
-    stats = without_nan_rows(choose(by_definition, rows, **forms))
+    top_labels, rows = rows.top_labels, rows._replace(top_labels=None)
+    stats = choose(by_definition, rows, **forms)
+    if top_labels is not None:
+        stats = with_top_labels(stats, rows.z, top_labels, axis=axis)
+    stats = without_nan_rows(stats)
     prediction = jnp.where(stats.prediction < 0, -1, _moved(stats.prediction, rows.first_class, 1))
     stats = stats._replace(prediction=jnp.where(stats.max_logit == -jnp.inf, -1, prediction))
     return of_counted_rows(stats, mask)

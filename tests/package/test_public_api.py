@@ -16,15 +16,14 @@ import pytest
 import jaxce
 
 SIGNATURES = {
-    **dict.fromkeys(
-        ("softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels"),
-        "(logits, labels, *, axis=-1, where=None, mask=None, label_smoothing=0.0, class_weights=None, z_loss=0.0, soft_cap=None, "
-        "temperature=None, axis_name=None)",
-    ),
-    "softmax_cross_entropy_sum": "(logits, labels, *, axis=-1, where=None, mask=None, weights=None, label_smoothing=0.0, class_weights=None, "
-    "z_loss=0.0, soft_cap=None, temperature=None, axis_name=None)",
-    "loss_sum": "(logits, labels, loss, per_row=(), *, axis=-1, where=None, mask=None, weights=None, has_aux=False, class_weights=None, "
+    "softmax_cross_entropy": "(logits, labels, *, axis=-1, where=None, mask=None, label_smoothing=0.0, class_weights=None, z_loss=0.0, "
     "soft_cap=None, temperature=None, axis_name=None)",
+    "softmax_cross_entropy_with_integer_labels": "(logits, labels, *, axis=-1, where=None, mask=None, label_smoothing=0.0, class_weights=None, "
+    "z_loss=0.0, label_probabilities=None, soft_cap=None, temperature=None, axis_name=None)",
+    "softmax_cross_entropy_sum": "(logits, labels, *, axis=-1, where=None, mask=None, weights=None, label_smoothing=0.0, class_weights=None, "
+    "z_loss=0.0, label_probabilities=None, soft_cap=None, temperature=None, axis_name=None)",
+    "loss_sum": "(logits, labels, loss, per_row=(), *, axis=-1, where=None, mask=None, weights=None, has_aux=False, class_weights=None, "
+    "label_probabilities=None, soft_cap=None, temperature=None, axis_name=None)",
     "softmax_kl_divergence": "(target_logits, logits, *, axis=-1, where=None, mask=None, temperature=None, axis_name=None)",
     "softmax_kl_divergence_sum": "(target_logits, logits, *, axis=-1, where=None, mask=None, weights=None, temperature=None, axis_name=None)",
     "softmax_js_divergence": "(target_logits, logits, *, weight=0.5, axis=-1, where=None, mask=None, temperature=None, axis_name=None)",
@@ -32,14 +31,16 @@ SIGNATURES = {
     "axis_name=None)",
     "sigmoid_binary_cross_entropy": "(logits, labels, *, mask=None, label_smoothing=0.0, pos_weight=None)",
     "sigmoid_binary_cross_entropy_sum": "(logits, labels, *, mask=None, weights=None, label_smoothing=0.0, pos_weight=None)",
-    "logit_stats": "(logits, labels=None, *, axis=-1, where=None, mask=None, class_weights=None, soft_cap=None, temperature=None, axis_name=None)",
+    "logit_stats": "(logits, labels=None, *, axis=-1, where=None, mask=None, class_weights=None, label_probabilities=None, soft_cap=None, "
+    "temperature=None, axis_name=None)",
     "LinearLogits": "(hidden, classifier, *, bias=None, soft_cap=None, split=None, implementation=None)",
-    "linear_logit_stats": "(hidden, classifier, labels=None, *, bias=None, mask=None, class_weights=None, soft_cap=None, temperature=None, "
+    "linear_logit_stats": "(hidden, classifier, labels=None, *, bias=None, mask=None, class_weights=None, "
+    "label_probabilities=None, soft_cap=None, temperature=None, "
     "axis_name=None, split=None, implementation=None)",
     "linear_softmax_cross_entropy": "(hidden, classifier, labels, *, bias=None, mask=None, label_smoothing=0.0, class_weights=None, "
-    "z_loss=0.0, soft_cap=None, temperature=None, axis_name=None, split=None, implementation=None)",
+    "z_loss=0.0, label_probabilities=None, soft_cap=None, temperature=None, axis_name=None, split=None, implementation=None)",
     "linear_softmax_cross_entropy_sum": "(hidden, classifier, labels, *, bias=None, mask=None, weights=None, label_smoothing=0.0, "
-    "class_weights=None, z_loss=0.0, soft_cap=None, temperature=None, axis_name=None, split=None, implementation=None)",
+    "class_weights=None, z_loss=0.0, label_probabilities=None, soft_cap=None, temperature=None, axis_name=None, split=None, implementation=None)",
     "Chunked": "(block_tokens=None, block_classes=None)",
     "Split": "(tokens=None, classes=None, features=None, mesh=None)",
     "LogitStats": "(max_logit, sum_exp_rest, label_nll, label_mass, uniform_nll, weight_sum, num_classes, top_label_mass, spread, "
