@@ -143,6 +143,7 @@ def _total(formula: Formula, axis_name: AxisName, implementation: Implementation
         # The gradient of class probabilities is as large as the logits: no sum can share it.
         if jax.tree.leaves((dots[0].labels, dots[0].top_labels)):
             return partial_jvp(plain, args, dots)
+        dots = dots[0]._replace(top_labels=None), dots[1]
         (value, metrics), gradients = _with_gradients(formula, plain, axis_name, implementation, args, dots)
         of_layer, of_inputs = (
             sum(map(_inner, *_pairs(gradient, dot)), jnp.zeros_like(value))

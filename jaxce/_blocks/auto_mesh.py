@@ -31,7 +31,7 @@ from jaxce._blocks.mesh import (
     token_letters,
 )
 from jaxce._blocks.plans import plans_of_gradients, plans_of_statistics
-from jaxce._blocks.reference import Layer
+from jaxce._blocks.reference import Layer, by_array
 from jaxce._blocks.sizes import Blocks, Plans
 from jaxce._blocks.value_and_gradients import Loss, value_and_gradients
 from jaxce._core.definition import Statistics
@@ -226,8 +226,6 @@ def _reduced(gradients: Layer, layer: Layer, layout: Layout) -> Layer:
     axes = layout.axes()
 
     def reduced(gradient, array, of_array):
-        if gradient is None:
-            return None
         own = {axis for letter in of_array if letter != CLASSIFIER_FEATURES for axis in axes.get(letter, ())}
         others = [axis for axis in (*layout.over_tokens, *layout.classes) if axis not in own]
         scattered = layout.features if CLASSIFIER_FEATURES in of_array else ()
@@ -237,5 +235,4 @@ def _reduced(gradients: Layer, layer: Layer, layout: Layout) -> Layer:
             total = lax.psum_scatter(total, scattered, scatter_dimension=0, tiled=True)
         return total.astype(gradient.dtype)
 
-    leaves, tree = jax.tree.flatten(layer)
-    return tree.unflatten(list(map(reduced, tree.flatten_up_to(gradients), leaves, tree.flatten_up_to(letters(layer)))))
+    return by_array(reduced, gradients, layer, letters(layer))

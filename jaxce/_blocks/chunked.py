@@ -16,6 +16,7 @@ from jaxce._blocks.reference import (
     Block,
     Layer,
     block_of,
+    by_array,
     dot,
     logits_dtype,
     operand_dtype,
@@ -106,9 +107,7 @@ def flat_layer(layer: Layer, ndim: int | None = None) -> Layer:
 
 def shaped_like(gradients: Layer, layer: Layer) -> Layer:
     """Return the gradients with respect to a `flat_layer` in the shapes of the layer."""
-    rows, tree = jax.tree.flatten(token_rows(layer))
-    pairs = zip(tree.flatten_up_to(token_rows(gradients)), rows, strict=True)
-    return gradients._replace(**tree.unflatten([None if g is None else g.reshape(x.shape) for g, x in pairs]))
+    return by_array(lambda gradient, x: gradient.reshape(x.shape), gradients, layer)
 
 
 def statistics_of_tokens(layer: Layer, size_of_block: int | None):

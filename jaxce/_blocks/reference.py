@@ -46,6 +46,19 @@ class Block(NamedTuple):
     top_labels: Any = None
 
 
+def by_array(function, gradients: Layer, layer: Layer, *others: Layer) -> Layer:
+    """Return `function(gradient, array, *others)` for each array of the layer; None where there is no gradient."""
+
+    def of_field(gradient, arrays, *others):
+        if gradient is None:
+            return None
+        tree = jax.tree.structure(arrays)
+        parts = zip(*map(tree.flatten_up_to, (gradient, arrays, *others)), strict=True)
+        return tree.unflatten([None if g is None else function(g, *rest) for g, *rest in parts])
+
+    return Layer(*map(of_field, gradients, layer, *others))
+
+
 def statistics(layer: Layer, axis_name: AxisName = None) -> Statistics:
     """Return the statistics of each token."""
     block = block_of(without_masked(layer))
