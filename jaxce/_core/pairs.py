@@ -37,10 +37,10 @@ def divergences(target, logits, temperature, where, mask, weight, *, axis: int, 
     if temperature is not None:
         temperature = nan_unless_positive(temperature.astype(logits.dtype))
     rows = Rows(target, logits, temperature, None)
-    target_max, max_, target_sum, excess = _sums_with_rule(axis, axis_name)(rows)
+    *maxima, target_sum, sum_, excess = _sums_with_rule(axis, axis_name)(rows)
     if weight is not None:
         weight = jnp.broadcast_to(weight.astype(logits.dtype), target_sum.shape)
-    rows = Rows(target, logits, temperature, weight, target_max, max_, target_sum, excess)
+    rows = Rows(target, logits, temperature, weight, *maxima, target_sum, sum_, excess)
     losses = psum_over(axis_name, _with_rule(axis)(rows))
     return losses if mask is None else jnp.where(mask, losses, 0)
 
@@ -58,7 +58,7 @@ def _sums_with_rule(axis, axis_name):
     def tangent(args, outs, tangents):
         (rows,), (target_max, max_, *_), (dots,) = args, outs, tangents
         rows = rows._replace(target_max=target_max, max=max_)
-        return None, None, *psum_over(axis_name, definition.sums_jvp(rows, dots, axis=axis))
+        return None, None, *psum_over(axis_name, definition.sums_jvp(rows, dots, axis=axis)), None
 
     return with_rule(value, tangent)
 
