@@ -37,8 +37,8 @@ from jaxce._jax.rules import with_jvp
 class Rows(NamedTuple):
     """The logits of two softmaxes over the same classes, -inf for a class that takes no part, and numbers per row.
 
-    The temperature divides both logits. The maxima are constants of differentiation, and so is `excess`: the derivatives of all that depends on it are
-    given by those of the two other sums. The sums are those over all classes, once they are known.
+    The temperature divides both logits. The sums are those over all classes, once they are known. The maxima and `excess` are constants of
+    differentiation: the two other sums give the derivatives of all that depends on `excess`.
     """
 
     target: Any

@@ -37,10 +37,11 @@ def divergences(target, logits, temperature, where, mask, weight, *, axis: int, 
     if temperature is not None:
         temperature = nan_unless_positive(temperature.astype(logits.dtype))
     rows = Rows(target, logits, temperature, None)
-    *maxima, target_sum, sum_, excess = _sums_with_rule(axis, axis_name)(rows)
+    target_max, max_, target_sum, sum_, excess = _sums_with_rule(axis, axis_name)(rows)
     if weight is not None:
         weight = jnp.broadcast_to(weight.astype(logits.dtype), target_sum.shape)
-    rows = Rows(target, logits, temperature, weight, *maxima, target_sum, sum_, excess)
+    sums = {"target_sum": target_sum, "sum": sum_, "excess": excess}
+    rows = rows._replace(weight=weight, target_max=target_max, max=max_, **sums)
     losses = psum_over(axis_name, _with_rule(axis)(rows))
     return losses if mask is None else jnp.where(mask, losses, 0)
 
