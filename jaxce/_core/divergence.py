@@ -115,10 +115,11 @@ def _gaps(rows: Rows, *, axis):
 def divergence(rows: Rows, *, axis):
     """Return what the classes of the logits contribute to the divergence of each row, whose sums over all classes are known."""
     target_gap, gap, x = _differences(rows, axis)
+    x = x - per_row(_log_ratio(rows.target_sum, rows.sum, rows.excess), axis)
+    # Differences that overflow stay finite: a probability that is 0 by rounding is multiplied by x.
+    x = jnp.clip(x, jnp.finfo(x.dtype).min, _FAR)
     # A class that takes part in one softmax only has the limits for x -> inf and x -> -inf.
-    x = jnp.where(
-        rows.logits == -jnp.inf, -jnp.inf, x - per_row(_log_ratio(rows.target_sum, rows.sum, rows.excess), axis)
-    )
+    x = jnp.where(rows.logits == -jnp.inf, -jnp.inf, x)
     x = jnp.where(rows.target == -jnp.inf, _FAR, x)
     q = _Softmax(target_gap, per_row(1 / rows.target_sum, axis))
     p = _Softmax(gap, per_row(1 / rows.sum, axis))

@@ -39,7 +39,8 @@ def divergences(target, logits, temperature, where, mask, weight, *, axis: int, 
     rows = Rows(target, logits, temperature, None)
     target_max, max_, target_sum, sum_, excess = _sums_with_rule(axis, axis_name)(rows)
     if weight is not None:
-        weight = jnp.broadcast_to(weight.astype(logits.dtype), target_sum.shape)
+        # If one of the softmaxes has no class, the gradient of the other is NaN too.
+        weight = jnp.where((target_sum > 0) & (sum_ > 0), weight.astype(logits.dtype), jnp.nan)
     sums = {"target_sum": target_sum, "sum": sum_, "excess": excess}
     rows = rows._replace(weight=weight, target_max=target_max, max=max_, **sums)
     losses = psum_over(axis_name, _with_rule(axis)(rows))
