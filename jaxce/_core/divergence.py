@@ -59,6 +59,7 @@ class _Softmax(NamedTuple):
     inverse: Any
 
 
+_NEAR = 2.0
 _FAR = 1e4  # an `x` of which `exp(-x)` is 0 in every dtype
 
 
@@ -170,7 +171,8 @@ def _kl_jvp(args, dots):
         difference = jnp.where(_is_near(x), of_q * _expm1(x), of_p - of_q)
         dot = dot + difference * p_dot.gap
     if q_dot.gap is not None or q_dot.inverse is not None:
-        dot = dot - of_q * x * _log_dot(q, q_dot)
+        # Where x is -inf, a cotangent of 0 must give 0.
+        dot = dot - of_q * jnp.maximum(x, jnp.finfo(x.dtype).min) * _log_dot(q, q_dot)
     return _kl_value(q, p, x), dot
 
 
@@ -198,19 +200,21 @@ def _js_parts(q: _Softmax, p: _Softmax, x, weight):
     """Return the terms of `KL(q || m)` and of `KL(p || m)`, and the logarithms of `q / m` and of `p / m`."""
     of_q, of_p, x = _probability(q), _probability(p), jnp.clip(x, -_FAR, _FAR)
     m = weight * of_q + (1 - weight) * of_p
-    # Each logarithm is that of a number which cannot overflow; the other one is far from it by x.
-    above, below = jnp.maximum(x, 0), jnp.minimum(x, 0)
-    is_near = _is_near(x)
-    near = jnp.where(is_near, x, 0)
-    of_above, of_below = _log1p(weight * jnp.expm1(-above)), _log1p((1 - weight) * jnp.expm1(below))
-    log_m_p = jnp.where(is_near, _log1p(weight * _expm1(-near)), jnp.where(x > 0, of_above, of_below - x))
-    log_m_q = jnp.where(is_near, _log1p((1 - weight) * _expm1(near)), jnp.where(x > 0, of_above + x, of_below))
+    log_m_q, log_m_p = _log_mean(x, 1 - weight, weight), _log_mean(-x, weight, 1 - weight)
     return (_term(of_q, m, log_m_q), _term(of_p, m, log_m_p)), (-log_m_q, -log_m_p)
 
 
-_kl_terms, _js_terms = with_jvp(_kl_value, _kl_jvp), with_jvp(_js_value, _js_jvp)
+def _log_mean(x, weight, rest):
+    """Return `log(rest + weight * exp(x))`, where `rest` is `1 - weight`."""
+    most = 40  # `exp(most)` is finite in every dtype
+    e = jnp.where(_is_near(x), _expm1(x), jnp.expm1(jnp.minimum(x, most)))
+    # If `rest` is small, `rest + weight * exp(x)` is a sum of two small numbers. The other form is `1 + weight * (exp(x) - 1)`.
+    is_small = (x < -_NEAR) & (rest < weight)
+    part = jnp.where(is_small, weight / rest * jnp.exp(jnp.minimum(x, 0)), weight * e)
+    return _log1p(part) + jnp.where(is_small, jnp.log(rest), jnp.maximum(x - most, 0))
 
-_NEAR = 2.0
+
+_kl_terms, _js_terms = with_jvp(_kl_value, _kl_jvp), with_jvp(_js_value, _js_jvp)
 
 
 def _is_near(x):
