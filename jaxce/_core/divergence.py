@@ -136,8 +136,11 @@ def _log_ratio_value(target_sum, sum_, excess):
 
 
 def _log_ratio_jvp(sums, dots):
-    value, (target_sum, sum_, _), (target_dot, dot, _) = _log_ratio_value(*sums), sums, dots
-    return value, (0 if dot is None else dot / sum_) - (0 if target_dot is None else target_dot / target_sum)
+    (target_sum, sum_, _), (target_dot, dot, _) = sums, dots
+    # `_log_ratio`, not its value: this rule is differentiated for derivatives of the second order.
+    return _log_ratio(*sums), (0 if dot is None else dot / sum_) - (
+        0 if target_dot is None else target_dot / target_sum
+    )
 
 
 _log_ratio = with_jvp(_log_ratio_value, _log_ratio_jvp)
