@@ -37,10 +37,12 @@ def divergences(target, logits, temperature, where, mask, weight, *, axis: int, 
     if temperature is not None:
         temperature = nan_unless_positive(temperature.astype(logits.dtype))
     rows = Rows(target, logits, temperature, None)
-    target_max, max_, target_sum, excess = _sums_with_rule(axis, axis_name)(rows)
+    target_max, max_, target_sum, sum_, excess = _sums_with_rule(axis, axis_name)(rows)
     if weight is not None:
-        weight = jnp.broadcast_to(weight.astype(logits.dtype), target_sum.shape)
-    rows = Rows(target, logits, temperature, weight, target_max, max_, target_sum, excess)
+        # If one of the softmaxes has no class, the gradient of the other is NaN too.
+        weight = jnp.where((target_sum > 0) & (sum_ > 0), weight.astype(logits.dtype), jnp.nan)
+    sums = {"target_sum": target_sum, "sum": sum_, "excess": excess}
+    rows = rows._replace(weight=weight, target_max=target_max, max=max_, **sums)
     losses = psum_over(axis_name, _with_rule(axis)(rows))
     return losses if mask is None else jnp.where(mask, losses, 0)
 
@@ -58,7 +60,7 @@ def _sums_with_rule(axis, axis_name):
     def tangent(args, outs, tangents):
         (rows,), (target_max, max_, *_), (dots,) = args, outs, tangents
         rows = rows._replace(target_max=target_max, max=max_)
-        return None, None, *psum_over(axis_name, definition.sums_jvp(rows, dots, axis=axis))
+        return None, None, *psum_over(axis_name, definition.sums_jvp(rows, dots, axis=axis)), None
 
     return with_rule(value, tangent)
 
