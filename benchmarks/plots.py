@@ -1,5 +1,6 @@
 """The plots of the rows of a run."""
 
+import statistics
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +14,7 @@ from benchmarks.peers.in_jax import COPY, KERAS, MATMULS, OPTAX, OPTAX_WIDE, OUR
 from benchmarks.peers.in_torch import COMPILED, EAGER
 from benchmarks.problems import GRADIENT
 from benchmarks.report import DenseRow, DeviceRow
+from benchmarks.scoreboard.divergences import ROWS, Row, by_function, not_positive
 
 # Colours that colour-blind people can tell apart (Okabe and Ito), each with a marker.
 _STYLES = {
@@ -26,6 +28,8 @@ _STYLES = {
     COPY: ("#999999", "|"),
     MATMULS: ("#999999", "+"),
 }
+
+_OKABE_AND_ITO = ("#d55e00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7")
 
 
 def dense(rows: list[DenseRow], points: list[curves.Point], stem: Path) -> list[Path]:
@@ -140,6 +144,57 @@ def _errors(points):
     options = {"xytext": (0, -11), "textcoords": "offset points", "fontsize": 8, "color": "#666666"}
     both[0].annotate("half an ulp", (1e-15, 2**-24), **options)
     return _finish(figure, both)
+
+
+def divergences(rows: list[Row], path: Path) -> None:
+    """Draw the worst error of each function against the size of the divergence, large divergences first."""
+    figure, both = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
+    groups = by_function(rows)
+    panels = ("value_error", "error of the divergence"), ("gradient_error", "error of the student's gradient")
+    for axes, (kind, title) in zip(both, panels, strict=True):
+        ends = {}
+        for (name, mine), color in zip(groups.items(), _OKABE_AND_ITO, strict=False):
+            x, y = _worst_by_size(mine, kind)
+            axes.plot(x, y, "o-", color=color, markersize=3, linewidth=2 if name == OURS else 1)
+            ends[name] = x[-1], y[-1], color
+        for (x, y, color), name, place in zip(
+            ends.values(), ends, _apart([y for _, y, _ in ends.values()]), strict=True
+        ):
+            axes.annotate(name, (x, y), (x / 3, place), color=color, fontsize=8, va="center")
+        for y, text, offset in ((1, "no correct digit", 3), (2**-24, "half an ulp", -11)):
+            axes.axhline(y, color="#999999", linewidth=0.8, zorder=0)
+            axes.annotate(text, (20, y), (0, offset), textcoords="offset points", color="#666666", fontsize=8)
+        axes.set(xscale="log", yscale="log", xlabel="the divergence", title=title, xlim=(30, 1e-21), ylim=(3e-9, 1e9))
+        axes.set_xticks([10.0**k for k in range(0, -15, -2)])
+        axes.xaxis.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    both[0].set_ylabel(f"relative error, float32, worst of {ROWS} rows")
+    signs = ", ".join(f"{name} {not_positive(mine)[0]}" for name, mine in groups.items())
+    count = len(next(iter(groups.values())))
+    figure.supxlabel(f"Negative values, of {count} (every exact divergence is positive): {signs}.", fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _worst_by_size(rows, kind):
+    """Return the mean divergence and the worst error of the rows of each size, from large to small."""
+    sizes = {}
+    for row in rows:
+        sizes.setdefault(row.size, []).append(row)
+    points = [
+        (statistics.fmean(float(r.divergence) for r in same), max(float(getattr(r, kind)) for r in same))
+        for same in sizes.values()
+    ]
+    return zip(*sorted(points, reverse=True), strict=True)
+
+
+def _apart(heights, factor=4.0):
+    """Return places for labels near these heights on a logarithmic axis, each at least `factor` from the next."""
+    places, last = {}, 0.0
+    for i in sorted(range(len(heights)), key=heights.__getitem__):
+        places[i] = last = max(heights[i], last * factor)
+    return [places[i] for i in range(len(heights))]
 
 
 def _lines(points, curve):

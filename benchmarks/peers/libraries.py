@@ -33,6 +33,8 @@ class Library:
     second_derivatives: tuple[Callable[..., Any], ...] = ()
     # The functions for a mean over many batches: `add(state, total, weight)`, the initial state, and the mean of a state.
     long_mean: tuple[Callable[..., Any], Any, Callable[..., Any]] | None = None
+    # Kullback-Leibler divergences by the name that is shown, each `function(logits, target_logits)`.
+    divergences: dict[str, Losses] = dataclasses.field(default_factory=dict)
 
 
 def _with_gradient(loss, logits, *rest):
@@ -86,7 +88,8 @@ def _jaxce():
     }
     add = lambda state, total, weight: state + jaxce.LossSum(total, weight)  # noqa: E731
     long_mean = (add, jaxce.LossSum.zero(), jaxce.LossSum.mean)
-    return Library("jaxce", jaxce.__version__, losses, _with_gradient, _IN_JAX, long_mean)
+    divergences = {"jaxce": lambda z, y: jaxce.softmax_kl_divergence(y, z)}
+    return Library("jaxce", jaxce.__version__, losses, _with_gradient, _IN_JAX, long_mean, divergences)
 
 
 def _optax():
@@ -98,7 +101,15 @@ def _optax():
         ),
         "sigmoid": optax.sigmoid_binary_cross_entropy,
     }
-    return Library("optax", _version("optax"), losses, _with_gradient, _IN_JAX)
+    # Newer versions of optax deprecate `convex_kl_divergence`, the former name.
+    generalized = getattr(optax.losses, "generalized_kl_divergence", None) or optax.losses.convex_kl_divergence
+    both = {"optax kl_divergence": optax.losses.kl_divergence, "optax convex_kl_divergence": generalized}
+    divergences = {name: _of_logits(function) for name, function in both.items()}
+    return Library("optax", _version("optax"), losses, _with_gradient, _IN_JAX, divergences=divergences)
+
+
+def _of_logits(divergence):
+    return lambda z, y: divergence(jax.nn.log_softmax(z), jax.nn.softmax(y))
 
 
 def _keras():
@@ -117,7 +128,8 @@ def _keras():
     metric = keras.metrics.Mean()
     add = lambda state, total, weight: metric.stateless_update_state(state, total / weight, weight)  # noqa: E731
     long_mean = (add, [v.value for v in metric.variables], metric.stateless_result)
-    return Library("Keras on JAX", _version("keras"), losses, _with_gradient, _IN_JAX, long_mean)
+    divergences = {"Keras kl_divergence": lambda z, y: keras.losses.kl_divergence(jax.nn.softmax(y), jax.nn.softmax(z))}
+    return Library("Keras on JAX", _version("keras"), losses, _with_gradient, _IN_JAX, long_mean, divergences)
 
 
 def _torch():
@@ -148,7 +160,11 @@ def _torch():
         (gradient,) = torch.autograd.grad(loss(z, labels).sum(), z, create_graph=True)
         return torch.autograd.grad((gradient * v).sum(), z)[0].double().numpy()
 
-    return Library("PyTorch", torch.__version__, losses, with_gradient, (second,))
+    def divergence(z, y):
+        return functional.kl_div(functional.log_softmax(z, -1), functional.softmax(y, -1), **each).sum(-1)
+
+    divergences = {"PyTorch kl_div": divergence}
+    return Library("PyTorch", torch.__version__, losses, with_gradient, (second,), divergences=divergences)
 
 
 LIBRARIES: dict[str, Callable[[], Library]] = {

@@ -2,6 +2,7 @@
 
 python -m benchmarks.scoreboard              # a quarter of an hour
 python -m benchmarks.scoreboard --quick      # fewer rows, without the lines that run test files; writes nothing
+python -m benchmarks.scoreboard --divergences    # writes divergences.csv, .md and .png alone, half a minute; a full run writes them too
 python -m benchmarks.scoreboard --mutants    # adds the line of the mutants, which takes an hour
 """
 
@@ -17,9 +18,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks import plots
 from benchmarks.machine import RESULTS, machine, table
 from benchmarks.peers import libraries
-from benchmarks.scoreboard import accuracy, hard_values, in_use
+from benchmarks.scoreboard import accuracy, divergences, hard_values, in_use
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
@@ -124,11 +126,26 @@ def mutant_lines() -> list[Line]:
     return [Line("mutants refused by the tests", ">= 95 %", {"jaxce": killed[1] if killed else output[-200:]})]
 
 
+def write_divergences(folder: Path) -> str:
+    """Measure the divergences, and write their errors, a table and a plot. Return the table."""
+    path = folder / "divergences.csv"
+    divergences.write(path, divergences.rows())
+    versions = ", ".join(f"{library.name} {library.version}" for library in libraries.installed())
+    text = divergences.markdown(f"{versions}; {machine('jax')}", divergences.read(path))
+    path.with_suffix(".md").write_text(text)
+    plots.divergences(divergences.read(path), path.with_suffix(".png"))
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--divergences", action="store_true")
     parser.add_argument("--mutants", action="store_true")
     options = parser.parse_args()
+    if options.divergences:
+        print(write_divergences(RESULTS))
+        return
     lines = accuracy_lines(np.float32, quick=options.quick)
     with jax.enable_x64(True):
         lines += accuracy_lines(np.float64, quick=options.quick)
@@ -147,6 +164,7 @@ def main() -> None:
     print(f"{versions}\n{ran_on}\n\n{text}")
     if not options.quick:
         RESULTS.mkdir(exist_ok=True)
+        write_divergences(RESULTS)
         (RESULTS / "scoreboard.md").write_text(f"{versions}; {ran_on}.\n\n{text}\n")
         record = {"versions": versions, "machine": ran_on, "lines": [dataclasses.asdict(line) for line in lines]}
         (RESULTS / "scoreboard.json").write_text(json.dumps(record, indent=1) + "\n")

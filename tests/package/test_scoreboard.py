@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import libraries
-from benchmarks.scoreboard import accuracy, in_use
+from benchmarks.scoreboard import accuracy, divergences, in_use
 from tests.support import covering
 
 OURS = next(libraries.installed())
@@ -87,3 +87,14 @@ def test_error_measure_detects_an_error_and_ignores_unavoidable_ones():
     assert value_error > 4 and gradient_error > 6
     lost = accuracy.worst_errors(truth, np.float32([0]), np.float32([[0, 0, 0]]))
     assert min(lost) > 1e6
+
+
+def test_divergence_is_exact_at_every_size_and_a_plain_one_is_not():
+    rows = divergences.by_function(divergences.rows(sizes=(1e-14, 1e-6, 10.0)))
+    for row in rows["jaxce"]:
+        assert float(row.value_error) <= 8 * 2**-23 and float(row.gradient_error) <= 16 * 2**-23
+    assert divergences.not_positive(rows["jaxce"]) == (0, 0)
+    assert max(float(row.value_error) for row in rows["optax kl_divergence"]) > 1
+    assert sum(divergences.not_positive(rows["optax kl_divergence"])) > 0
+    text = divergences.markdown("here", [row for mine in rows.values() for row in mine])
+    assert "| jaxce | 0 | 0 |" in text
