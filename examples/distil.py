@@ -114,6 +114,11 @@ def measure(student, teacher, rows):
     return of_params
 
 
+def temporaries(compiled) -> float:
+    """Return the memory that a compiled program needs besides its arguments and results, in MiB."""
+    return compiled.memory_analysis().temp_size_in_bytes / 2**20
+
+
 def train(name: str, loss, teacher, rows, stored, held_out, steps: int, vocabulary: int):
     """Return the curve of the held-out loss, and print the agreement with the teacher and the memory of a step."""
     student, params = nnx.split(model(STUDENT, vocabulary))
@@ -161,10 +166,10 @@ def draw(curves: dict[str, np.ndarray], of_teacher: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a few steps on fewer words")
-    parser.add_argument("--steps", type=int, default=120, help="steps of each student")
+    parser.add_argument("--steps", type=int, default=80, help="steps of each student")
     options = parser.parse_args()
     started = time.perf_counter()
-    files, teacher_steps, steps = (20, 8, 4) if options.short else (FILES, 200, options.steps)
+    files, teacher_steps, steps = (20, 8, 4) if options.short else (FILES, 120, options.steps)
     rows = standard_library(LEAST_COUNT, TEACHER[3], files)
     vocabulary = int(rows.max()) + 1
     held_out, rows = np.split(np.random.default_rng(SEED).permutation(rows), [HELD_OUT])

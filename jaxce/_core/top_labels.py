@@ -5,7 +5,7 @@ With the prediction `t`, the first maximal class, the negative log-likelihood ag
     label_nll = label_mass (log_z - m) + sum_j q_j (m - z_j)
 
 over the labels `j`: terms of one sign. The first one is that of the integer label `t`, so its derivative is that of an integer label, which is exact
-where `p_t` is nearly 1. The derivative of the second is `label_mass` at `t` and `-q_j` at each `j`.
+where `p_t` is nearly 1. The derivative of the second is `-q_j` at each other `j`, and the sum of these `q_j` at `t`.
 """
 
 import jax.numpy as jnp
@@ -48,8 +48,11 @@ def of_prediction(stats: Statistics) -> Statistics:
 
 def label_nll_jvp(by_logits: Derivatives, z_dot, z, labels: TopLabels, stats: Statistics, *, axis):
     """Return what the tangent of the logits contributes to that of `label_nll`. `by_logits` has that of the integer label `t`."""
-    indices = jnp.concatenate((stats.prediction[..., None].astype(labels.indices.dtype), labels.indices), -1)
-    coefficients = jnp.concatenate((stats.label_mass[..., None], -_of_these_classes(z, labels, axis)), -1)
+    prediction = stats.prediction[..., None].astype(labels.indices.dtype)
+    # The probabilities of the others, instead of the mass less those of `t`: XLA adds the terms of the derivative in any order.
+    others = jnp.where(labels.indices == prediction, 0, labels.probabilities)
+    indices = jnp.concatenate((prediction, labels.indices), -1)
+    coefficients = jnp.concatenate((jnp.sum(others, -1, keepdims=True), -others), -1)
     return stats.label_mass * by_logits.label_nll + jnp.sum(coefficients * at_classes(z_dot, indices, axis), -1)
 
 
