@@ -18,7 +18,6 @@ def linear_logit_stats(
     bias: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     class_weights: ArrayLike | None = None,
-    label_probabilities: ArrayLike | None = None,
     soft_cap: ArrayLike | None = None,
     temperature: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
@@ -36,9 +35,6 @@ def linear_logit_stats(
       bias: `[num_classes]`, floating: :math:`b`.
       mask: `[...]`, boolean. True for the tokens that count.
       class_weights: `[num_classes]`, real. The weight of each class in `smooth_nll`; `nll` is not weighted.
-      label_probabilities: `[..., k]`, real, with integer labels `[..., k]`: the probabilities of these classes, as those of the likeliest classes of
-        a teacher. The same class may come twice: its probabilities add up. Mass that is left out of 1 takes no part. A label that is no class
-        gives NaN, unless its probability is 0. No array of all classes is made.
       soft_cap: Scalar, positive: :math:`c`; None for no cap.
       temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap.
       axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device passes its own classes of
@@ -66,13 +62,7 @@ def linear_logit_stats(
     """
     layer = LinearLogits(hidden, classifier, bias=bias, soft_cap=soft_cap, split=split, implementation=implementation)
     return logit_stats(
-        layer,
-        labels,
-        mask=mask,
-        class_weights=class_weights,
-        label_probabilities=label_probabilities,
-        temperature=temperature,
-        axis_name=axis_name,
+        layer, labels, mask=mask, class_weights=class_weights, temperature=temperature, axis_name=axis_name
     )
 
 
@@ -86,7 +76,6 @@ def linear_softmax_cross_entropy(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
-    label_probabilities: ArrayLike | None = None,
     soft_cap: ArrayLike | None = None,
     temperature: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
@@ -97,7 +86,7 @@ def linear_softmax_cross_entropy(
 
     .. math:: \ell = \mathrm{softmax\_cross\_entropy\_with\_integer\_labels}(\mathrm{cap}(h W + b), y), \qquad \mathrm{cap}(x) = c \tanh(x / c)
 
-    For class probabilities, `where` and every other option call the loss with a `LinearLogits`.
+    For class probabilities, `label_probabilities`, `where` and every other option call the loss with a `LinearLogits`.
 
     Args:
       hidden: `[..., features]`, floating: :math:`h`.
@@ -108,9 +97,6 @@ def linear_softmax_cross_entropy(
       label_smoothing: Scalar in [0, 1]: the share of the label spread evenly over the classes.
       class_weights: `[num_classes]`, real: ones by default.
       z_loss: Scalar, not negative. Keeps :math:`\log \sum_k e^{z_k}` near 0.
-      label_probabilities: `[..., k]`, real, with integer labels `[..., k]`: the probabilities of these classes, as those of the likeliest classes of
-        a teacher. The same class may come twice: its probabilities add up. Mass that is left out of 1 takes no part. A label that is no class
-        gives NaN, unless its probability is 0. No array of all classes is made.
       soft_cap: Scalar, positive: :math:`c`; None for no cap.
       temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap.
       axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. Each device passes its own classes of
@@ -139,7 +125,6 @@ def linear_softmax_cross_entropy(
     """
     layer = LinearLogits(hidden, classifier, bias=bias, soft_cap=soft_cap, split=split, implementation=implementation)
     options = {"mask": mask, "label_smoothing": label_smoothing, "class_weights": class_weights, "z_loss": z_loss}
-    options["label_probabilities"] = label_probabilities
     return softmax_cross_entropy_with_integer_labels(
         layer, labels, **options, temperature=temperature, axis_name=axis_name
     )
@@ -156,7 +141,6 @@ def linear_softmax_cross_entropy_sum(
     label_smoothing: ArrayLike = 0.0,
     class_weights: ArrayLike | None = None,
     z_loss: ArrayLike = 0.0,
-    label_probabilities: ArrayLike | None = None,
     soft_cap: ArrayLike | None = None,
     temperature: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
@@ -177,9 +161,6 @@ def linear_softmax_cross_entropy_sum(
       label_smoothing: Scalar in [0, 1].
       class_weights: `[num_classes]`, real.
       z_loss: Scalar, not negative.
-      label_probabilities: `[..., k]`, real, with integer labels `[..., k]`: the probabilities of these classes, as those of the likeliest classes of
-        a teacher. The same class may come twice: its probabilities add up. Mass that is left out of 1 takes no part. A label that is no class
-        gives NaN, unless its probability is 0. No array of all classes is made.
       soft_cap: Scalar, positive; None for no cap.
       temperature: Scalar or `[...]`, positive; None for 1.
       axis_name: Inside `jax.shard_map`: the mesh axis (or axes) over which the classes are split. If tokens are split, use `LossSum.psum`.
@@ -211,6 +192,5 @@ def linear_softmax_cross_entropy_sum(
         "label_smoothing": label_smoothing,
         "class_weights": class_weights,
         "z_loss": z_loss,
-        "label_probabilities": label_probabilities,
     }
     return softmax_cross_entropy_sum(layer, labels, **options, temperature=temperature, axis_name=axis_name)

@@ -35,12 +35,12 @@ SIGNATURES = {
     "temperature=None, axis_name=None)",
     "LinearLogits": "(hidden, classifier, *, bias=None, soft_cap=None, split=None, implementation=None)",
     "linear_logit_stats": "(hidden, classifier, labels=None, *, bias=None, mask=None, class_weights=None, "
-    "label_probabilities=None, soft_cap=None, temperature=None, "
+    "soft_cap=None, temperature=None, "
     "axis_name=None, split=None, implementation=None)",
     "linear_softmax_cross_entropy": "(hidden, classifier, labels, *, bias=None, mask=None, label_smoothing=0.0, class_weights=None, "
-    "z_loss=0.0, label_probabilities=None, soft_cap=None, temperature=None, axis_name=None, split=None, implementation=None)",
+    "z_loss=0.0, soft_cap=None, temperature=None, axis_name=None, split=None, implementation=None)",
     "linear_softmax_cross_entropy_sum": "(hidden, classifier, labels, *, bias=None, mask=None, weights=None, label_smoothing=0.0, "
-    "class_weights=None, z_loss=0.0, label_probabilities=None, soft_cap=None, temperature=None, axis_name=None, split=None, implementation=None)",
+    "class_weights=None, z_loss=0.0, soft_cap=None, temperature=None, axis_name=None, split=None, implementation=None)",
     "Chunked": "(block_tokens=None, block_classes=None)",
     "Split": "(tokens=None, classes=None, features=None, mesh=None)",
     "LogitStats": "(max_logit, sum_exp_rest, label_nll, label_mass, uniform_nll, weight_sum, num_classes, top_label_mass, spread, "
