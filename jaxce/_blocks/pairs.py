@@ -94,20 +94,21 @@ def _tangent_in_blocks(axis_name, blocks: Blocks, sides: Sides, dots: Sides):
         part, part_dots = without_masked(with_rows(sides, of_sides)), with_rows(dots, of_dots)
         block, block_dots = block_of(part), _block_dots(part, part_dots)
         arrays = (x if dot is None else x.astype(dtype) for x, dot in zip(block, block_dots, strict=True))
-        function = functools.partial(of_block, axis_name, part.where, part.mask)
+        # If the statistics of a block were kept, the pass that computes the value would compute all logits once more for them.
+        function = functools.partial(of_block, axis_name, part.where, part.mask, is_kept=False)
         return partial_jvp(function, (Block(*arrays),), (block_dots,))[1]
 
     return loops.map_tokens(of_rows, (rows_of(sides), rows_of(dots)), blocks.tokens)
 
 
-def of_block(axis_name, where, mask, block: Block):
+def of_block(axis_name, where, mask, block: Block, *, is_kept: bool = True):
     """Return the divergence of each token of a block."""
     axis = block.target.ndim - 1
     target = shaped(block.target, block.target_cap, None, None, axis=axis)
     student = shaped(block.student, block.student_cap, None, None, axis=axis)
     where = None if where is None else per_class(where, axis, target.ndim)
     arguments = target, student, block.temperature, where, mask, block.weight
-    return dense.divergences(*arguments, axis=axis, axis_name=axis_name)
+    return dense.divergences(*arguments, axis=axis, axis_name=axis_name, is_kept=is_kept)
 
 
 def block_of(sides: Sides) -> Block:

@@ -23,11 +23,13 @@ from jaxce._jax.rules import choose, linear, with_rule
 _PART = 2**19
 
 
-def divergences(target, logits, temperature, where, mask, weight, *, axis: int, axis_name: AxisName = None):
+def divergences(
+    target, logits, temperature, where, mask, weight, *, axis: int, axis_name: AxisName = None, is_kept: bool = True
+):
     """Return the divergence of each row: that of Kullback and Leibler without a `weight`, that of Jensen and Shannon with one.
 
     The logits are in the same dtype. They may be those of some of the classes: with an `axis_name`, the divergences are those of the classes of all
-    devices. A masked row has divergence 0, whatever it holds.
+    devices. A masked row has divergence 0, whatever it holds. `is_kept` says whether reverse mode saves the statistics of the rows.
     """
     if mask is not None:
         target, logits = (jnp.where(per_row(mask, axis), z, 0) for z in (target, logits))
@@ -37,18 +39,18 @@ def divergences(target, logits, temperature, where, mask, weight, *, axis: int, 
     if temperature is not None:
         temperature = nan_unless_positive(temperature.astype(logits.dtype))
     rows = Rows(target, logits, temperature, None)
-    target_max, max_, target_sum, sum_, excess = _sums_with_rule(axis, axis_name)(rows)
+    target_max, max_, target_sum, sum_, excess = _sums_with_rule(axis, axis_name, is_kept)(rows)
     if weight is not None:
         # If one of the softmaxes has no class, the gradient of the other is NaN too.
         weight = jnp.where((target_sum > 0) & (sum_ > 0), weight.astype(logits.dtype), jnp.nan)
     sums = {"target_sum": target_sum, "sum": sum_, "excess": excess}
     rows = rows._replace(weight=weight, target_max=target_max, max=max_, **sums)
-    losses = psum_over(axis_name, _with_rule(axis)(rows))
+    losses = psum_over(axis_name, _with_rule(axis, is_kept)(rows))
     return losses if mask is None else jnp.where(mask, losses, 0)
 
 
 @functools.cache
-def _sums_with_rule(axis, axis_name):
+def _sums_with_rule(axis, axis_name, is_kept):
     def value(rows: Rows):
         largest = [jnp.max(z, axis) for z in (rows.target, rows.logits)]
         if axis_name is not None:
@@ -62,11 +64,11 @@ def _sums_with_rule(axis, axis_name):
         rows = rows._replace(target_max=target_max, max=max_)
         return None, None, *psum_over(axis_name, definition.sums_jvp(rows, dots, axis=axis)), None
 
-    return with_rule(value, tangent)
+    return with_rule(value, tangent, is_kept=is_kept)
 
 
 @functools.cache
-def _with_rule(axis):
+def _with_rule(axis, is_kept):
     function = functools.partial(definition.divergence, axis=axis)
 
     def value(rows: Rows):
@@ -77,7 +79,7 @@ def _with_rule(axis):
         transpose = functools.partial(_transpose, function, axis, jax.tree.map(lambda _: True, dots))
         return linear(functools.partial(_jvp, function), transpose, dots, rows)
 
-    return with_rule(value, tangent)
+    return with_rule(value, tangent, is_kept=is_kept)
 
 
 def _jvp(function, dots: Rows, rows: Rows):

@@ -24,25 +24,27 @@ Function = Callable[..., Any]
 _NAME = "jaxce_statistics"
 
 
-def with_rule(value: Function, tangent: Function, higher: Function | None = None) -> Function:
+def with_rule(value: Function, tangent: Function, higher: Function | None = None, *, is_kept: bool = True) -> Function:
     """Return the function `value`, whose derivative is `tangent`.
 
     Args:
       value: `value(*args)` returns a pytree of arrays; an argument is a pytree. It is never differentiated.
       tangent: `tangent(args, outs, tangents)` returns the tangent of each result, linear in `tangents`; None stands for a tangent that is 0.
       higher: The same, for derivatives of the second order and above; `tangent` by default.
+      is_kept: Whether `keep_statistics` around the function saves the results for the reverse pass. Otherwise it recomputes them.
     """
 
     def function(*args):
         program = trace(value, args)
-        return call(program, args, jvp=functools.partial(_jvp_by_rule, program, tangent, higher or tangent))
+        return call(program, args, jvp=functools.partial(_jvp_by_rule, program, tangent, higher or tangent, is_kept))
 
     return function
 
 
-def _jvp_by_rule(program, tangent, higher, args, tangents):
-    outs = call(program, args, jvp=functools.partial(_jvp_by_rule, program, higher, higher))
-    outs = jax.tree.map(lambda out: checkpoint_name(out, _NAME), outs)
+def _jvp_by_rule(program, tangent, higher, is_kept, args, tangents):
+    outs = call(program, args, jvp=functools.partial(_jvp_by_rule, program, higher, higher, is_kept))
+    if is_kept:
+        outs = jax.tree.map(lambda out: checkpoint_name(out, _NAME), outs)
     return outs, tangent(args, outs, tangents)
 
 

@@ -19,7 +19,10 @@ LINEAR_SHAPES = {"small": (8, 16, 10), "real": (8192, 2048, 128256), "odd": (102
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """A loss. The last argument of `function` has the labels: class indices ("integer"), or a number per logit ("soft")."""
+    """A loss. The last argument of `function` has the labels: class indices ("integer"), or a number per logit ("soft").
+
+    A divergence has a second layer of the same size instead ("teacher"), without gradients.
+    """
 
     function: Callable[..., Any]
     labels: str
@@ -59,6 +62,8 @@ class Loss:
             if self.linear
             else [(tuple(shape), dtype)]
         )
+        if self.labels == "teacher":
+            return [*floating, *floating]
         labels = ((rows[0],), "int32") if self.labels == "integer" else (tuple(shape), dtype)
         return [*floating, labels]
 
@@ -88,6 +93,10 @@ def _policy(stats, advantage, old):
 def _policy_sum(hidden, classifier, labels):
     per_row = jnp.cos(labels.astype(jnp.float32)), -jnp.abs(jnp.sin(labels.astype(jnp.float32)))
     return jaxce.loss_sum(jaxce.LinearLogits(hidden, classifier), labels, _policy, per_row)
+
+
+def _kl_sum(hidden, classifier, *teacher):
+    return jaxce.softmax_kl_divergence_sum(jaxce.LinearLogits(*teacher), jaxce.LinearLogits(hidden, classifier))
 
 
 def _every_option(logits, labels):
@@ -136,6 +145,7 @@ LOSSES = {
         variant=True,
     ),
     "policy sum": Loss(_policy_sum, "integer", linear=True, brief=True, variant=True),
+    "kl sum": Loss(_kl_sum, "teacher", linear=True, brief=True, variant=True),
     "linear_logit_stats": Loss(
         lambda *x: _from_stats(jaxce.linear_logit_stats(*x)), "integer", linear=True, brief=True, variant=True
     ),

@@ -36,7 +36,15 @@ BACKWARD = {
     for name, (reads, _) in FORWARD.items()
 }
 DENSE = list(FORWARD)
-LINEAR = ["linear", "linear sum", "linear sum, whole rows", "linear sum, tied", "policy sum", "linear_logit_stats"]
+LINEAR = [
+    "linear",
+    "linear sum",
+    "linear sum, whole rows",
+    "linear sum, tied",
+    "policy sum",
+    "kl sum",
+    "linear_logit_stats",
+]
 CELLS = {target: list(programs.cells_of(target, programs.EVERY)) for target in PLUGINS}
 
 
@@ -191,11 +199,19 @@ def test_bytes_counted_by_a_tpu_compiler_equal_those_of_the_passes(target, rows,
 
 
 @over_targets
-@pytest.mark.parametrize("loss", LINEAR)
+@pytest.mark.parametrize("loss", [loss for loss in LINEAR if loss != "kl sum"])
 def test_linear_losses_store_at_most_a_twentieth_of_the_logits_and_the_classifier_gradient(rows, loss):
     for row in select(rows, loss, shape="real"):
         assert row["temporary_bytes"] <= CLASSIFIER * 4 + row["logits"] * 4 / 20, name(row)
         assert row["largest"] <= CLASSIFIER, name(row)  # no array as large as the logits, in any dtype
+
+
+@over_targets
+def test_divergence_of_two_layers_stores_at_most_an_eighth_of_the_logits_and_the_classifier_gradient(rows):
+    """A block has the logits of both layers and their exponentials."""
+    for row in select(rows, "kl sum", shape="real"):
+        assert row["temporary_bytes"] <= CLASSIFIER * 4 + row["logits"] * 4 / 8, name(row)
+        assert row["largest"] <= CLASSIFIER, name(row)
 
 
 @over_targets

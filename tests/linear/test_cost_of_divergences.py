@@ -6,7 +6,7 @@ import pytest
 
 import jaxce
 from jaxce import Chunked, LinearLogits
-from tests.support import device_work
+from tests.support import covering, device_work
 
 TOKENS, FEATURES, CLASSES = 512, 64, 3000
 LAYER = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((TOKENS, FEATURES), (FEATURES, CLASSES))]
@@ -41,9 +41,11 @@ CASES = {
     "student's classifier": (total, (3,), 3),
     "value per token": (per_token, (), 2),
     "student per token": (per_token, STUDENT, 6),
+    "both per token": (per_token, BOTH, 8),
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("implementation", [Chunked(64), None], ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_matmuls_and_memory(case, implementation):
@@ -56,7 +58,8 @@ def test_matmuls_and_memory(case, implementation):
     assert temporaries <= gradients + 12 * 4 * block * CLASSES + 2**18
 
 
-@pytest.mark.parametrize("moving", [(), 0, 1, (0, 1)], ids=str)
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("moving", [0, 1, (0, 1), *covering.nightly_values(())], ids=str)
 @pytest.mark.parametrize("name", ["softmax_kl_divergence", "softmax_js_divergence"])
 def test_dense_divergences_store_no_array_of_the_size_of_the_logits(name, moving):
     logits = jax.ShapeDtypeStruct((8192, 512), jnp.float32)

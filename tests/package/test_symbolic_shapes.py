@@ -10,7 +10,7 @@ import pytest
 
 import jaxce
 from jaxce import Chunked
-from tests.support import cases, covering, linear_cases, oracle, row_losses
+from tests.support import cases, covering, divergences, linear_cases, oracle, row_losses
 from tests.support.cases import INTEGER, SOFT
 from tests.support.closeness import assert_within
 from tests.support.oracle import Quantity
@@ -358,3 +358,40 @@ def test_losses_of_a_row_and_entropy_of_any_sizes(implementation):
             want_value, wanted = row_losses.gradients(row_losses.naive, row_losses.as_float64(problem))
         row_losses.assert_near((value, found), (want_value, wanted), 1e-5)
         np.testing.assert_array_equal(prediction, (problem.hidden @ problem.classifier).argmax(-1))
+
+
+WAYS_OF_DIVERGENCES = {
+    "dense": ("dense", "dense"),
+    "lazy": (None, None),
+    "in blocks": (Chunked(3), Chunked(3)),
+    "dense target": ("dense", "chunked"),
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "name"),
+    covering.quick(
+        itertools.product(WAYS_OF_DIVERGENCES, divergences.FUNCTIONS), [("dense", "js"), ("in blocks", "kl sum")]
+    ),
+)
+def test_divergences_of_any_sizes(way, name):
+    def run(arguments):
+        by_name, replaced = divergences.split(divergences.Problem(**arguments))
+        ways = WAYS_OF_DIVERGENCES[way]
+        return jax.value_and_grad(lambda x: divergences.total(name, replaced(x), ways))(by_name)
+
+    rng = np.random.default_rng(0)
+    shapes = dict.fromkeys(("temperature", "weights", "mask"), "b") | dict.fromkeys(
+        ("target_bias", "bias", "where"), "v"
+    )
+    shapes |= {"target_hidden": "b, e", "target_classifier": "e, v", "hidden": "b, f", "classifier": "f, v"}
+    export = exported(run, divergences.make(rng)._asdict(), shapes)
+    for size, classes in ((1, 2), (3, 10), (11, 13)):
+        problem = divergences.make(rng, (size,), classes=classes)
+        value, found = export.call(problem._asdict())
+        with jax.enable_x64(True):
+            want_value, wanted = divergences.gradients(
+                lambda x: divergences.plain_total(name, x), divergences.as_float64(problem)
+            )
+        # The dense logits of the test are capped by plain code, whose derivative with respect to the cap cancels.
+        row_losses.assert_near((value, found), (want_value, wanted), 3e-5 if way == "dense" else 1e-5)

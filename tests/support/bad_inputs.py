@@ -158,6 +158,49 @@ VALUES = {
 # fmt: on
 
 
+# The divergences of two softmaxes: (arguments, exception, pattern). `KL` and `JS` have the arguments in common.
+KL, JS = jaxce.softmax_kl_divergence, jaxce.softmax_js_divergence
+KL_SUM, JS_SUM = jaxce.softmax_kl_divergence_sum, jaxce.softmax_js_divergence_sum
+LAYER = jaxce.LinearLogits(f32(4, 3), f32(3, 5))
+# fmt: off
+PAIRS = {
+    "another number of classes": ({"target_logits": f32(4, 6)}, ValueError, r"`target_logits` must have the shape of `logits`.*got \(4, 6\)"),
+    "one target for all": ({"target_logits": f32(1, 5)}, ValueError, r"`target_logits` must have the shape.*got \(1, 5\)"),
+    "a layer of other tokens": ({"target_logits": jaxce.LinearLogits(f32(3, 2), f32(2, 5))}, ValueError, r"`target_logits`.*got \(3, 5\)"),
+    "integer target": ({"target_logits": i32(4, 5)}, TypeError, "`target_logits` must be floating point; got int32"),
+    "target probabilities of booleans": ({"target_logits": booleans(4, 5)}, TypeError, "`target_logits` must be floating point; got bool"),
+    "complex student": ({"logits": Z + 1j}, TypeError, "`logits` must be floating point; got complex64"),
+    "scalar target": ({"target_logits": f32(), "logits": f32()}, ValueError, "`target_logits` must have a class axis; got a scalar"),
+    "list of targets": ({"target_logits": [[0.0]]}, TypeError, "`target_logits` must be an array; got list"),
+    "no student": ({"logits": None}, TypeError, "`logits` must be an array; got NoneType"),
+    "divergence without classes": ({"target_logits": f32(4, 0), "logits": f32(4, 0)}, ValueError, r"at least one class.*got shape \(4, 0\)"),
+    "divergence, axis beyond the last": ({"axis": 2}, ValueError, r"`axis` must be an axis of `logits`.*got 2"),
+    "divergence, axis in words": ({"axis": "last"}, TypeError, "`axis` must be a Python integer.*got 'last'"),
+    "first axis of a layer": ({"target_logits": LAYER, "axis": 0}, ValueError, "`axis` must be the last axis of a LinearLogits, 1 or -1; got 0"),
+    "divergence, mask as where": ({"where": booleans(4)}, ValueError, r"`where`.*got \(4,\)\. To leave out examples.*`mask`"),
+    "divergence, float where": ({"where": f32(4, 5)}, TypeError, "`where` must be boolean; got float32"),
+    "where by row of a layer": ({"logits": LAYER, "where": booleans(4, 5)}, ValueError, r"`where` must be the same for all rows.*got \(4, 5\)"),
+    "divergence, where as mask": ({"mask": booleans(4, 5)}, ValueError, r"`mask`.*got \(4, 5\)\. To leave out.*`where`"),
+    "divergence, integer mask": ({"mask": i32(4)}, TypeError, r"`mask` must be boolean; got int32.*mask != 0"),
+    "temperature of another shape": ({"temperature": f32(5)}, ValueError, r"`temperature` must be a scalar or .*\(4,\); got \(5,\)"),
+    "temperature by class": ({"temperature": f32(4, 5)}, ValueError, r"`temperature`.*got \(4, 5\)"),
+    "temperature of 0": ({"temperature": 0.0}, ValueError, "`temperature` must be positive and finite; got 0.0"),
+    "temperature of integers": ({"temperature": i32(4)}, TypeError, "`temperature` must be floating point; got int32"),
+}
+PAIRS_OF_JS = {
+    "weight of 0": ({"weight": 0.0}, ValueError, "`weight` must be between 0 and 1, both excluded; got 0.0.*use softmax_kl_divergence"),
+    "weight of 1": ({"weight": 1}, ValueError, "`weight` must be between 0 and 1, both excluded; got 1.0"),
+    "weight in words": ({"weight": "0.5"}, TypeError, "`weight` must be a number; got '0.5'"),
+    "no weight": ({"weight": None}, TypeError, "`weight` must be a number; got None"),
+    "weight by row": ({"weight": f32(4)}, ValueError, r"`weight` must be a scalar; got shape \(4,\)"),
+}
+PAIRS_OF_SUMS = {
+    "weights by class": ({"weights": f32(4, 5)}, ValueError, r"`weights`.*\(4,\); got \(4, 5\)"),
+    "divergence, boolean weights": ({"weights": booleans(4)}, TypeError, "`weights` must be numbers; got booleans"),
+}
+# fmt: on
+
+
 class BadCall(NamedTuple):
     """A call of a function with one invalid argument."""
 
@@ -165,7 +208,12 @@ class BadCall(NamedTuple):
     arguments: dict[str, Any]
     error: type[Exception]
     message: str
-    first: tuple[str, ...] = ("logits", "labels", "losses")  # the arguments that are passed by position
+    first: tuple[str, ...] = (
+        "target_logits",
+        "logits",
+        "labels",
+        "losses",
+    )  # the arguments that are passed by position
 
     def __call__(self, function=None):
         arguments = dict(self.arguments)
@@ -194,6 +242,17 @@ def dense_calls():
         if name in ("integer", "soft") or (set(values) <= KNOWN[name] and case != "number as logits" and not is_valid):
             calls[f"{name}, {case}"] = BadCall(function, {"logits": Z, "labels": labels, **values}, error, message)
     return calls
+
+
+def divergence_calls():
+    """Return all calls of the divergences, by name."""
+    tables = {"KL": (KL, PAIRS), "JS": (JS, PAIRS | PAIRS_OF_JS)}
+    tables |= {"KL sum": (KL_SUM, PAIRS | PAIRS_OF_SUMS), "JS sum": (JS_SUM, PAIRS | PAIRS_OF_JS | PAIRS_OF_SUMS)}
+    return {
+        f"{name}, {case}": BadCall(function, {"target_logits": Z, "logits": Z, **values}, error, message)
+        for name, (function, table) in tables.items()
+        for case, (values, error, message) in table.items()
+    }
 
 
 # The arguments of the functions that do not have all options.

@@ -8,7 +8,7 @@ import pytest
 from tests.support import bad_inputs, keras_bad_inputs
 from tests.support.bad_inputs import INTEGER, SHAPES_AND_DTYPES, SIGMOID, SOFT, STATS, VALUES, Q, Y, Z
 
-CALLS = {**bad_inputs.dense_calls(), **keras_bad_inputs.calls()}
+CALLS = {**bad_inputs.dense_calls(), **bad_inputs.divergence_calls(), **keras_bad_inputs.calls()}
 
 
 def named(table):
