@@ -51,7 +51,7 @@ CASES = {
     ("case", "implementation"),
     covering.quick(
         itertools.product(CASES, (Chunked(64), None)),
-        [("value", None), ("student", Chunked(64)), ("student per token", Chunked(64))],
+        [("student", Chunked(64)), ("student per token", Chunked(64))],
     ),
     ids=str,
 )

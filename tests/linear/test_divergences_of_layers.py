@@ -28,7 +28,6 @@ DTYPES = ["float32", "float64", "bfloat16", "float16", "bfloat16 and float32", "
 CASES = itertools.product(WAYS, [(11,), (3, 5), (0,), (2, 2, 3)], DTYPES, FUNCTIONS)
 QUICK = [
     ("both lazy", (11,), "float32", "kl sum"),
-    ("both in blocks", (11,), "float64", "js"),
     ("target lazy", (3, 5), "bfloat16 and float32", "js sum"),
 ]
 
@@ -71,7 +70,7 @@ ORDERS = itertools.product(["both in blocks", "target lazy"], MODES, FUNCTIONS)
 
 @pytest.mark.parametrize(
     ("way", "mode", "name"),
-    covering.quick(ORDERS, [("both in blocks", "jvp of grad", "kl sum"), ("target lazy", "grad of grad", "kl")]),
+    covering.quick(ORDERS, [("both in blocks", "jvp of grad", "kl sum")]),
 )
 def test_derivatives_of_every_mode_and_order(way, mode, name, rng, x64):
     problem = divergences.as_float64(divergences.make(rng, (6,)))

@@ -107,7 +107,6 @@ def test_divergences_with_nothing_said_and_with_split(mode, name, ways, layout):
         ],
         [
             (True, (Chunked(3), Chunked(3)), "kl sum"),
-            (False, ("dense", "dense"), "js"),
         ],
     ),
     ids=str,
