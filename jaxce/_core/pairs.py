@@ -40,9 +40,11 @@ def divergences(
         temperature = nan_unless_positive(temperature.astype(logits.dtype))
     rows = Rows(target, logits, temperature, None)
     target_max, max_, target_sum, sum_, excess = _sums_with_rule(axis, axis_name, is_kept)(rows)
+    # If one of the softmaxes has no class, the gradients with respect to both are NaN.
+    has_classes = (target_sum > 0) & (sum_ > 0)
+    target_sum, sum_ = (jnp.where(has_classes, x, jnp.nan) for x in (target_sum, sum_))
     if weight is not None:
-        # If one of the softmaxes has no class, the gradient of the other is NaN too.
-        weight = jnp.where((target_sum > 0) & (sum_ > 0), weight.astype(logits.dtype), jnp.nan)
+        weight = jnp.broadcast_to(weight.astype(logits.dtype), target_sum.shape)
     sums = {"target_sum": target_sum, "sum": sum_, "excess": excess}
     rows = rows._replace(weight=weight, target_max=target_max, max=max_, **sums)
     losses = psum_over(axis_name, _with_rule(axis, is_kept)(rows))

@@ -1,5 +1,7 @@
 """The divergences of linear layers cost few matmuls and little memory. Those of dense logits store no array of the size of the logits."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -45,9 +47,14 @@ CASES = {
 }
 
 
-@pytest.mark.covering(1)
-@pytest.mark.parametrize("implementation", [Chunked(64), None], ids=str)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "implementation"),
+    covering.quick(
+        itertools.product(CASES, (Chunked(64), None)),
+        [("student", Chunked(64)), ("student per token", Chunked(64))],
+    ),
+    ids=str,
+)
 def test_matmuls_and_memory(case, implementation):
     function, moving, matmuls = CASES[case]
     found, temporaries = figures(function, implementation, moving)
@@ -58,9 +65,14 @@ def test_matmuls_and_memory(case, implementation):
     assert temporaries <= gradients + 12 * 4 * block * CLASSES + 2**18
 
 
-@pytest.mark.covering(1)
-@pytest.mark.parametrize("moving", [0, 1, (0, 1), *covering.nightly_values(())], ids=str)
-@pytest.mark.parametrize("name", ["softmax_kl_divergence", "softmax_js_divergence"])
+@pytest.mark.parametrize(
+    ("name", "moving"),
+    covering.quick(
+        itertools.product(("softmax_kl_divergence", "softmax_js_divergence"), ((), 0, 1, (0, 1))),
+        [("softmax_kl_divergence", (0, 1)), ("softmax_js_divergence", 1)],
+    ),
+    ids=str,
+)
 def test_dense_divergences_store_no_array_of_the_size_of_the_logits(name, moving):
     logits = jax.ShapeDtypeStruct((8192, 512), jnp.float32)
 

@@ -24,20 +24,15 @@ WAYS = {
     "target dense": (DENSE, Chunked(4)),
     "target lazy": (Chunked(5), DENSE),
 }
-PAIRS = [
-    "float32",
-    "float64",
-    "bfloat16",
-    "bfloat16 and float32",
-    *covering.nightly_values("float16", "float32 and float64"),
+DTYPES = ["float32", "float64", "bfloat16", "float16", "bfloat16 and float32", "float32 and float64"]
+CASES = itertools.product(WAYS, [(11,), (3, 5), (0,), (2, 2, 3)], DTYPES, FUNCTIONS)
+QUICK = [
+    ("both lazy", (11,), "float32", "kl sum"),
+    ("target lazy", (3, 5), "bfloat16 and float32", "js sum"),
 ]
 
 
-@pytest.mark.covering(1)
-@pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("dtypes", PAIRS)
-@pytest.mark.parametrize("rows", [(11,), (3, 5), *covering.nightly_values((0,), (2, 2, 3))], ids=str)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "rows", "dtypes", "name"), covering.quick(CASES, QUICK), ids=str)
 def test_value_and_every_gradient(way, rows, dtypes, name, rng, x64):
     pair = [jnp.dtype(dtype) for dtype in (dtypes.split(" and ") * 2)[:2]]
     ways = list(WAYS[way])
@@ -75,7 +70,7 @@ ORDERS = itertools.product(["both in blocks", "target lazy"], MODES, FUNCTIONS)
 
 @pytest.mark.parametrize(
     ("way", "mode", "name"),
-    covering.quick(ORDERS, [("both in blocks", "grad of grad", "kl sum"), ("target lazy", "jvp of grad", "js")]),
+    covering.quick(ORDERS, [("both in blocks", "jvp of grad", "kl sum")]),
 )
 def test_derivatives_of_every_mode_and_order(way, mode, name, rng, x64):
     problem = divergences.as_float64(divergences.make(rng, (6,)))
@@ -104,7 +99,7 @@ OF_ROWS = ("target_hidden", "hidden", "temperature", "weights", "mask")
     ("way", "name", "loop"),
     covering.quick(
         itertools.product(["both in blocks", "target dense"], FUNCTIONS, LOOPS),
-        [("both in blocks", "kl", "scan"), ("target dense", "kl sum", "vmap")],
+        [("target dense", "kl sum", "scan")],
     ),
 )
 def test_loops(way, name, loop, rng, x64):
@@ -134,8 +129,7 @@ def test_blocks_of_classes_are_refused(name, rng):
             FUNCTIONS[name](*pair)
 
 
-def test_a_row_whose_tokens_are_all_masked_costs_no_block(rng):
-    """A block of masked tokens is skipped: what it holds is not read, and its gradients are 0."""
+def test_blocks_of_masked_tokens_with_nan_have_gradient_0(rng):
     problem = divergences.make(rng, (12,))
     mask = np.arange(12) >= 8
     problem = problem._replace(
