@@ -17,6 +17,7 @@ from benchmarks import compare
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.nightly
 def test_copy_is_compared_line_by_line():
     options = ["--quick", "--seconds", "0.01", "--only", "256 x 10"]
     command = [sys.executable, "-m", "benchmarks.compare", "jaxce", *options]

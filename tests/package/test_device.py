@@ -31,6 +31,7 @@ def rows_of(rows, part):
     return [row for row in rows if row["part"] == part]
 
 
+@pytest.mark.nightly
 def test_everything_is_measured(tmp_path):
     code, rows, text, plots, errors = run(tmp_path)
     assert code == 0, errors[-2000:]
