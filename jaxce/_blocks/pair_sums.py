@@ -64,7 +64,9 @@ def total_and_gradients(axis_name: AxisName, wanted: Sides, blocks: Blocks, side
 def _of_rows(axis_name: AxisName, wanted: Sides, blocks: Blocks, sides: Sides, sums: _Sums, rows):
     """Add the divergences and gradients of a block of tokens. The results are those of these tokens."""
     part = without_masked(with_rows(sides, rows))
-    block = varying_like(block_of(part), (sides, rows["weights"]))
+    # The sums of the gradients are in the dtype of the weights; a soft cap, a temperature or a weight may be narrower.
+    block = jax.tree.map(lambda x: x.astype(rows["weights"].dtype), block_of(part))
+    block = varying_like(block, (sides, rows["weights"]))
     moving = Block(*(x if is_moving else None for x, is_moving in zip(block, _moving(wanted), strict=True)))
 
     def total(moving: Block):

@@ -27,7 +27,7 @@ WAYS = {
 DTYPES = ["float32", "float64", "bfloat16", "float16", "bfloat16 and float32", "float32 and float64"]
 CASES = itertools.product(WAYS, [(11,), (3, 5), (0,), (2, 2, 3)], DTYPES, FUNCTIONS)
 QUICK = [
-    ("both lazy", (11,), "float32", "kl sum"),
+    ("both lazy", (11,), "float32 and float64", "kl sum"),
     ("target lazy", (3, 5), "bfloat16 and float32", "js sum"),
 ]
 
