@@ -22,7 +22,7 @@ import jaxce
 
 SIZES = ("layers", "features", "heads", "sequence", "dtype")
 TEACHER, STUDENT = (2, 128, 4, 64, "float32"), (1, 32, 2, 64, "float32")
-FILES, LEAST_COUNT, BATCH, LEARNING_RATE, SEED = 150, 3, 16, 1e-2, 0
+FILES, LEAST_COUNT, BATCH, LEARNING_RATE, SEED = 80, 3, 16, 1e-2, 0
 HELD_OUT, TOP, EVERY = 64, 16, 10
 
 
@@ -164,10 +164,10 @@ def draw(curves: dict[str, np.ndarray], of_teacher: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a few steps on fewer words")
-    parser.add_argument("--steps", type=int, default=80, help="steps of each student")
+    parser.add_argument("--steps", type=int, default=60, help="steps of each student")
     options = parser.parse_args()
     started = time.perf_counter()
-    files, teacher_steps, steps = (8, 8, 4) if options.short else (FILES, 120, options.steps)
+    files, teacher_steps, steps = (8, 8, 4) if options.short else (FILES, 100, options.steps)
     rows = standard_library(LEAST_COUNT, TEACHER[3], files)
     vocabulary = int(rows.max()) + 1
     held_out, rows = np.split(np.random.default_rng(SEED).permutation(rows), [HELD_OUT])

@@ -49,7 +49,7 @@ def logit_stats(
       class_weights: `[num_classes]`, real. The weight of each class in `smooth_nll`; `nll` is not weighted.
       label_probabilities: `[..., k]`, real, with integer labels `[..., k]`: the probabilities of these classes, as those of the likeliest classes of
         a teacher. The same class may come twice: its probabilities add up. Mass that is left out of 1 takes no part. A label that is no class
-        gives NaN, unless its probability is 0. No array of all classes is made.
+        gives NaN, unless its probability is 0. So to merge statistics of parts of the classes, give 0 to the labels of other parts.
       soft_cap: Scalar, positive: a logit :math:`z` becomes :math:`c \tanh(z / c)`. None for no cap.
       temperature: Scalar or `[...]`, positive: the logits are divided by it, after the cap. An array that is not
         positive gives NaN.
