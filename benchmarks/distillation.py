@@ -10,6 +10,7 @@ five bare matmuls, or optax. Other work on the machine changes the CPU-seconds l
 
 import argparse
 import functools
+import os
 import statistics
 from typing import NamedTuple
 
@@ -272,6 +273,7 @@ def temporaries(timed: Timed) -> str:
 
 def report(layer_rows, dense_rows, shapes: Shapes, repeats: int) -> str:
     about = f"{machine('jax', 'jaxlib', 'optax')}, jaxce {jaxce.__version__}. Medians of {repeats} interleaved calls."
+    about += f" The load average of the machine was {os.getloadavg()[1]:.1f}."
     of_layers = (
         f"{shapes.tokens} tokens; {shapes.features} features of the student, {shapes.teacher_features} of the teacher; {shapes.classes} classes. "
         "Value and gradients with respect to the student's hidden states and classifier; the teacher is constant. The floor is both logits, the "
