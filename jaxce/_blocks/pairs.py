@@ -45,7 +45,7 @@ class Sides(NamedTuple):
 
 
 class Block(NamedTuple):
-    """What a divergence depends on after the matmuls."""
+    """The logits of both softmaxes for some tokens, and the arrays that change them: all that a divergence is computed from."""
 
     target: Any  # raw logits
     student: Any

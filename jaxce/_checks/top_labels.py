@@ -14,7 +14,7 @@ from jaxce._types import working_dtype
 class TopLabels(NamedTuple):
     """Some classes of each row and their probabilities. The same class may come twice: its probabilities add up."""
 
-    indices: Any  # [..., k], wide integers. One that is none of the classes counts for nothing
+    indices: Any  # [..., k], wide integers. An index outside the classes adds nothing
     probabilities: Any  # [..., k], in the working dtype
 
 

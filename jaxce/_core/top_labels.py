@@ -18,7 +18,7 @@ from jaxce._jax.mesh import is_explicit, psum_over
 
 
 def at_classes(values, indices, axis):
-    """Return the values of some classes of each row, `[..., k]`; 0 for an index that is none of the classes."""
+    """Return the values of some classes of each row, `[..., k]`. For an index outside the classes the value is 0."""
     if is_explicit(values):
         # JAX can compare arrays whose types say that they are split over devices, but cannot index them.
         is_chosen = class_numbers(values, axis, indices.dtype)[..., None] == jnp.expand_dims(indices, axis)
@@ -80,6 +80,6 @@ def weighted_top_labels(labels: TopLabels, class_weights, mask, axis_name) -> To
 
 
 def _of_these_classes(z, labels: TopLabels, axis):
-    """Return the probabilities, 0 for a label that is none of these classes. The probability of a label that is no class at all is NaN."""
+    """Return the probabilities of the labels. For a class of another device or block it is 0. For a label that is no class of any, it is NaN."""
     q = labels.probabilities
     return jnp.where(is_class(labels.indices, z.shape[axis]) | jnp.isnan(q), q, 0)
