@@ -164,7 +164,7 @@ def draw(curves: dict[str, np.ndarray], of_teacher: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a few steps on fewer words")
-    parser.add_argument("--steps", type=int, default=60, help="steps of each student")
+    parser.add_argument("--steps", type=int, default=70, help="steps of each student")
     options = parser.parse_args()
     started = time.perf_counter()
     files, teacher_steps, steps = (8, 8, 4) if options.short else (FILES, 100, options.steps)
