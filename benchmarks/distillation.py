@@ -271,7 +271,7 @@ def temporaries(timed: Timed) -> str:
     return "" if held is None else f"{held / 2**20:,.0f}"
 
 
-def report(layer_rows, dense_rows, shapes: Shapes, repeats: int) -> str:
+def report(layer_rows, label_rows, dense_rows, shapes: Shapes, repeats: int) -> str:
     about = f"{machine('jax', 'jaxlib', 'optax')}, jaxce {jaxce.__version__}. Medians of {repeats} interleaved calls."
     about += f" The load average of the machine was {os.getloadavg()[1]:.1f}."
     of_layers = (
@@ -284,7 +284,12 @@ def report(layer_rows, dense_rows, shapes: Shapes, repeats: int) -> str:
         "Value and gradient of the mean divergence with respect to the student's logits, float32. The probabilities or logarithms that optax takes "
         "are computed in the same program."
     )
+    of_labels = (
+        "Value and gradients of `softmax_cross_entropy_sum` of the student's layer. The labels are the teacher's most probable classes with their "
+        "probabilities (`label_probabilities`), or the most probable class alone."
+    )
     parts = ["# Distillation", about, "## Divergences of two linear layers", of_layers, table(LAYER_HEADER, layer_rows)]
+    parts += ["## Labels of a few classes", of_labels, table(LABEL_HEADER, label_rows)]
     parts += ["## Divergences of dense logits", of_dense, table(DENSE_HEADER, dense_rows)] if dense_rows else []
     return "\n\n".join(parts) + "\n"
 
@@ -300,10 +305,11 @@ def main():
     if options.tokens:
         shapes = shapes._replace(tokens=options.tokens)
     dense_rows = [row for shape in shapes.dense for row in dense_lines(shape, 3 * options.repeats)]
-    layer_rows, text = [], ""
+    layer_rows, label_rows, text = [], [], ""
     for dtype in [options.dtype] if options.dtype else ["float32", "bfloat16"]:
         layer_rows += layer_lines(shapes, dtype, options.repeats)
-        text = report(layer_rows, dense_rows, shapes, options.repeats)
+        label_rows += label_lines(shapes, dtype, options.repeats)
+        text = report(layer_rows, label_rows, dense_rows, shapes, options.repeats)
         if not options.quick:  # as soon as a dtype is measured
             (RESULTS / "distillation.md").write_text(text)
     print(text)

@@ -40,6 +40,9 @@ MODULES = {
     "_core/labels": ["losses/test_values.py", "meshes/test_axis_name.py"],
     "_core/shaping": ["losses/test_softmax.py", "linear/test_linear_logits.py"],
     "_core/__init__": ["losses/test_masks.py", "losses/test_values.py", "derivatives/test_rule.py"],
+    "_core/divergence": ["losses/test_divergences.py"],
+    "_core/pairs": ["losses/test_divergences.py", "linear/test_divergences_of_layers.py"],
+    "_core/top_labels": ["losses/test_top_labels.py"],
     "_logit_stats": ["losses/test_stats.py", "losses/test_entropy.py", "losses/test_values.py"],
     "_dense": ["losses/test_values.py", "meshes/test_axis_name.py"],
     "_formula": ["losses/test_row_losses.py"],
@@ -50,6 +53,8 @@ MODULES = {
     "_loss_sum": ["losses/test_loss_sum.py"],
     "_jax/rules": ["derivatives/test_rule.py", "derivatives/test_transforms.py"],
     "_checks/__init__": ["tables/test_checks.py", "losses/test_softmax.py"],
+    "_checks/top_labels": ["losses/test_top_labels.py"],
+    "_checks/pairs": ["losses/test_divergences.py"],
     "_checks/rows": ["linear/test_linear_logits.py", "tables/test_checks.py"],
     "_checks/scalars": ["tables/test_checks.py", "linear/test_linear.py"],
 }

@@ -62,4 +62,46 @@ SHIPPED = [
     ),
     Bug("labels that broadcast", "_checks/__init__", "if value.shape != rows:", "if value.size != math.prod(rows):"),
     Bug("a masked row that spreads", "_core/__init__", "z = jnp.where(per_row(mask, axis), z, 0)", "pass"),
+    Bug(
+        "a divergence is a difference of logarithms",
+        "_core/divergence",
+        "jnp.where(_is_near(x), q * _expm1_minus_x(x), p - q - q * x)",
+        "p - q - q * x",
+    ),
+    Bug(
+        "the gradient of a divergence is a difference of probabilities",
+        "_core/divergence",
+        "jnp.where(_is_near(x), of_q * _expm1(x), of_p - of_q)",
+        "of_p - of_q",
+    ),
+    Bug(
+        "0 * inf at a class that the target leaves out",
+        "_core/divergence",
+        "x = jnp.where(rows.target == -jnp.inf, _FAR, x)",
+        "x = jnp.where(rows.target == -jnp.inf, jnp.inf, x)",
+    ),
+    Bug(
+        "a masked row of a divergence that spreads",
+        "_core/pairs",
+        "jnp.where(per_row(mask, axis), z, 0) for z in (target, logits)",
+        "z for z in (target, logits)",
+    ),
+    Bug(
+        "0 * inf at a label of probability 0",
+        "_core/top_labels",
+        "jnp.where(q == 0, 0.0, q * gap)",
+        "q * gap",
+    ),
+    Bug(
+        "the mass that a teacher leaves out is the likeliest class",
+        "_core/top_labels",
+        "label_mass * jnp.log1p(stats.sum_exp_rest) + of_gaps",
+        "jnp.log1p(stats.sum_exp_rest) + of_gaps",
+    ),
+    Bug(
+        "a label of -1 with a probability is ignored",
+        "_checks/top_labels",
+        "is_valid = (indices >= 0) & (indices < num_classes) | (probabilities == 0)",
+        "is_valid = indices < num_classes",
+    ),
 ]

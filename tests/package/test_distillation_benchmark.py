@@ -37,6 +37,7 @@ def test_report_has_every_line(monkeypatch):
     monkeypatch.setattr(distillation, "dense_programs", lambda: first)
     (line,) = distillation.dense_lines((4, 5), repeats=1)
     assert line[:4] == ["(4, 5)", "optax.losses.kl_divergence", "1.00", ""]
-    text = distillation.report([["float32", "a line", *[""] * 6]], [line], TINY, repeats=1)
-    assert f"| {line[1]} |" in text and "| a line |" in text
+    layer, labels = ["float32", "a line", *[""] * 6], ["float32", "some labels", *[""] * 5]
+    text = distillation.report([layer], [labels], [line], TINY, repeats=1)
+    assert all(f"| {x[1]} |" in text for x in (line, layer, labels))
     assert "8 tokens; 4 features of the student, 6 of the teacher; 12 classes" in text
