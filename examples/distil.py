@@ -164,10 +164,10 @@ def draw(curves: dict[str, np.ndarray], of_teacher: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a few steps on fewer words")
-    parser.add_argument("--steps", type=int, default=70, help="steps of each student")
+    parser.add_argument("--steps", type=int, default=60, help="steps of each student")
     options = parser.parse_args()
     started = time.perf_counter()
-    files, teacher_steps, steps = (8, 8, 4) if options.short else (FILES, 100, options.steps)
+    files, teacher_steps, steps = (8, 8, 4) if options.short else (FILES, 80, options.steps)
     rows = standard_library(LEAST_COUNT, TEACHER[3], files)
     vocabulary = int(rows.max()) + 1
     held_out, rows = np.split(np.random.default_rng(SEED).permutation(rows), [HELD_OUT])
