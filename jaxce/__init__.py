@@ -23,7 +23,7 @@ from jaxce._softmax import softmax_cross_entropy_sum as softmax_cross_entropy_su
 from jaxce._softmax import softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels
 from jaxce._stats import logit_stats as logit_stats
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Without `keras`: `from jaxce import *` must not replace the Keras of the caller.
 __all__ = [
