@@ -1,6 +1,6 @@
 """Print memory and passes over the logits of each loss and of optax, as the compilers of accelerators report them, without the accelerators.
 
-python -m benchmarks.aot                     # writes benchmarks/results/aot.md and aot.csv; some minutes
+python -m benchmarks.aot                     # writes benchmarks/results/aot.md, aot.csv and the predicted times, roofline.md; some minutes
 python -m benchmarks.aot --targets v5e h100  # prints the table of these targets
 
 Needs the extra `aot`. The programs, the targets and the count of passes come from tests/aot, which asserts the limits.
@@ -102,6 +102,7 @@ def main():
             writer = csv.DictWriter(file, CSV_COLUMNS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows({**row, "reads": sum(row.get("reads", {}).values())} for row in rows)
+        subprocess.run([sys.executable, "-m", "benchmarks.roofline"], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,26 @@ from tqdm import tqdm
 
 from benchmarks import markdown, measure, numerics, peers, plots, problems, report
 from benchmarks.machine import RESULTS, exit_when_cut, machine
-from benchmarks.peers.in_jax import COPY, LOSSES, MATMULS, NAIVE, OPTAX, OPTAX_WIDE, OURS, SUM, SUM_2048
+from benchmarks.peers.in_jax import (
+    AUTO,
+    COPY,
+    ENTROPY,
+    KL_SUM,
+    LOSSES,
+    MATMULS,
+    NAIVE,
+    OPTAX,
+    OPTAX_WIDE,
+    OURS,
+    SUM,
+    SUM_2048,
+    TOP_LABELS,
+)
 from benchmarks.peers.in_torch import CCE, COMPILED_WIDE, EAGER_WIDE, LIGER, release
 
 NAMES = (
     *(COPY, OURS, OPTAX, OPTAX_WIDE, MATMULS, SUM, SUM_2048, LOSSES, NAIVE),
+    *(ENTROPY, TOP_LABELS, KL_SUM, AUTO),
     *(EAGER_WIDE, COMPILED_WIDE, LIGER, CCE),
 )
 SECONDS = 440.0

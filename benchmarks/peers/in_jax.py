@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxce
 from benchmarks.measure import Program, compiled
@@ -14,6 +15,12 @@ from benchmarks.problems import F32, GRADIENT, LAYER, LINEAR, SIGMOID, SMOOTHED,
 
 OURS, OPTAX, OPTAX_WIDE, KERAS = "jaxce", "optax", "optax in float32", "Keras on JAX"
 SUM, SUM_2048, LOSSES, NAIVE = "jaxce sum", "jaxce sum, 2,048 tokens", "jaxce losses", "matmul, then optax"
+ENTROPY, TOP_LABELS, KL_SUM = (
+    "jaxce loss_sum with an entropy",
+    "jaxce sum, 64 labels per row",
+    "jaxce KL sum, same size",
+)
+AUTO = "jaxce sum, Auto mesh of one device"
 COPY, MATMULS = "a copy", "bare matmuls"  # the floors
 
 Loss = Callable[..., jax.Array]
@@ -22,8 +29,9 @@ Loss = Callable[..., jax.Array]
 def names(problem: Problem, what: str) -> list[str]:
     """Return the names of the programs that offer the loss, the floor first."""
     if problem.kind == LINEAR:
-        blocks = [SUM_2048] if what == GRADIENT else []  # only gradients depend on the blocks
-        return [MATMULS, SUM, *blocks, LOSSES, NAIVE, *fused.FUSED]
+        # Only gradients depend on the blocks.
+        more = [SUM_2048, ENTROPY, TOP_LABELS, KL_SUM, AUTO] if what == GRADIENT else []
+        return [MATMULS, SUM, *more, LOSSES, NAIVE, *fused.FUSED]
     wide = [OPTAX_WIDE] if problem.dtype != F32 else []
     keras = [KERAS] if problem.kind != SMOOTHED else []
     return [MATMULS if problem.kind == LAYER else COPY, OURS, OPTAX, *wide, *keras]
@@ -37,6 +45,9 @@ def program(name: str, problem: Problem, what: str, arrays: tuple[jax.Array, ...
     if transposed:
         hidden, classifier, labels = arrays
         arrays = hidden, jax.block_until_ready(classifier.T), labels
+    if name == AUTO:
+        mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=[jax.devices()[0]])
+        arrays = jax.block_until_ready(jax.device_put(arrays, NamedSharding(mesh, PartitionSpec())))
     function = with_gradient(problem, what, loss(name, problem))
 
     def answer(found):
@@ -82,12 +93,33 @@ def own(problem: Problem, package=jaxce) -> dict[str, Loss]:
         return {
             SUM: lambda *args: total(*args).mean(),
             SUM_2048: lambda *args: total(*args, implementation=blocks).mean(),
+            AUTO: lambda *args: total(*args).mean(),
             LOSSES: lambda *args: each(*args).mean(),
-        }
+        } | _further_losses(package)
     functions = {SOFT: package.softmax_cross_entropy, SIGMOID: package.sigmoid_binary_cross_entropy}
     function = functions.get(problem.kind, package.softmax_cross_entropy_with_integer_labels)
     options = {"label_smoothing": SMOOTHING, "z_loss": Z_LOSS} if problem.kind == SMOOTHED else {}
     return {OURS: _mean(problem, lambda logits, labels: function(logits, labels, **options))}
+
+
+def _further_losses(package) -> dict[str, Loss]:
+    """Return other losses of a linear layer in the same pass. The layer of the teacher has the same size, and no gradients."""
+
+    def with_entropy(hidden, classifier, labels):
+        logits = package.LinearLogits(hidden, classifier)
+        return package.loss_sum(logits, labels, lambda stats: stats.nll - 0.01 * stats.entropy).mean()
+
+    def of_top_labels(hidden, classifier, labels):
+        logits, top = package.LinearLogits(hidden, classifier), 64
+        some = (labels[:, None] + 997 * jnp.arange(top)) % classifier.shape[1]
+        probabilities = jnp.full(some.shape, 1 / top)
+        return package.softmax_cross_entropy_sum(logits, some, label_probabilities=probabilities).mean()
+
+    def divergence(hidden, classifier, _):
+        teacher = jax.lax.stop_gradient(package.LinearLogits(jnp.roll(hidden, 1, 0), classifier))
+        return package.softmax_kl_divergence_sum(teacher, package.LinearLogits(hidden, classifier)).mean()
+
+    return {ENTROPY: with_entropy, TOP_LABELS: of_top_labels, KL_SUM: divergence}
 
 
 def _mean(problem, each):

@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 
 MIB = 2**20
 BYTES = {"float32": 4, "bfloat16": 2, "f32": 4, "bf16": 2}
-CLASSIFIER = 2048 * 128256
+CLASSIFIER, HIDDEN = 2048 * 128256, 8192 * 2048
 # The limits of a forward pass: reads of the logits ("0") and of dense labels ("1"), then writes of arrays of this size, including the results.
 FORWARD = {
     "integer": ({"0": 2}, 0),
@@ -200,9 +200,12 @@ def test_bytes_counted_by_a_tpu_compiler_equal_those_of_the_passes(target, rows,
 
 @over_targets
 @pytest.mark.parametrize("loss", [loss for loss in LINEAR if loss != "kl sum"])
-def test_linear_losses_store_at_most_a_twentieth_of_the_logits_and_the_classifier_gradient(rows, loss):
+def test_linear_losses_store_a_part_of_the_logits_and_the_gradients(target, rows, loss):
+    """At most a twentieth of the logits. The sums on a GPU store an eighth, because larger blocks are faster there, and a block of hidden states."""
+    is_sum_on_gpu = target == "h100" and "sum" in loss
     for row in select(rows, loss, shape="real"):
-        assert row["temporary_bytes"] <= CLASSIFIER * 4 + row["logits"] * 4 / 20, name(row)
+        part = HIDDEN * 4 + row["logits"] * 4 / 8 * 1.02 if is_sum_on_gpu else row["logits"] * 4 / 20
+        assert row["temporary_bytes"] <= CLASSIFIER * 4 + part, name(row)
         assert row["largest"] <= CLASSIFIER, name(row)  # no array as large as the logits, in any dtype
 
 

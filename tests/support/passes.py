@@ -75,7 +75,7 @@ def passes(text: str, size: int, dtype: str | None = None) -> Passes:
     computations, entry = parse(text)
     reads: dict[str, float] = {}
     writes, made = 0.0, []
-    for computation, times in _run(computations, entry):
+    for computation, times in runs(computations, entry):
         by_name = {i.name: i for i in computations[computation]}
         origins = {}  # name -> the parameter of the program that the name refers to
         for i in computations[computation]:
@@ -86,14 +86,14 @@ def passes(text: str, size: int, dtype: str | None = None) -> Passes:
                     # A tuple with one large array and small arrays refers to the large array.
                     sources = {origins[o] for o in i.operands if o in origins}
                     origins |= {i.name: sources.pop()} if len(sources) == 1 else {}
-            elif _is_work(i):
+            elif is_work(i):
                 body = computations.get(i.called.get("calls", ("",))[0])
                 for name in dict.fromkeys(i.operands):
-                    picked = _makes_little_of_little(i, body, size) or _only_picked(i, body, name)
+                    picked = _makes_little_of_little(i, body, size) or only_picked(i, body, name)
                     if _is_large(by_name[name], size, memory=True) and not picked:
                         origin = origins.get(name, "made")
                         reads[origin] = reads.get(origin, 0) + times
-                if not _updates_in_place(i, body):
+                if not updates_in_place(i, body):
                     results = i.arrays[:1] if i.opcode.endswith("-start") else i.arrays
                     large = [(dtype, in_memory) for dtype, elements, in_memory in results if elements >= size]
                     made.extend(dtype for dtype, _ in large)
@@ -114,7 +114,7 @@ def _unpacked(text, size, dtype):
 def largest(text: str) -> int:
     """Return the size of the largest array that the program computes, including its results."""
     computations, entry = parse(text)
-    made = (i for name, _ in _run(computations, entry) for i in computations[name] if _is_work(i))
+    made = (i for name, _ in runs(computations, entry) for i in computations[name] if is_work(i))
     return max(elements for i in made for _, elements, _ in i.arrays)
 
 
@@ -134,7 +134,7 @@ def multiplied(text: str) -> list[str]:
     )
 
 
-def _run(computations, name, times=1.0):
+def runs(computations, name, times=1.0):
     """Yield the computations that run outside fusions, and how often each runs."""
     yield name, times
     for i in computations[name]:
@@ -142,10 +142,10 @@ def _run(computations, name, times=1.0):
             for kind, called in i.called.items():
                 if kind != "to_apply" or i.opcode == "call":
                     for other in called:
-                        yield from _run(computations, other, times * (i.trips if i.opcode == "while" else 1))
+                        yield from runs(computations, other, times * (i.trips if i.opcode == "while" else 1))
 
 
-def _is_work(instruction):
+def is_work(instruction):
     """Whether an instruction counts as a read and a write. Of an asynchronous pair only the start counts, unless it calls a computation."""
     opcode = instruction.opcode
     runs = opcode in _CONTROL or (opcode.endswith("-start") and instruction.called)
@@ -156,7 +156,7 @@ def _is_large(instruction, size, *, memory=False):
     return any(elements >= size and (in_memory or not memory) for _, elements, in_memory in instruction.arrays)
 
 
-def _only_picked(instruction, body, operand):
+def only_picked(instruction, body, operand):
     """Whether the instruction accesses only a few elements of this operand."""
     positions = [n for n, name in enumerate(instruction.operands) if name == operand]
     if body is None:
@@ -171,7 +171,7 @@ def _makes_little_of_little(instruction, body, size):
     return body is not None and not _is_large(instruction, size) and _GATHERING.isdisjoint(i.opcode for i in body)
 
 
-def _updates_in_place(instruction, body):
+def updates_in_place(instruction, body):
     roots = [i for i in body if i.is_root] if body is not None else [instruction]
     return all(i.opcode in ("scatter", "dynamic-update-slice") for i in roots)
 

@@ -1,0 +1,87 @@
+"""The work of a compiled program and the time that a device needs for it, from its optimised HLO.
+
+Each instruction outside fusions is a launch. A matmul takes the longer of its multiplications at the device's peak and its bytes at the bandwidth;
+any other launch takes its bytes at the bandwidth. Nothing overlaps. So the time misses what a small matmul loses, and what one kernel can hide
+behind another.
+"""
+
+import math
+from typing import NamedTuple
+
+from tests.support import passes
+from tests.support.passes import Instruction
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8, "c64": 8}
+
+
+class Device(NamedTuple):
+    """Multiplications and additions per second of bfloat16 matmuls, and bytes per second."""
+
+    peak: float
+    bandwidth: float
+
+
+class Work(NamedTuple):
+    """What a program does, without what it could do at once."""
+
+    launches: float
+    matmul_seconds: float  # of the matmuls, at the peak or at the bandwidth
+    fused_sums: float  # how many matmuls add their product to an array in the same launch
+    bytes_beside: float  # of the launches that are not matmuls
+    seconds: float
+
+
+def work(text: str, device: Device) -> Work:
+    """Return the work of a program from its optimised HLO."""
+    computations, entry = passes.parse(text)
+    launches = matmul_seconds = fused_sums = beside = 0.0
+    for name, times in passes.runs(computations, entry):
+        by_name = {i.name: i for i in computations[name]}
+        for i in computations[name]:
+            if not passes.is_work(i) or (i.opcode == "custom-call" and not i.operands):  # this one allocates an array
+                continue
+            body = computations.get(i.called.get("calls", ("",))[0])
+            moved, flops = _moved(i, by_name, body), _flops(i, by_name, body)
+            launches += times
+            if flops:
+                matmul_seconds += times * max(flops / device.peak, moved / device.bandwidth)
+                fused_sums += times * _adds(body)
+            else:
+                beside += times * moved
+    return Work(launches, matmul_seconds, fused_sums, beside, matmul_seconds + beside / device.bandwidth)
+
+
+def _moved(i: Instruction, by_name, body) -> float:
+    """Return the bytes that an instruction reads from and writes to main memory. Of an array of which it accesses a part, that part."""
+    names, written = dict.fromkeys(i.operands), _size(i)
+    if passes.updates_in_place(i, body) and i.opcode != "scatter":
+        root = next(x for x in body if x.is_root) if body else i
+        inside = {x.name: x for x in body} if body else by_name
+        updated, written = inside[root.operands[0]], _size(inside[root.operands[1]])
+        names.pop(i.operands[updated.position] if body else updated.name, None)
+    operands = (by_name[name] for name in names if name in by_name)
+    return written + sum(min(_size(o), written) if passes.only_picked(i, body, o.name) else _size(o) for o in operands)
+
+
+def _size(i: Instruction) -> float:
+    return sum(elements * BYTES.get(dtype, 4) for dtype, elements, in_memory in i.arrays if in_memory)
+
+
+def _flops(i: Instruction, by_name, body) -> float:
+    """Return the multiplications and additions of the matmuls of an instruction: with `m k`, `k n` and `m n` elements, `2 m k n`."""
+    inside = {x.name: x for x in body} if body else by_name
+    matmuls = [
+        x
+        for x in (body or [i])
+        if x.opcode in ("dot", "convolution") or ("gemm" in x.name and x.opcode == "custom-call")
+    ]
+    found = 0.0
+    for x in matmuls:
+        left, right = (inside[o].arrays[0][1] for o in x.operands[:2])
+        found += 2 * math.sqrt(float(left) * right * x.arrays[0][1])
+    return found
+
+
+def _adds(body) -> bool:
+    """Whether a fusion with a matmul also adds an array of its parameters to the product."""
+    return bool(body) and any(x.opcode == "add" and x.arrays[0][1] > 1 for x in body)
