@@ -100,7 +100,8 @@ class Split:
             )
         if len(self.tokens) > hidden.ndim - 1:
             raise ValueError(
-                f"`tokens` of `Split` has {len(self.tokens)} entries for the {hidden.ndim - 1} axes of tokens of `hidden`, shape {hidden.shape}."
+                f"`tokens` of `Split` must have at most one entry for each of the {hidden.ndim - 1} axes of tokens of `hidden`, "
+                f"shape {hidden.shape}; got {len(self.tokens)}: {self.tokens}."
             )
         tokens = [_mesh_axes("tokens", part) for part in (*self.tokens, *[None] * (hidden.ndim - 1 - len(self.tokens)))]
         kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
@@ -123,7 +124,10 @@ class Split:
                     )
             parts = math.prod(mesh.shape[axis] for axis in axes)
             if is_known(size) and size % parts:
-                raise ValueError(f"`{name}` of `Split` must cut {size} evenly; got {axes}, which are {parts} devices.")
+                raise ValueError(
+                    f"`{name}` of `Split` must cut {size} evenly; got {axes}, which are {parts} devices. "
+                    "Pad the arrays, or leave these mesh axes out."
+                )
         return mesh, tokens
 
 
