@@ -96,27 +96,22 @@ def labels(value: ArrayLike, logits: Array, axis: ClassAxis) -> Array:
     return class_indices(value, logits, axis)
 
 
-def class_indices(value: ArrayLike, logits: Array, axis: ClassAxis, of: str = "logits") -> Array:
-    """Check for one integer label per row of the logits, or of another array, which the messages call `of`."""
+def class_indices(value: ArrayLike, logits: Array, axis: ClassAxis) -> Array:
+    """Check for one integer label per row of the logits."""
     value, rows = array("labels", value), row_shape(logits.shape, axis)
     if not _is(value, jnp.integer):
-        use = (
-            "softmax_cross_entropy"
-            if of == "logits"
-            else "softmax_cross_entropy(hidden @ classifier, labels), which holds the logits"
-        )
         raise TypeError(
-            f"`labels` must be integers; got {value.dtype}. For class probabilities use {use}; "
+            f"`labels` must be integers; got {value.dtype}. For class probabilities use softmax_cross_entropy; "
             "for class indices convert them: labels.astype(jnp.int32)."
         )
     if value.shape != rows:
         hint = ""
-        if value.shape == logits.shape and of == "logits":
+        if value.shape == logits.shape:
             hint = " For one-hot labels use softmax_cross_entropy."
         elif _is_reshaped(value, rows):
             hint = f" Reshape them: labels.reshape({rows})."
         raise ValueError(
-            f"`labels` must have the shape of `{of}` without axis {axis}, {rows}; got {value.shape}.{hint}"
+            f"`labels` must have the shape of `logits` without axis {axis}, {rows}; got {value.shape}.{hint}"
         )
     return value
 
