@@ -16,14 +16,19 @@ from jaxce._types import Array
 
 @dataclasses.dataclass(frozen=True)
 class Chunked:
-    """Plain XLA over blocks of logits of the given sizes: a value for `implementation=`.
+    """Plain XLA over blocks of logits of the given sizes: a value for `implementation=`. Smaller blocks need less memory.
 
-    A size of None means all tokens or all classes. Smaller blocks need less memory. If a block has all classes, the gradients of a sum take
-    one matmul less.
+    Attributes:
+      block_tokens: The number of tokens of a block; None for all tokens.
+      block_classes: The number of classes of a block; None for all classes. If a block has all classes, the gradients of a sum take one matmul
+        less. The divergences always take all.
 
     Example:
       >>> Chunked(block_tokens=512)
       Chunked(block_tokens=512, block_classes=None)
+
+    References:
+      Guide: docs/pages/guides/large_vocabularies.md
     """
 
     block_tokens: int | None = None
@@ -61,6 +66,9 @@ class Split:
     Example:
       >>> Split(tokens="data", classes="model", features="data")
       Split(tokens=P('data',), classes=('model',), features=('data',), mesh=None)
+
+    References:
+      Guide: docs/pages/guides/sharding.md
     """
 
     tokens: PartitionSpec
