@@ -1,5 +1,7 @@
 """Converts the formulas of the site: from directives in docstrings to Markdown, and from Markdown to pictures, while the site is built.
 
+A line `Guide: docs/pages/guides/distil.md` of a docstring becomes a link with the title of the page.
+
 So a page shows formulas without a script and without files from another site. MkDocs calls the hook `on_page_content`. griffe, which reads the
 docstrings, calls the extension `Docstrings`.
 """
@@ -7,6 +9,7 @@ docstrings, calls the extension `Docstrings`.
 import functools
 import html
 import re
+from pathlib import Path
 from typing import Any
 
 import griffe
@@ -14,14 +17,22 @@ import quickjax
 
 DIRECTIVE = re.compile(r"^\.\. math::(.*(?:\n +.*)*)", re.MULTILINE)
 ROLE = re.compile(r":math:`([^`]+)`")
+GUIDE = re.compile(r"^( *)Guide: (.+)$", re.MULTILINE)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
 def to_markdown(docstring: str) -> str:
-    """Convert directives and roles of reStructuredText to `$$` and `$`, and the heading "Example" to griffe's "Examples"."""
+    """Convert directives and roles of reStructuredText to `$$` and `$`, guides to links, and the heading "Example" to griffe's "Examples"."""
     docstring = DIRECTIVE.sub(lambda match: f"$$\n{' '.join(match[1].split())}\n$$", docstring)
     docstring = ROLE.sub(lambda match: f"${match[1]}$", docstring)
+    docstring = GUIDE.sub(lambda match: f"\n{match[1]}Guide: {', '.join(map(link, match[2].split(', ')))}", docstring)
     return re.sub(r"^Example:$", "Examples:", docstring, flags=re.MULTILINE)
+
+
+def link(guide: str) -> str:
+    """Return a link to a page, from the pages of the reference in `docs/pages/api`."""
+    title = Path(__file__).parents[1].joinpath(guide).read_text("utf-8").partition("# ")[2].partition("\n")[0]
+    return f"[{title}](../{guide.removeprefix('docs/pages/')})"
 
 
 class Docstrings(griffe.Extension):

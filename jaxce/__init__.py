@@ -1,4 +1,7 @@
-"""Cross-entropy for JAX: exact, small in memory, fast, sharded."""
+"""Cross-entropy for JAX: exact, small in memory, fast, sharded.
+
+Guide: docs/pages/choose.md
+"""
 
 import typing as _typing
 

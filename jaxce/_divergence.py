@@ -67,6 +67,7 @@ def softmax_kl_divergence(
 
     References:
       Kullback and Leibler, On information and sufficiency, 1951. Distillation: Hinton et al., Distilling the knowledge in a neural network, 2015.
+      Guide: docs/pages/guides/distil.md
     """
     arguments = PairArguments(target_logits, logits, where, mask, scalars.temperature(temperature))
     static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
@@ -119,6 +120,7 @@ def softmax_kl_divergence_sum(
 
     References:
       As for `softmax_kl_divergence`.
+      Guide: docs/pages/guides/distil.md
     """
     arguments = PairArguments(target_logits, logits, where, mask, scalars.temperature(temperature))
     static = {"axis": scalars.static_axis(axis), "axis_name": sharded_checks.axis_name(axis_name)}
@@ -177,6 +179,7 @@ def softmax_js_divergence(
     References:
       Lin, Divergence measures based on the Shannon entropy, 1991. Distillation: Agarwal et al., On-policy distillation of language models, 2024,
       whose beta is `weight`.
+      Guide: docs/pages/guides/distil.md
     """
     arguments = PairArguments(
         target_logits, logits, where, mask, scalars.temperature(temperature), scalars.js_weight(weight)
@@ -230,6 +233,7 @@ def softmax_js_divergence_sum(
 
     References:
       As for `softmax_js_divergence`.
+      Guide: docs/pages/guides/distil.md
     """
     arguments = PairArguments(
         target_logits, logits, where, mask, scalars.temperature(temperature), scalars.js_weight(weight)

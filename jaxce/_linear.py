@@ -59,6 +59,7 @@ def linear_logit_stats(
 
     References:
       As for `logit_stats`. Soft caps: Gemma 2, 2024.
+      Guide: docs/pages/guides/large_vocabularies.md
     """
     layer = LinearLogits(hidden, classifier, bias=bias, soft_cap=soft_cap, split=split, implementation=implementation)
     return logit_stats(
@@ -122,6 +123,7 @@ def linear_softmax_cross_entropy(
 
     References:
       As for `LinearLogits`.
+      Guide: docs/pages/guides/large_vocabularies.md
     """
     layer = LinearLogits(hidden, classifier, bias=bias, soft_cap=soft_cap, split=split, implementation=implementation)
     options = {"mask": mask, "label_smoothing": label_smoothing, "class_weights": class_weights, "z_loss": z_loss}
@@ -184,6 +186,7 @@ def linear_softmax_cross_entropy_sum(
 
     References:
       As for `LinearLogits`. Gradients in the forward pass: Hsu et al., Liger kernel, 2024.
+      Guide: docs/pages/guides/large_vocabularies.md
     """
     layer = LinearLogits(hidden, classifier, bias=bias, soft_cap=soft_cap, split=split, implementation=implementation)
     options = {

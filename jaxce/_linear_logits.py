@@ -69,6 +69,7 @@ class LinearLogits:
 
     References:
       Wijmans et al., Cut your losses in large-vocabulary language models, 2024. Soft caps: Gemma 2, 2024.
+      Guide: docs/pages/guides/large_vocabularies.md
     """
 
     hidden: Array

@@ -73,6 +73,9 @@ class LogitStats:
       >>> whole = LogitStats.merge(logit_stats(left, label), logit_stats(right, label - 2))
       >>> print(whole.nll.round(4), whole.log_z.round(4))
       [0.4197] [3.4197]
+
+    References:
+      Guide: docs/pages/guides/your_own_loss.md
     """
 
     max_logit: Array

@@ -48,6 +48,7 @@ class LossSum:
 
     References:
       The sum and its rounding error: Knuth, The Art of Computer Programming 2, section 4.2.2, theorem B.
+      Guide: docs/pages/guides/accumulation.md
     """
 
     total: Array

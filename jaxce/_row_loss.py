@@ -87,6 +87,7 @@ def loss_sum(
 
     References:
       Gradients in the forward pass: Hsu et al., Liger kernel, 2024.
+      Guide: docs/pages/guides/your_own_loss.md, docs/pages/guides/policies_and_preferences.md
     """
     options = scalars.soft_cap(soft_cap), scalars.temperature(temperature)
     arguments = Arguments(logits, labels, where, mask, class_weights, *options, top_labels=label_probabilities)

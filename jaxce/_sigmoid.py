@@ -51,6 +51,7 @@ def sigmoid_binary_cross_entropy(
 
     References:
       `tf.nn.sigmoid_cross_entropy_with_logits`; `pos_weight` as in `torch.nn.BCEWithLogitsLoss`.
+      Guide: docs/pages/guides/from_pytorch.md
     """
     return _sigmoid_loss(logits, labels, mask, scalars.label_smoothing(label_smoothing), pos_weight)
 
@@ -93,6 +94,7 @@ def sigmoid_binary_cross_entropy_sum(
 
     References:
       As for `sigmoid_binary_cross_entropy`.
+      Guide: docs/pages/guides/accumulation.md
     """
     options = {"label_smoothing": label_smoothing, "pos_weight": pos_weight}
     losses = sigmoid_binary_cross_entropy(logits, labels, mask=mask, **options)

@@ -70,6 +70,7 @@ def softmax_cross_entropy(
     References:
       Label smoothing: Szegedy et al., Rethinking the Inception architecture, 2016. z-loss: Chowdhery et al., PaLM, 2022. Class weights combine
       with label smoothing as in `torch.nn.functional.cross_entropy`.
+      Guide: docs/pages/guides/from_optax.md
     """
     cap, divisor = scalars.soft_cap(soft_cap), scalars.temperature(temperature)
     arguments = Arguments(logits, labels, where, mask, class_weights, cap, divisor)
@@ -140,6 +141,7 @@ def softmax_cross_entropy_with_integer_labels(
 
     References:
       As for `softmax_cross_entropy`.
+      Guide: docs/pages/guides/from_optax.md, docs/pages/guides/accuracy.md
     """
     cap, divisor = scalars.soft_cap(soft_cap), scalars.temperature(temperature)
     arguments = Arguments(logits, labels, where, mask, class_weights, cap, divisor, top_labels=label_probabilities)
@@ -207,6 +209,7 @@ def softmax_cross_entropy_sum(
 
     References:
       As for `softmax_cross_entropy`. Gradients in the forward pass: Hsu et al., Liger kernel, 2024.
+      Guide: docs/pages/guides/accumulation.md
     """
     cap, divisor = scalars.soft_cap(soft_cap), scalars.temperature(temperature)
     arguments = Arguments(logits, labels, where, mask, class_weights, cap, divisor, top_labels=label_probabilities)

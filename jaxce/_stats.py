@@ -73,6 +73,7 @@ def logit_stats(
 
     References:
       Blanchard, Higham and Higham, Accurately computing the log-sum-exp and softmax functions, IMA J. Numer. Anal. 41 (2021).
+      Guide: docs/pages/guides/your_own_loss.md, docs/pages/guides/evaluate.md
     """
     options = scalars.soft_cap(soft_cap), scalars.temperature(temperature)
     arguments = Arguments(logits, labels, where, mask, class_weights, *options, top_labels=label_probabilities)

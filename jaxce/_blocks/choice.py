@@ -16,14 +16,19 @@ from jaxce._types import Array
 
 @dataclasses.dataclass(frozen=True)
 class Chunked:
-    """Plain XLA over blocks of logits of the given sizes: a value for `implementation=`.
+    """Plain XLA over blocks of logits of the given sizes: a value for `implementation=`. Smaller blocks need less memory.
 
-    A size of None means all tokens or all classes. Smaller blocks need less memory. If a block has all classes, the gradients of a sum take
-    one matmul less.
+    Attributes:
+      block_tokens: The number of tokens of a block; None for all tokens.
+      block_classes: The number of classes of a block; None for all classes. If a block has all classes, the gradients of a sum take one matmul
+        less. The divergences always take all.
 
     Example:
       >>> Chunked(block_tokens=512)
       Chunked(block_tokens=512, block_classes=None)
+
+    References:
+      Guide: docs/pages/guides/large_vocabularies.md
     """
 
     block_tokens: int | None = None
@@ -61,6 +66,9 @@ class Split:
     Example:
       >>> Split(tokens="data", classes="model", features="data")
       Split(tokens=P('data',), classes=('model',), features=('data',), mesh=None)
+
+    References:
+      Guide: docs/pages/guides/sharding.md
     """
 
     tokens: PartitionSpec
@@ -100,7 +108,8 @@ class Split:
             )
         if len(self.tokens) > hidden.ndim - 1:
             raise ValueError(
-                f"`tokens` of `Split` has {len(self.tokens)} entries for the {hidden.ndim - 1} axes of tokens of `hidden`, shape {hidden.shape}."
+                f"`tokens` of `Split` must have at most one entry for each of the {hidden.ndim - 1} axes of tokens of `hidden`, "
+                f"shape {hidden.shape}; got {len(self.tokens)}: {self.tokens}."
             )
         tokens = [_mesh_axes("tokens", part) for part in (*self.tokens, *[None] * (hidden.ndim - 1 - len(self.tokens)))]
         kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
@@ -123,7 +132,10 @@ class Split:
                     )
             parts = math.prod(mesh.shape[axis] for axis in axes)
             if is_known(size) and size % parts:
-                raise ValueError(f"`{name}` of `Split` must cut {size} evenly; got {axes}, which are {parts} devices.")
+                raise ValueError(
+                    f"`{name}` of `Split` must cut {size} evenly; got {axes}, which are {parts} devices. "
+                    "Pad the arrays, or leave these mesh axes out."
+                )
         return mesh, tokens
 
 

@@ -20,7 +20,7 @@ def array(name: str, value: ArrayLike) -> Array:
     if not isinstance(value, (jax.Array, np.ndarray, np.generic, numbers.Number)) and not hasattr(
         value, "__jax_array__"
     ):
-        way = f"Convert it first: jnp.asarray({name})."
+        way = "It cannot be left out here." if value is None else f"Convert it first: jnp.asarray({name})."
         if hasattr(value, "classifier"):
             way = "Only the softmax losses, `logit_stats` and `loss_sum` take it, as `logits`. Elsewhere compute hidden @ classifier + bias."
         raise TypeError(f"`{name}` must be an array; got {type(value).__name__}. {way}")
@@ -52,7 +52,9 @@ def logits(value: ArrayLike) -> Array:
     """Check for logits with a class axis."""
     value = floating("logits", value)
     if value.ndim == 0:
-        raise ValueError("`logits` must have a class axis; got a scalar.")
+        raise ValueError(
+            "`logits` must have a class axis; got a scalar. For the logit of a binary label use sigmoid_binary_cross_entropy."
+        )
     return value
 
 
@@ -94,27 +96,22 @@ def labels(value: ArrayLike, logits: Array, axis: ClassAxis) -> Array:
     return class_indices(value, logits, axis)
 
 
-def class_indices(value: ArrayLike, logits: Array, axis: ClassAxis, of: str = "logits") -> Array:
-    """Check for one integer label per row of the logits, or of another array, which the messages call `of`."""
+def class_indices(value: ArrayLike, logits: Array, axis: ClassAxis) -> Array:
+    """Check for one integer label per row of the logits."""
     value, rows = array("labels", value), row_shape(logits.shape, axis)
     if not _is(value, jnp.integer):
-        use = (
-            "softmax_cross_entropy"
-            if of == "logits"
-            else "softmax_cross_entropy(hidden @ classifier, labels), which holds the logits"
-        )
         raise TypeError(
-            f"`labels` must be integers; got {value.dtype}. For class probabilities use {use}; "
+            f"`labels` must be integers; got {value.dtype}. For class probabilities use softmax_cross_entropy; "
             "for class indices convert them: labels.astype(jnp.int32)."
         )
     if value.shape != rows:
         hint = ""
-        if value.shape == logits.shape and of == "logits":
+        if value.shape == logits.shape:
             hint = " For one-hot labels use softmax_cross_entropy."
-        elif value.size == math.prod(rows):
+        elif _is_reshaped(value, rows):
             hint = f" Reshape them: labels.reshape({rows})."
         raise ValueError(
-            f"`labels` must have the shape of `{of}` without axis {axis}, {rows}; got {value.shape}.{hint}"
+            f"`labels` must have the shape of `logits` without axis {axis}, {rows}; got {value.shape}.{hint}"
         )
     return value
 
@@ -126,6 +123,10 @@ def class_probabilities(value: ArrayLike, logits: Array) -> Array:
         hint = ""
         if value.ndim == logits.ndim - 1:
             hint = " For class indices use softmax_cross_entropy_with_integer_labels."
+        elif value.ndim == logits.ndim and all(
+            n in (1, full) for n, full in zip(value.shape, logits.shape, strict=True)
+        ):
+            hint = " Broadcast them first: jnp.broadcast_to(labels, logits.shape)."
         raise ValueError(f"`labels` must have the shape of `logits`, {logits.shape}; got {value.shape}.{hint}")
     return value
 
@@ -168,7 +169,9 @@ def mask(value: ArrayLike | None, shape: tuple[int, ...], logits: Array) -> Arra
         return None
     value = _boolean("mask", value)
     if value.shape != shape:
-        hint = " To leave out classes pass `where`." if value.ndim == logits.ndim > len(shape) else ""
+        hint = f" Reshape it: mask.reshape({shape})." if _is_reshaped(value, shape) else ""
+        if value.shape == logits.shape and logits.ndim > len(shape):
+            hint = " To leave out classes pass `where`."
         raise ValueError(
             f"`mask` selects examples: it must have the shape of the loss, {shape}; got {value.shape}.{hint}"
         )
@@ -179,7 +182,7 @@ def weights(name: str, value: ArrayLike) -> Array:
     """Check for real numbers that are not booleans."""
     value = real(name, value)
     if _is(value, jnp.bool_):
-        raise TypeError(f"`{name}` must be numbers; got booleans.")
+        raise TypeError(f"`{name}` must be numbers; got booleans. Convert them: {name}.astype(jnp.float32).")
     return value
 
 
@@ -212,6 +215,11 @@ def pos_weight(value: ArrayLike | None, logits: Array) -> Array | None:
             f"`pos_weight` must be a scalar or fit the last axes of `logits` {logits.shape}; got {value.shape}."
         )
     return value.reshape((1,) * (logits.ndim - value.ndim) + value.shape)
+
+
+def _is_reshaped(value, shape):
+    """Return whether an array has other axes, but as many entries. With the same number of axes the order of the entries may be another."""
+    return value.size == math.prod(shape) and value.ndim != len(shape)
 
 
 def _boolean(name, value):

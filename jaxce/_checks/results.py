@@ -104,7 +104,9 @@ def segment_ids(value: ArrayLike, shape: tuple[int, ...]) -> Array:
     """Check for the number of the segment of each loss. `shape` is that of the losses."""
     value = checks.array("segment_ids", value)
     if not jnp.issubdtype(value.dtype, jnp.integer):
-        raise TypeError(f"`segment_ids` must be integers; got {value.dtype}.")
+        raise TypeError(
+            f"`segment_ids` must be integers; got {value.dtype}. Convert them: segment_ids.astype(jnp.int32)."
+        )
     if value.shape != shape:
         raise ValueError(f"`segment_ids` must have the shape of the losses, {shape}; got {value.shape}.")
     return value

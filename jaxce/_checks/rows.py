@@ -70,7 +70,7 @@ def of_linear_logits(arguments: Arguments, axis_name: AxisName) -> Arguments:
     logits = arguments.logits
     where = where_of_classes(arguments.where, logits)
     if arguments.soft_cap is not None and logits.soft_cap is not None:
-        raise ValueError("`soft_cap` must be given once: the LinearLogits has one too.")
+        raise ValueError("`soft_cap` must be given once, to the LinearLogits or to the loss; got both.")
     if axis_name is not None:
         shards.split_classes("classifier", logits.classifier, axis_name)
         no_split_in_shard_map(logits, axis_name)

@@ -1,4 +1,7 @@
-"""The cross-entropies of `tf.keras` with the same names, positions, defaults, shapes, dtypes and numbers. Replace `tf.keras` by `jaxce.keras`."""
+"""The cross-entropies of `tf.keras` with the same names, positions, defaults, shapes, dtypes and numbers. Replace `tf.keras` by `jaxce.keras`.
+
+Guide: docs/pages/guides/from_keras.md
+"""
 
 from jaxce.keras import _registration
 from jaxce.keras import backend as backend

@@ -61,10 +61,13 @@ def predictions(name: str, value: Array, axis: int, *, may_be_empty: bool = Fals
     return value, checks.axis(axis, value, name, may_be_empty=may_be_empty)
 
 
-def same_shape(name: str, value: Array, of: Array, of_name: str) -> Array:
-    """Check that the labels have the shape of the predictions. They are never broadcast."""
+def same_shape(name: str, value: Array, of: Array, of_name: str, *, indices: str = "") -> Array:
+    """Check that the labels have the shape of the predictions. They are never broadcast. `indices` ends the message for class indices."""
     if value.shape != of.shape:
-        raise ValueError(f"`{name}` must have the shape of `{of_name}`, {of.shape}; got {value.shape}.")
+        hint = f" {indices}" if indices and value.ndim < of.ndim else ""
+        if value.size == of.size and value.ndim != of.ndim:
+            hint = f" Reshape them: jnp.reshape({name}, {of.shape})."
+        raise ValueError(f"`{name}` must have the shape of `{of_name}`, {of.shape}; got {value.shape}.{hint}")
     return value
 
 

@@ -21,12 +21,14 @@ from jaxce._stats import dense_stats
 from jaxce._types import Array, working_dtype
 from jaxce.keras import _arguments as arguments
 
+_FOR_INDICES = "For class indices use sparse_categorical_crossentropy."
+
 
 @functools.partial(jax.jit, static_argnames=("from_logits", "axis", "names"))
 def categorical(target, output, label_smoothing, *, from_logits: bool, axis: int, names: tuple[str, str]) -> Array:
     """Return the cross-entropy against class probabilities."""
     output, axis = arguments.predictions(names[1], output, axis, may_be_empty=True)
-    target = arguments.same_shape(names[0], target, output, names[1])
+    target = arguments.same_shape(names[0], target, output, names[1], indices=_FOR_INDICES)
     if output.shape[axis] == 0:
         return jnp.zeros(row_shape(output.shape, axis), output.dtype)  # a sum over no classes
 

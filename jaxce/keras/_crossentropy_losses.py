@@ -1,18 +1,14 @@
-"""The cross-entropies of `jaxce.keras.losses`: functions (`y_true` first, one loss per example) and objects. `_crossentropy` has their formulas."""
+"""The cross-entropies of `jaxce.keras.losses`: functions, `y_true` first, one loss per example. `_crossentropy` has their formulas."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import jax.numpy as jnp
 
 from jaxce._checks import scalars
-from jaxce._types import Array, ArrayLike, NestedArrayLike, Reduction
+from jaxce._types import Array, ArrayLike, NestedArrayLike
 from jaxce.keras import _arguments as arguments
 from jaxce.keras import _crossentropy as crossentropy
 from jaxce.keras import _masks as masks
-from jaxce.keras import _reduction as reductions
-from jaxce.keras._loss import Loss
 
 _NAMES = ("y_true", "y_pred")
 
@@ -150,79 +146,3 @@ def binary_crossentropy(
         names=_NAMES,
     )
     return jnp.mean(losses, axis).astype(y_pred.dtype)
-
-
-class CategoricalCrossentropy(Loss):
-    """`categorical_crossentropy`, reduced, as `keras.losses.CategoricalCrossentropy`.
-
-    Example:
-      >>> loss = CategoricalCrossentropy()
-      >>> print(loss([[0, 1, 0], [0, 0, 1]], [[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]]).round(3))
-      1.177
-    """
-
-    def __init__(
-        self,
-        from_logits: bool = False,
-        label_smoothing: float = 0.0,
-        axis: int = -1,
-        reduction: Reduction | None = "sum_over_batch_size",
-        name: str = "categorical_crossentropy",
-        dtype: Any = None,
-    ):
-        options = {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
-        super().__init__(categorical_crossentropy, name, reduction, dtype, **options)
-
-
-class SparseCategoricalCrossentropy(Loss):
-    """`sparse_categorical_crossentropy`, reduced, as `keras.losses.SparseCategoricalCrossentropy`.
-
-    With `ignore_class`, a mean is over the examples that are not ignored.
-
-    Example:
-      >>> loss = SparseCategoricalCrossentropy(ignore_class=-1)
-      >>> print(loss([1, -1, 2], [[0.05, 0.95, 0.0], [0.3, 0.3, 0.4], [0.1, 0.8, 0.1]]).round(3))
-      1.177
-    """
-
-    def __init__(
-        self,
-        from_logits: bool = False,
-        ignore_class: int | None = None,
-        reduction: Reduction | None = "sum_over_batch_size",
-        axis: int = -1,
-        name: str = "sparse_categorical_crossentropy",
-        dtype: Any = None,
-    ):
-        options = {"from_logits": from_logits, "ignore_class": ignore_class, "axis": axis}
-        super().__init__(sparse_categorical_crossentropy, name, reduction, dtype, **options)
-
-    def _mask(self, y_true: Array, y_pred: Array) -> Array | None:
-        ignore_class = self._options["ignore_class"]
-        if ignore_class is None:
-            return None
-        y_true, y_pred = reductions.same_rank(y_true, y_pred)
-        y_pred, axis = arguments.predictions("y_pred", y_pred, self._options["axis"])
-        return crossentropy.is_counted(arguments.class_indices("y_true", y_true, y_pred, "y_pred", axis), ignore_class)
-
-
-class BinaryCrossentropy(Loss):
-    """`binary_crossentropy`, reduced, as `keras.losses.BinaryCrossentropy`.
-
-    Example:
-      >>> loss = BinaryCrossentropy()
-      >>> print(f"{loss([[0, 1], [0, 0]], [[0.6, 0.4], [0.4, 0.6]]):.3f}")
-      0.815
-    """
-
-    def __init__(
-        self,
-        from_logits: bool = False,
-        label_smoothing: float = 0.0,
-        axis: int = -1,
-        reduction: Reduction | None = "sum_over_batch_size",
-        name: str = "binary_crossentropy",
-        dtype: Any = None,
-    ):
-        options = {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
-        super().__init__(binary_crossentropy, name, reduction, dtype, **options)

@@ -22,6 +22,8 @@ from jaxce.keras import _arguments as arguments
 # At a larger loss, `1 - p` is 1 in float64 too, and its derivative is 0.
 _CONSTANT_FACTOR = 1e4
 
+_FOR_INDICES = "For class indices pass jax.nn.one_hot(y_true, num_classes)."
+
 
 @functools.partial(jax.jit, static_argnames=("from_logits", "axis"))
 def binary(target, output, alpha, gamma, label_smoothing, *, from_logits: bool, axis: int) -> Array:
@@ -53,7 +55,7 @@ def binary(target, output, alpha, gamma, label_smoothing, *, from_logits: bool, 
 def categorical(target, output, alpha, gamma, label_smoothing, *, from_logits: bool, axis: int) -> Array:
     """Return the focal loss against class probabilities. `alpha` is a scalar or has one weight per class."""
     output, axis = arguments.predictions("y_pred", output, axis, may_be_empty=True)
-    target = arguments.same_shape("y_true", target, output, "y_pred")
+    target = arguments.same_shape("y_true", target, output, "y_pred", indices=_FOR_INDICES)
     alpha = arguments.along_classes("alpha", alpha, output, axis)
     if output.shape[axis] == 0:
         return jnp.zeros(row_shape(output.shape, axis), output.dtype)  # a sum over no classes

@@ -129,6 +129,25 @@ def categorical_focal_crossentropy(
 class BinaryFocalCrossentropy(Loss):
     """`binary_focal_crossentropy`, reduced, as `keras.losses.BinaryFocalCrossentropy`.
 
+    Call the object with `(y_true, y_pred, sample_weight=None)`.
+
+    Args:
+      apply_class_balancing: Whether label 1 has the weight `alpha` and label 0 the weight `1 - alpha`. Otherwise `alpha` has no effect.
+      alpha: A number from 0 to 1, the weight of label 1.
+      gamma: A number, not negative. A larger value gives less weight to entries that are predicted well; 0 is the cross-entropy.
+      from_logits: Whether predictions are logits, not probabilities.
+      label_smoothing: A number from 0 to 1: how far labels move towards 1/2.
+      axis: The axis over which the losses of entries are averaged.
+      reduction: `"sum_over_batch_size"` or `"mean"`: the mean of the weighted losses. `"sum"`: their sum. `"mean_with_sample_weight"`: their sum
+        divided by the sum of the weights. `"none"` or None: one loss per example.
+      name: The name of the object, which Keras shows in its logs.
+      dtype: The dtype to which predictions are converted: a dtype, its name or a `keras.DTypePolicy`. None for `keras.config.floatx()`, or for
+        float32 without Keras.
+
+    Raises:
+      TypeError: An argument has the wrong type.
+      ValueError: An argument is out of range, or `reduction` is not one of these.
+
     Example:
       >>> loss = BinaryFocalCrossentropy(apply_class_balancing=True)
       >>> print(f"{loss([[0, 1], [0, 0]], [[0.6, 0.4], [0.4, 0.6]]):.3f}")
@@ -160,6 +179,24 @@ class BinaryFocalCrossentropy(Loss):
 
 class CategoricalFocalCrossentropy(Loss):
     """`categorical_focal_crossentropy`, reduced, as `keras.losses.CategoricalFocalCrossentropy`.
+
+    Call the object with `(y_true, y_pred, sample_weight=None)`.
+
+    Args:
+      alpha: A number, or a list of one number per class, not negative: the weight of each class.
+      gamma: A number, not negative. A larger value gives less weight to examples that are predicted well; 0 is the cross-entropy.
+      from_logits: Whether predictions are logits, not probabilities.
+      label_smoothing: A number from 0 to 1, the share of the label spread evenly over the classes.
+      axis: The class axis of labels and predictions.
+      reduction: `"sum_over_batch_size"` or `"mean"`: the mean of the weighted losses. `"sum"`: their sum. `"mean_with_sample_weight"`: their sum
+        divided by the sum of the weights. `"none"` or None: one loss per example.
+      name: The name of the object, which Keras shows in its logs.
+      dtype: The dtype to which predictions are converted: a dtype, its name or a `keras.DTypePolicy`. None for `keras.config.floatx()`, or for
+        float32 without Keras.
+
+    Raises:
+      TypeError: An argument has the wrong type.
+      ValueError: An argument is out of range, or `reduction` is not one of these.
 
     Example:
       >>> loss = CategoricalFocalCrossentropy()

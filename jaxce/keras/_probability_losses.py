@@ -124,6 +124,19 @@ def _generalized_loss(p, q):
 class KLDivergence(Loss):
     """`kl_divergence`, reduced, as `keras.losses.KLDivergence`.
 
+    Call the object with `(y_true, y_pred, sample_weight=None)`.
+
+    Args:
+      reduction: `"sum_over_batch_size"` or `"mean"`: the mean of the weighted losses. `"sum"`: their sum. `"mean_with_sample_weight"`: their sum
+        divided by the sum of the weights. `"none"` or None: one loss per example.
+      name: The name of the object, which Keras shows in its logs.
+      dtype: The dtype to which predictions are converted: a dtype, its name or a `keras.DTypePolicy`. None for `keras.config.floatx()`, or for
+        float32 without Keras.
+
+    Raises:
+      TypeError: An argument has the wrong type.
+      ValueError: `reduction` is not one of these.
+
     Example:
       >>> loss = KLDivergence()
       >>> print(f"{loss([[0, 1], [0.5, 0.5]], [[0.6, 0.4], [0.25, 0.75]]):.3f}")
@@ -142,7 +155,19 @@ class KLDivergence(Loss):
 class CategoricalGeneralizedCrossEntropy(Loss):
     """`categorical_generalized_cross_entropy`, reduced, as `keras.losses.CategoricalGeneralizedCrossEntropy`.
 
-    `q` is above 0 and below 1, as in Keras.
+    Call the object with `(y_true, y_pred, sample_weight=None)`.
+
+    Args:
+      q: A number above 0 and below 1. Near 0 the loss is the cross-entropy, near 1 the mean absolute error, which ignores wrong labels best.
+      reduction: `"sum_over_batch_size"` or `"mean"`: the mean of the weighted losses. `"sum"`: their sum. `"mean_with_sample_weight"`: their sum
+        divided by the sum of the weights. `"none"` or None: one loss per example.
+      name: The name of the object, which Keras shows in its logs.
+      dtype: The dtype to which predictions are converted: a dtype, its name or a `keras.DTypePolicy`. None for `keras.config.floatx()`, or for
+        float32 without Keras.
+
+    Raises:
+      TypeError: An argument has the wrong type.
+      ValueError: An argument is out of range, or `reduction` is not one of these.
 
     Example:
       >>> loss = CategoricalGeneralizedCrossEntropy(q=0.5)

@@ -1,4 +1,7 @@
-"""The cross-entropies of `tf.keras.backend`: `target` first, no reduction, no label smoothing."""
+"""The cross-entropies of `tf.keras.backend`: `target` first, no reduction, no label smoothing.
+
+Guide: docs/pages/guides/from_keras.md
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,14 @@
-"""The functions of `tf.keras.losses` and Keras 3 (`y_true` first, one loss per example), and loss objects with Keras 3's constructors."""
+"""The functions of `tf.keras.losses` and Keras 3 (`y_true` first, one loss per example), and loss objects with Keras 3's constructors.
 
-from jaxce.keras._crossentropy_losses import BinaryCrossentropy as BinaryCrossentropy
-from jaxce.keras._crossentropy_losses import CategoricalCrossentropy as CategoricalCrossentropy
-from jaxce.keras._crossentropy_losses import SparseCategoricalCrossentropy as SparseCategoricalCrossentropy
+Guide: docs/pages/guides/from_keras.md
+"""
+
 from jaxce.keras._crossentropy_losses import binary_crossentropy as binary_crossentropy
 from jaxce.keras._crossentropy_losses import categorical_crossentropy as categorical_crossentropy
 from jaxce.keras._crossentropy_losses import sparse_categorical_crossentropy as sparse_categorical_crossentropy
+from jaxce.keras._crossentropy_objects import BinaryCrossentropy as BinaryCrossentropy
+from jaxce.keras._crossentropy_objects import CategoricalCrossentropy as CategoricalCrossentropy
+from jaxce.keras._crossentropy_objects import SparseCategoricalCrossentropy as SparseCategoricalCrossentropy
 from jaxce.keras._focal_losses import BinaryFocalCrossentropy as BinaryFocalCrossentropy
 from jaxce.keras._focal_losses import CategoricalFocalCrossentropy as CategoricalFocalCrossentropy
 from jaxce.keras._focal_losses import binary_focal_crossentropy as binary_focal_crossentropy

@@ -1,4 +1,7 @@
-"""The functions of `tf.keras.metrics`, which are those of `tf.keras.losses`."""
+"""The functions of `tf.keras.metrics`, which are those of `tf.keras.losses`.
+
+Guide: docs/pages/guides/from_keras.md
+"""
 
 from jaxce.keras.losses import binary_crossentropy as binary_crossentropy
 from jaxce.keras.losses import categorical_crossentropy as categorical_crossentropy

@@ -196,7 +196,7 @@ BAD = {
     "axes": (lambda z: SOFT(z, Q, axis=(0, 2)), ValueError, r"`axis` must be the last axis of a LinearLogits, 2 or -1; got \(0, 2\)\."),
     "where of rows": (lambda z: SUM(z, Y, where=np.ones((2, 3, 5), bool)), ValueError, r"`where` must be the same .*; got \(2, 3, 5\)\. An"),
     "where per class": (lambda z: SUM(z, Y, where=np.ones(5, bool)), ValueError, r"one boolean per class pass where\.reshape\(\(1, 1, 5\)\)\."),
-    "soft_cap twice": (lambda z: SUM(LinearLogits(*LAYER, soft_cap=3.0), Y, soft_cap=2.0), ValueError, "`soft_cap` must be given once"),
+    "soft_cap twice": (lambda z: SUM(LinearLogits(*LAYER, soft_cap=3.0), Y, soft_cap=2.0), ValueError, "`soft_cap` must be given once, .*; got both"),
     "labels": (lambda z: SUM(z, np.zeros((2, 4), np.int32)), ValueError, r"`labels` must .* without axis 2, .*; got \(2, 4\)\."),
     "probabilities": (lambda z: SOFT(z, Y), ValueError, r"`labels` must have the shape of `logits`, \(2, 3, 5\); got \(2, 3\)\."),
     "temperature": (lambda z: SUM(z, Y, temperature=np.ones(3, np.float32)), ValueError, r"`temperature` must be a scalar or .*; got \(3,\)\."),

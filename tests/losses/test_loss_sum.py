@@ -466,7 +466,7 @@ def test_infinite_losses_of_segments_stay_in_them():
 
 
 SEGMENTS_BAD = {
-    "float ids": ((LOSSES, LOSSES, 2), TypeError, "`segment_ids` must be integers; got float32"),
+    "float ids": ((LOSSES, LOSSES, 2), TypeError, r"`segment_ids` must be integers; got float32\. Convert them"),
     "shape of ids": ((LOSSES, np.zeros(3, int), 2), ValueError, r"`segment_ids` must have the shape of the losses, \(4,\); got \(3,\)"),
     "negative number": ((LOSSES, np.zeros(4, int), -1), ValueError, "`num_segments` must not be negative; got -1"),
     "float number": ((LOSSES, np.zeros(4, int), 2.0), TypeError, "`num_segments` must be a Python integer"),

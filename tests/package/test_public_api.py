@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.resources
 import inspect
 import pydoc
+import re
 import subprocess
 import sys
 import typing
@@ -119,6 +120,27 @@ def test_signature_in_help_is_short(name):
     assert len(signature) <= MAX_SIGNATURE
     assert "Union" not in signature
     assert signature in pydoc.plain(pydoc.render_doc(EVERY_FUNCTION[name]))
+
+
+def described(docstring, section):
+    """Return the names that a section of a docstring describes."""
+    text = re.search(rf"^{section}:\n((?:  .*\n|\n)*)", inspect.cleandoc(docstring) + "\n", re.MULTILINE)
+    return re.findall(r"^  (\w+): ", text[1], re.MULTILINE) if text else []
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY_FUNCTION if "." not in name or name.startswith("keras")])
+def test_docstring_describes_each_parameter(name):
+    """A class whose instances have the parameters as attributes describes the attributes."""
+    function = EVERY_FUNCTION[name]
+    found = described(function.__doc__, "Attributes") or described(function.__doc__, "Args")
+    assert found == list(inspect.signature(function).parameters)
+
+
+def test_names_that_a_docstring_describes():
+    assert described(
+        "One.\n\n    Args:\n      a: One.\n        c: two.\n      b: Three.\n\n    Returns:\n      d: x.", "Args"
+    ) == ["a", "b"]
+    assert described("One.", "Args") == []
 
 
 @pytest.mark.parametrize("name", EVERY_FUNCTION)

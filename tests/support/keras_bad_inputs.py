@@ -47,6 +47,7 @@ PROBABILITY_SHAPES = {
     "one row for all": (f32(1, 5), r"must have the shape of `%s`, \(4, 5\); got \(1, 5\)"),
     "a column": (f32(4, 1), r"must have the shape of `%s`, \(4, 5\); got \(4, 1\)"),
     "indices": (INDICES, r"must have the shape of `%s`, \(4, 5\); got \(4,\)"),
+    "flat": (f32(20), r"must have the shape of `%s`, \(4, 5\); got \(20,\)\. Reshape them: jnp\.reshape"),
 }
 INDEX_SHAPES = {
     "fewer rows": (i32(3), r"must have the shape of `%s` without axis 1, \(4,\); got \(3,\)"),

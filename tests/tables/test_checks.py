@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxce
 from tests.support import bad_inputs, keras_bad_inputs
 from tests.support.bad_inputs import INTEGER, SHAPES_AND_DTYPES, SIGMOID, SOFT, STATS, VALUES, Q, Y, Z
 
@@ -99,3 +100,16 @@ def test_options_of_other_libraries_are_refused_by_name(option):
 @pytest.mark.parametrize("axis", [1, -1, np.int64(1), np.array(1)])
 def test_axis_may_be_any_type_of_integer(axis):
     assert INTEGER(Z, Y, axis=axis).shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("function", "way"),
+    [
+        (jaxce.keras.losses.categorical_crossentropy, "use sparse_categorical_crossentropy"),
+        (jaxce.keras.backend.categorical_crossentropy, "use sparse_categorical_crossentropy"),
+        (jaxce.keras.losses.categorical_focal_crossentropy, "pass jax.nn.one_hot"),
+    ],
+)
+def test_class_indices_for_class_probabilities_are_refused_with_the_way_out(function, way):
+    with pytest.raises(ValueError, match=f"For class indices {way}"):
+        function(Y, Q)
