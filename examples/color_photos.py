@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pictures
+import progress
 from jax import lax
 from matplotlib import pyplot as plt
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_sample_images
-from tqdm import trange
 
 import jaxce
 
@@ -96,10 +96,10 @@ def train(grey, labels, where, steps):
         return optax.apply_updates(params, updates), state, value
 
     state, losses = optimizer.init(params), []
-    for _ in (progress := trange(steps, unit="step")):
+    for _ in (bar := progress.bar(range(steps), unit="step")):
         params, state, value = step(params, state)
         losses.append(float(value))
-        progress.set_postfix(loss=f"{value:.4f}")
+        bar.set_postfix(loss=f"{value:.4f}")
     return params, losses
 
 

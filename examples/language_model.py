@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import progress
 from corpus import IGNORED, OUTPUT, UNKNOWN, count_words, standard_library, unequal_batches
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from matplotlib import pyplot as plt
-from tqdm import tqdm
 from transformer import LanguageModel
 
 import jaxce
@@ -135,11 +135,11 @@ def train(name: str, rows: np.ndarray, sizes: argparse.Namespace, mesh: Mesh | N
     batches = np.random.default_rng(SEED).integers(len(rows), size=(sizes.steps, 1, sizes.batch))
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, opt_state, put(rows[batches[0]])).compile()
     losses, times = [], []
-    for batch in (progress := tqdm(batches, name, unit="step")):
+    for batch in (bar := progress.bar(batches, name, unit="step")):
         params, opt_state, value = compiled(params, opt_state, put(rows[batch]))
         losses.append(float(value))
         times.append(time.perf_counter())
-        progress.set_postfix(loss=f"{losses[-1]:.4f}")
+        bar.set_postfix(loss=f"{losses[-1]:.4f}")
     speed = count_words(rows[batches[1:]]) / (times[-1] - times[0])
     use = compiled.memory_analysis()  # a donated array is both argument and output, and is counted once as an alias
     assert use is not None

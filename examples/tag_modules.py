@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pictures
+import progress
 from matplotlib import pyplot as plt
 from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import precision_score, recall_score
-from tqdm import trange
 
 import jaxce
 
@@ -91,9 +91,9 @@ def train(words: np.ndarray, labels: np.ndarray, pos_weight, steps: int, name: s
         return optax.apply_updates(params, updates), state, value
 
     state = optimizer.init(params)
-    for _ in (progress := trange(steps, desc=name)):
+    for _ in (bar := progress.bar(range(steps), name)):
         params, state, value = step(params, state)
-        progress.set_postfix(loss=f"{value:.4f}")
+        bar.set_postfix(loss=f"{value:.4f}")
     return lambda words: logits(params, words)
 
 

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import progress
 from flax import nnx
 from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from tqdm import tqdm
 
 import jaxce
 import jaxce.keras
@@ -78,13 +78,12 @@ def train(loss: Loss, data, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
     rng = np.random.default_rng(SEED)
     losses, looks = [], []
-    progress = tqdm(range(1, steps + 1), unit="step")
-    for done in progress:
+    for done in (bar := progress.bar(range(1, steps + 1), unit="step")):
         batch = rng.choice(len(images), BATCH_SIZE, replace=False)
         losses.append(step(network, optimizer, images[batch], labels[batch]))
         if done % LOOK_EVERY == 0 or done == steps:
             looks.append((done, *map(float, look(network))))
-            progress.set_postfix(loss=f"{losses[-1]:.4f}", held_out_accuracy=f"{looks[-1][2]:.2%}")
+            bar.set_postfix(loss=f"{losses[-1]:.4f}", held_out_accuracy=f"{looks[-1][2]:.2%}")
     return np.asarray(jnp.stack(losses)), np.asarray(looks)
 
 
