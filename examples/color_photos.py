@@ -129,6 +129,8 @@ def main() -> None:
     grey = (images := photos()).mean(-1)
     palette, own, labels = segmented(images)
     strip = slice(*(int(part * labels.shape[2]) for part in STRIP))
+    print(f"A convolutional network colours two grey photos of {labels[0].shape} pixels with {sum(PALETTES)} colours.")
+    print(f"It is trained without the colours of the columns {strip.start} to {strip.stop}, and tested there.")
     seen = np.where(on_border(labels), VOID, labels)
     seen[:, :, strip] = VOID
     params, losses = train(grey, seen, own[:, :, None, None], SHORT_STEPS if options.short else STEPS)

@@ -171,7 +171,8 @@ def main() -> None:
     rows = standard_library(LEAST_COUNT, TEACHER[3], files)
     vocabulary = int(rows.max()) + 1
     held_out, rows = np.split(np.random.default_rng(SEED).permutation(rows), [HELD_OUT])
-    print(f"corpus: {count_words(rows):,} words, {vocabulary:,} ids")
+    print("A small transformer learns the words of Python's standard library, without and with a larger teacher.")
+    print(f"{count_words(rows):,} words, {vocabulary:,} different ones; {STUDENT[1]} features, teacher {TEACHER[1]}")
     teacher = pretrained(model(TEACHER, vocabulary), rows, teacher_steps)
     of_teacher, _ = map(float, measure(teacher[0], teacher, held_out)(teacher[1]))
     stored = likeliest_words(*teacher, rows)

@@ -161,6 +161,8 @@ def main() -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     started, sizes = time.perf_counter(), argparse.Namespace(**SIZES)
     rows, words = standard_library_with_words(3, sizes.sequence, 100)
+    print("A small transformer, trained on Python's standard library, learns to write more keywords, by GRPO.")
+    print("The loss is computed twice: `fused` by jaxce, which stores no logits, and `naive` by the textbook formulas.")
     is_keyword = np.array([word in keyword.kwlist for word in words])
     model = LanguageModel(len(words), sizes, nnx.Rngs(SEED))
     graph, params = pretrained(model, rows, 20 if options.short else 150)

@@ -126,6 +126,8 @@ def main() -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     started, sizes = time.perf_counter(), argparse.Namespace(**SIZES)
     rows, words = standard_library_with_words(3, sizes.sequence, 100)
+    print("A small transformer learns, by DPO, to prefer real text of Python's standard library to shuffled text.")
+    print("The loss is computed twice: `lazy` by jaxce, which stores no logits, and `naive` from all logits.")
     full = np.random.default_rng(SEED).permutation(rows[(rows >= UNKNOWN).all(1)])
     held_out, seen = full[:HELD_OUT], full[HELD_OUT:]
     graph, params = pretrained(LanguageModel(len(words), sizes, nnx.Rngs(SEED)), seen, 20 if options.short else 100)

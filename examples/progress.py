@@ -18,6 +18,7 @@ class Lines:
     def write(self, text: str) -> None:
         self.state = text.strip() or self.state
         if self.state and (text.endswith("\n") or time.monotonic() >= self.printed + SECONDS):
+            sys.stdout.flush()  # keeps the order of the lines if both go to one file
             print(self.state, file=sys.stderr, flush=True)
             self.state, self.printed = "", time.monotonic()
 

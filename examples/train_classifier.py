@@ -125,10 +125,11 @@ def main() -> None:
     # Some devices multiply float32 matrices in bfloat16 by default, and the two curves would then differ.
     jax.config.update("jax_default_matmul_precision", "highest")
     started = time.perf_counter()
-    print(f"device: {jax.devices()[0].device_kind} ({jax.default_backend()})")
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8, 1).astype(np.float32) / 16
     data = train_test_split(images, labels.astype(np.int32), test_size=0.2, stratify=labels, random_state=SEED)
+    print(f"A convolutional network learns {len(images):,} handwritten digits; a fifth of them is held out.")
+    print(f"interface: {options.loss}; label smoothing: {LABEL_SMOOTHING}; device: {jax.devices()[0].device_kind}")
 
     steps = SHORT_STEPS if options.short else options.steps
     losses, looks = train(LOSSES[options.loss], data, steps)
