@@ -16,14 +16,13 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from tqdm import tqdm
-
 import jaxce
 from benchmarks import curves, markdown, measure, peers, plots, problems, report
 from benchmarks.machine import RESULTS, exit_when_cut, machine
 from benchmarks.peers.in_jax import COPY, KERAS, MATMULS, OPTAX, OPTAX_WIDE, OURS
 from benchmarks.peers.in_torch import COMPILED, EAGER
 from benchmarks.problems import GRADIENT, VALUE
+from examples import progress
 
 NAMES = (OURS, OPTAX, OPTAX_WIDE, KERAS, EAGER, COMPILED, COPY, MATMULS)
 # A sample is as many calls as fit in SAMPLE_SECONDS. A program gets SAMPLES samples, or fewer once PROBLEM_SECONDS are over.
@@ -39,15 +38,15 @@ def run(folder: Path, *, quick: bool) -> None:
     about.write_text(f"{versions}, jaxce {jaxce.__version__}\n{_import_milliseconds(3 if quick else 9):.6g}\n")
     report.start(drawn, curves.Point)
     vocabularies = problems.VOCABULARIES[: 3 if quick else None]
-    for vocabulary in tqdm(vocabularies, desc="memory", leave=False):
+    for vocabulary in progress.bar(vocabularies, "memory", leave=False):
         for point in curves.memory(vocabulary):
             report.append(drawn, point)
     for point in curves.errors():
         report.append(drawn, point)
     report.start(times, report.DenseRow)
     todo = [(problem, what) for problem in problems.dense(quick=quick) for what in (GRADIENT, VALUE)]
-    for problem, what in (progress := tqdm(todo, desc="times")):
-        progress.set_postfix_str(f"{problem.kind} {problem.shape} {problem.dtype}")
+    for problem, what in (bar := progress.bar(todo, "times")):
+        bar.set_postfix_str(f"{problem.kind} {problem.shape} {problem.dtype}")
         makes = peers.programs(problem, what, problem.arrays(), NAMES)
         time_programs(problem, what, makes, times, seconds=1.0 if quick else PROBLEM_SECONDS)
 

@@ -15,9 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from benchmarks.machine import RESULTS, table
+from examples import progress
 
 ROOT = Path(__file__).parents[1]
 TARGETS = ("v5e", "v5p", "v6e", "h100")
@@ -90,7 +89,7 @@ def main():
     options = parser.parse_args()
     targets = options.targets or TARGETS
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        parts = list(tqdm(pool.map(figures, targets), total=len(targets), desc="targets"))
+        parts = list(progress.bar(pool.map(figures, targets), "targets", total=len(targets)))
     rows = [row for part in parts for row in part]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "libtpu", "optax"))
     text = pairs_table(rows, targets)

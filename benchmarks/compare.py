@@ -23,7 +23,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 import jaxce
 from benchmarks import problems
@@ -31,6 +30,7 @@ from benchmarks.machine import machine, table
 from benchmarks.measure import Program, Timed, compiled, in_turns
 from benchmarks.peers import in_jax
 from benchmarks.problems import GRADIENT, LINEAR, VALUE, Problem
+from examples import progress
 
 MOST_ROUNDS, TRACE_ROUNDS = 10_000, 20  # a round has two calls of each copy
 FEWEST_ROUNDS = 4
@@ -133,12 +133,12 @@ def main():
     todo = [x for x in lines(quick=options.quick) if any(word in " ".join(words(x)) for word in options.only or [""])]
     print(f"{machine('jax', 'jaxlib')}\nnew: {Path(jaxce.__file__).parent}\nold: {Path(other.__file__).parent}\n")
     print(table(COLUMNS, []), flush=True)
-    for line in tqdm(todo, leave=False):
+    for line in progress.bar(todo, leave=False):
         try:
             cells = compare(line, jaxce, other, seconds)
         except Exception as error:  # an error in one line must not stop the other lines
             cells = [*words(line), f"{type(error).__name__}: {error}".splitlines()[0]]
-        tqdm.write(f"| {' | '.join(cells)} |")
+        progress.write(f"| {' | '.join(cells)} |")
         sys.stdout.flush()
 
 

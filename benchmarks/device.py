@@ -18,7 +18,6 @@ from pathlib import Path
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave device memory for PyTorch
 
 import jax
-from tqdm import tqdm
 
 from benchmarks import markdown, measure, numerics, peers, plots, problems, report
 from benchmarks.machine import RESULTS, exit_when_cut, machine
@@ -38,6 +37,7 @@ from benchmarks.peers.in_jax import (
     TOP_LABELS,
 )
 from benchmarks.peers.in_torch import CCE, COMPILED_WIDE, EAGER_WIDE, LIGER, release
+from examples import progress
 
 NAMES = (
     *(COPY, OURS, OPTAX, OPTAX_WIDE, MATMULS, SUM, SUM_2048, LOSSES, NAIVE),
@@ -54,7 +54,7 @@ SAMPLE_SECONDS, SAMPLES, FEWEST_SAMPLES, PROGRAM_SECONDS = 0.05, 7, 3, 2.0
 def check_numerics(path, end, *, tiny):
     """Run the checks until `end`, and return whether all of them hold."""
     holds = True
-    for check in tqdm(numerics.checks(tiny=tiny), desc="numerics", unit=" checks", mininterval=1):
+    for check in progress.bar(numerics.checks(tiny=tiny), "numerics", unit=" checks", mininterval=1):
         holds &= check.holds
         about = report.NUMERICS, check.subject, "", check.dtype, str(check.shape), check.quantity
         status = "done" if check.holds else "wrong"
@@ -68,8 +68,8 @@ def check_numerics(path, end, *, tiny):
 
 def time_losses(path, end, *, tiny):
     """Time the installed programs of every problem, the most informative problems first."""
-    for problem, what in (progress := tqdm(list(problems.of_models(tiny=tiny)), desc="times", mininterval=1)):
-        progress.set_postfix_str(f"{problem.model}, {problem.kind}, {problem.dtype}")
+    for problem, what in (bar := progress.bar(list(problems.of_models(tiny=tiny)), "times", mininterval=1)):
+        bar.set_postfix_str(f"{problem.model}, {problem.kind}, {problem.dtype}")
         _time_programs(path, problem, what, end)
         release()
 

@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm import tqdm
 
 import jaxce
 from benchmarks import measure, problems
 from benchmarks.machine import RESULTS, machine, table
 from benchmarks.measure import Timed
+from examples import progress
 from jaxce import LinearLogits
 
 
@@ -160,7 +160,7 @@ def answer(found):
 def timed_group(programs, arrays, problem, about: str) -> list[Timed]:
     """Compile the programs and compare their answers with that of the first."""
     makes = [(name, functools.partial(measure.compiled, f, arrays, answer)) for name, f in programs.items()]
-    return measure.all_prepared(tqdm(makes, about, leave=False), problem)
+    return measure.all_prepared(progress.bar(makes, about, leave=False), problem)
 
 
 def layer_lines(shapes: Shapes, dtype: str, repeats: int):

@@ -19,12 +19,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks.machine import RESULTS, machine, table
 from benchmarks.measure import Timed, compiled, in_turns
 from benchmarks.peers import in_jax
 from benchmarks.problems import BF16, F32, GRADIENT, INTEGER, LINEAR, SIGMOID, SMOOTHED, SOFT, VALUE, Problem, of_shape
+from examples import progress
 from jaxce._blocks import loops
 from jaxce._core import cpu, cpu_sums, definition, sigmoid
 
@@ -157,7 +157,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds of calls for each line")
     options = parser.parse_args()
     todo = [line for line in lines() if any(word in " ".join(words(line)) for word in options.only or [""])]
-    rows = [compare(line, options.seconds) for line in tqdm(todo, leave=False)]
+    rows = [compare(line, options.seconds) for line in progress.bar(todo, leave=False)]
     text = f"{machine('jax', 'jaxlib')}\n\n{table(COLUMNS, rows)}\n"
     print(text)
     if not options.only:

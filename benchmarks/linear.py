@@ -12,8 +12,6 @@ same process.
 import argparse
 from pathlib import Path
 
-from tqdm import tqdm
-
 import jaxce
 from benchmarks import markdown, measure, peers, problems, report
 from benchmarks.machine import RESULTS, exit_when_cut, machine
@@ -21,6 +19,7 @@ from benchmarks.peers.fused import JAX_CCE, TOKAMAX, TOKAMAX_CHUNKED
 from benchmarks.peers.in_jax import LOSSES, MATMULS, NAIVE, SUM
 from benchmarks.peers.in_torch import LINEAR_CHUNKED, LINEAR_LOSS
 from benchmarks.problems import GRADIENT
+from examples import progress
 
 NAMES = (MATMULS, SUM, LOSSES, NAIVE, TOKAMAX, TOKAMAX_CHUNKED, JAX_CCE, LINEAR_LOSS, LINEAR_CHUNKED)
 SLOW = 20  # times the floor
@@ -28,7 +27,7 @@ SLOW = 20  # times the floor
 
 def time_programs(problem, makes, repeats, about, write):
     """Write the row of each program, the floor first. If the run is cut, write the rows of the programs that have run."""
-    timed = measure.all_prepared(tqdm(list(makes), desc=f"{problem.shape} {problem.dtype}", leave=False), problem)
+    timed = measure.all_prepared(progress.bar(list(makes), f"{problem.shape} {problem.dtype}", leave=False), problem)
     try:
         measure.in_turns(timed, rounds=repeats, slow=SLOW)
     finally:
@@ -42,7 +41,7 @@ def writer(path: Path | None, *, add: bool):
         report.start(path, report.LinearRow)
 
     def write(row):
-        tqdm.write(_line(row))
+        progress.write(_line(row))
         if path:
             report.append(path, row)
 

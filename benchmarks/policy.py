@@ -14,11 +14,11 @@ import statistics
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 import jaxce
 from benchmarks import measure, problems
 from benchmarks.machine import RESULTS, machine, table
+from examples import progress
 
 SHAPES = ((4096, 768, 50257), (2048, 4096, 128256))
 BLOCK = 256  # tokens of a block that is written by hand
@@ -101,7 +101,7 @@ def lines_of(problem, repeats):
         return measure.compiled(function, arrays, None if name == FLOOR else answer)
 
     makes = ((name, functools.partial(make, name)) for name in PROGRAMS)
-    timed = measure.all_prepared(tqdm(makes, f"{problem.shape} {problem.dtype}", len(PROGRAMS)), problem)
+    timed = measure.all_prepared(progress.bar(makes, f"{problem.shape} {problem.dtype}", total=len(PROGRAMS)), problem)
     measure.in_turns(timed, rounds=repeats)
     floor = timed[0]
     for x in timed:

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pictures
+import progress
 from jax import lax
 from matplotlib import pyplot as plt
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_sample_images
-from tqdm import trange
 
 import jaxce
 
@@ -96,10 +96,10 @@ def train(grey, labels, where, steps):
         return optax.apply_updates(params, updates), state, value
 
     state, losses = optimizer.init(params), []
-    for _ in (progress := trange(steps, unit="step")):
+    for _ in (bar := progress.bar(range(steps), unit="step")):
         params, state, value = step(params, state)
         losses.append(float(value))
-        progress.set_postfix(loss=f"{value:.4f}")
+        bar.set_postfix(loss=f"{value:.4f}")
     return params, losses
 
 
@@ -129,6 +129,8 @@ def main() -> None:
     grey = (images := photos()).mean(-1)
     palette, own, labels = segmented(images)
     strip = slice(*(int(part * labels.shape[2]) for part in STRIP))
+    print(f"A convolutional network colours two grey photos of {labels[0].shape} pixels with {sum(PALETTES)} colours.")
+    print(f"It is trained without the colours of the columns {strip.start} to {strip.stop}, and tested there.")
     seen = np.where(on_border(labels), VOID, labels)
     seen[:, :, strip] = VOID
     params, losses = train(grey, seen, own[:, :, None, None], SHORT_STEPS if options.short else STEPS)

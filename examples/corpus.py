@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+import progress
 
 OUTPUT = Path(__file__).parent / "output"
 UNKNOWN, IGNORED = 0, -100
@@ -19,7 +19,7 @@ def index(texts: list[str], least_count: int) -> tuple[list[str], list[np.ndarra
     counts = Counter(word for text in texts for word in WORD.findall(text))
     vocabulary = ["<unknown>", *(word for word, count in counts.most_common() if count >= least_count)]
     ids = {word: place for place, word in enumerate(vocabulary)}
-    words = (WORD.findall(text) for text in tqdm(texts, "corpus", unit="file"))
+    words = (WORD.findall(text) for text in progress.bar(texts, "corpus", unit="file"))
     return vocabulary, [np.array([ids.get(word, UNKNOWN) for word in text], np.int32) for text in words]
 
 

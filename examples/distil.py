@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import progress
 from corpus import IGNORED, OUTPUT, UNKNOWN, count_words, standard_library
 from flax import nnx
 from matplotlib import pyplot as plt
 from pretrain import pretrained
-from tqdm import tqdm
 from transformer import LanguageModel
 
 import jaxce
@@ -135,11 +135,11 @@ def train(name: str, loss, teacher, rows, stored, evaluate, steps: int, vocabula
         return step.lower(params, state, batch_at(batches[0])).compile()
 
     step, curve = compiled(loss), []
-    for i, at in enumerate(progress := tqdm(batches, name)):
+    for i, at in enumerate(bar := progress.bar(batches, name)):
         params, state, value = step(params, state, batch_at(at))
         if i % EVERY == EVERY - 1 or i == steps - 1:
             curve.append((i + 1, *map(float, evaluate(params))))
-            progress.set_postfix(loss=f"{float(value):.3f}", held_out=f"{curve[-1][1]:.3f}")
+            bar.set_postfix(loss=f"{float(value):.3f}", held_out=f"{curve[-1][1]:.3f}")
     print(f"{name}: held-out loss {curve[-1][1]:.3f}, agrees with the teacher at {curve[-1][2]:.1%} of the words")
     whole = f"; with all logits stored {temporaries(compiled(naive)):,.0f} MiB" if loss is with_hidden_states else ""
     print(f"  temporaries of a step: {temporaries(step):,.0f} MiB{whole}")
@@ -171,7 +171,8 @@ def main() -> None:
     rows = standard_library(LEAST_COUNT, TEACHER[3], files)
     vocabulary = int(rows.max()) + 1
     held_out, rows = np.split(np.random.default_rng(SEED).permutation(rows), [HELD_OUT])
-    print(f"corpus: {count_words(rows):,} words, {vocabulary:,} ids")
+    print("A small transformer learns the words of Python's standard library, without and with a larger teacher.")
+    print(f"{count_words(rows):,} words, {vocabulary:,} different ones; {STUDENT[1]} features, teacher {TEACHER[1]}")
     teacher = pretrained(model(TEACHER, vocabulary), rows, teacher_steps)
     of_teacher, _ = map(float, measure(teacher[0], teacher, held_out)(teacher[1]))
     stored = likeliest_words(*teacher, rows)

@@ -47,6 +47,7 @@ def agrees(result: np.floating, documented: str) -> bool:
 
 
 def main() -> None:
+    print("The examples in the documentation of tf.keras: the results of jaxce.keras, and the numbers printed there.")
     print(f"{'':40}{'jaxce.keras':>16}{'documented':>16}")
     different = 0
     for call, results, documented in EXAMPLES:

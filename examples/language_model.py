@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import progress
 from corpus import IGNORED, OUTPUT, UNKNOWN, count_words, standard_library, unequal_batches
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from matplotlib import pyplot as plt
-from tqdm import tqdm
 from transformer import LanguageModel
 
 import jaxce
@@ -28,7 +28,7 @@ import jaxce
 SIZES = ("layers", "features", "heads", "sequence", "batch", "steps", "learning_rate", "least_count", "files", "dtype")
 PRESETS = {
     "short": (1, 64, 2, 64, 8, 8, 1e-2, 2, 100, "float32"),
-    "cpu": (4, 64, 4, 128, 8, 20, 1e-2, 3, None, "float32"),
+    "cpu": (4, 64, 4, 128, 8, 16, 1e-2, 3, None, "float32"),
     "gpu": (12, 768, 12, 1024, 16, 500, 6e-4, 2, None, "bfloat16"),
 }
 LOSSES = (
@@ -135,11 +135,11 @@ def train(name: str, rows: np.ndarray, sizes: argparse.Namespace, mesh: Mesh | N
     batches = np.random.default_rng(SEED).integers(len(rows), size=(sizes.steps, 1, sizes.batch))
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, opt_state, put(rows[batches[0]])).compile()
     losses, times = [], []
-    for batch in (progress := tqdm(batches, name, unit="step")):
+    for batch in (bar := progress.bar(batches, name, unit="step")):
         params, opt_state, value = compiled(params, opt_state, put(rows[batch]))
         losses.append(float(value))
         times.append(time.perf_counter())
-        progress.set_postfix(loss=f"{losses[-1]:.4f}")
+        bar.set_postfix(loss=f"{losses[-1]:.4f}")
     speed = count_words(rows[batches[1:]]) / (times[-1] - times[0])
     use = compiled.memory_analysis()  # a donated array is both argument and output, and is counted once as an alias
     assert use is not None
@@ -177,10 +177,11 @@ def main() -> None:
     # Some devices multiply float32 matrices in bfloat16 by default, and the two curves would then differ.
     jax.config.update("jax_default_matmul_precision", "highest")
     started = time.perf_counter()
-    print(f"device: {jax.devices()[0].device_kind} ({jax.default_backend()})")
     sizes = argparse.Namespace(**dict(zip(SIZES, PRESETS["short" if options.short else options.preset], strict=True)))
     rows = standard_library(sizes.least_count, sizes.sequence, sizes.files)
-    print(f"corpus: {count_words(rows):,} words, {rows.max() + 1:,} ids")
+    print("A small transformer learns to predict the words of Python's standard library, twice:")
+    print("with lazy logits, which are never stored whole (linear), and with an array of all logits (dense).")
+    print(f"{count_words(rows):,} words, {rows.max() + 1:,} different ones; device: {jax.devices()[0].device_kind}")
     trained = {name: train(name, rows, sizes, mesh) for name in LOSSES if options.loss in (name, "both")}
     curves = {name: losses for name, (losses, _) in trained.items()}
     draw(curves)

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import progress
 from corpus import UNKNOWN, standard_library_with_words
 from flax import nnx
 from matplotlib import pyplot as plt
 from pictures import OURS, QUIET, draw_pair, save, set_style
 from pretrain import pretrained
-from tqdm import tqdm
 from transformer import LanguageModel
 
 import jaxce
@@ -121,7 +121,7 @@ def train(graph, params, rows, is_keyword, steps: int) -> dict[str, list[float]]
 
     rng, state = np.random.default_rng(SEED), optimizer.init(params)
     curves: dict[str, list[float]] = {}
-    for step in (progress := tqdm(range(steps), "GRPO", unit="step")):
+    for step in (bar := progress.bar(range(steps), "GRPO", unit="step")):
         prompts = np.repeat(rows[rng.integers(len(rows), size=PROMPTS), :PROMPT], GROUP, 0)
         samples = sample(graph, params, prompts, jax.random.key(step))
         rewards = is_keyword[np.asarray(samples[:, PROMPT:])].mean(-1)
@@ -136,7 +136,7 @@ def train(graph, params, rows, is_keyword, steps: int) -> dict[str, list[float]]
             params, state, metrics = update(params, state, samples, *per_word)
         for name, value in (metrics | {"reward": rewards.mean()}).items():
             curves.setdefault(name, []).append(float(value))
-        progress.set_postfix(reward=f"{curves['reward'][-1]:.2f}")
+        bar.set_postfix(reward=f"{curves['reward'][-1]:.2f}")
     return curves
 
 
@@ -161,6 +161,8 @@ def main() -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     started, sizes = time.perf_counter(), argparse.Namespace(**SIZES)
     rows, words = standard_library_with_words(3, sizes.sequence, 100)
+    print("A small transformer, trained on Python's standard library, learns to write more keywords, by GRPO.")
+    print("The loss is computed twice: `fused` by jaxce, which stores no logits, and `naive` by the textbook formulas.")
     is_keyword = np.array([word in keyword.kwlist for word in words])
     model = LanguageModel(len(words), sizes, nnx.Rngs(SEED))
     graph, params = pretrained(model, rows, 20 if options.short else 150)

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import progress
 from corpus import UNKNOWN, standard_library_with_words
 from flax import nnx
 from matplotlib import pyplot as plt
 from pictures import OURS, draw_pair, save, set_style
 from pretrain import pretrained
-from tqdm import tqdm
 from transformer import LanguageModel
 
 import jaxce
@@ -94,7 +94,7 @@ def train(graph, params, rows, held_out, steps: int) -> tuple[dict[str, list[flo
         return optax.apply_updates(params, updates), state
 
     state, curves, memory = optimizer.init(params), {"lazy": [], "naive": [], "apart": [], "accuracy": []}, []
-    for _ in (progress := tqdm(range(steps), "DPO", unit="step")):
+    for _ in (bar := progress.bar(range(steps), "DPO", unit="step")):
         pairs = make_pairs(rows[rng.integers(len(rows), size=PAIRS)], rng)
         args = params, pairs, log_p(reference_params, pairs)
         memory = memory or [memory_of(gradient.lower(*args)) for gradient in gradients]
@@ -104,7 +104,7 @@ def train(graph, params, rows, held_out, steps: int) -> tuple[dict[str, list[flo
         _, accuracy = dpo(log_p(params, test), of_test)
         for name, number in (("lazy", value), ("naive", other), ("apart", apart), ("accuracy", accuracy)):
             curves[name].append(float(number))
-        progress.set_postfix(accuracy=f"{curves['accuracy'][-1]:.2f}")
+        bar.set_postfix(accuracy=f"{curves['accuracy'][-1]:.2f}")
     return curves, memory
 
 
@@ -126,6 +126,8 @@ def main() -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     started, sizes = time.perf_counter(), argparse.Namespace(**SIZES)
     rows, words = standard_library_with_words(3, sizes.sequence, 100)
+    print("A small transformer learns, by DPO, to prefer real text of Python's standard library to shuffled text.")
+    print("The loss is computed twice: `lazy` by jaxce, which stores no logits, and `naive` from all logits.")
     full = np.random.default_rng(SEED).permutation(rows[(rows >= UNKNOWN).all(1)])
     held_out, seen = full[:HELD_OUT], full[HELD_OUT:]
     graph, params = pretrained(LanguageModel(len(words), sizes, nnx.Rngs(SEED)), seen, 20 if options.short else 100)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import progress
 from corpus import IGNORED, UNKNOWN
 from flax import nnx
-from tqdm import tqdm
 
 import jaxce
 
@@ -32,7 +32,8 @@ def pretrained(model, rows: np.ndarray, steps: int):
         return optax.apply_updates(params, updates), state, value
 
     state = optimizer.init(params)
-    for batch in (progress := tqdm(np.random.default_rng(SEED).integers(len(rows), size=(steps, BATCH)), "next word")):
+    batches = np.random.default_rng(SEED).integers(len(rows), size=(steps, BATCH))
+    for batch in (bar := progress.bar(batches, "next word")):
         params, state, value = step(params, state, rows[batch])
-        progress.set_postfix(loss=f"{float(value):.3f}")
+        bar.set_postfix(loss=f"{float(value):.3f}")
     return graph, params

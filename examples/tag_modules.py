@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pictures
+import progress
 from matplotlib import pyplot as plt
 from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import precision_score, recall_score
-from tqdm import trange
 
 import jaxce
 
@@ -91,9 +91,9 @@ def train(words: np.ndarray, labels: np.ndarray, pos_weight, steps: int, name: s
         return optax.apply_updates(params, updates), state, value
 
     state = optimizer.init(params)
-    for _ in (progress := trange(steps, desc=name)):
+    for _ in (bar := progress.bar(range(steps), name)):
         params, state, value = step(params, state)
-        progress.set_postfix(loss=f"{value:.4f}")
+        bar.set_postfix(loss=f"{value:.4f}")
     return lambda words: logits(params, words)
 
 
@@ -121,6 +121,8 @@ def main() -> None:
     started = time.perf_counter()
     words, held_out, labels, held_out_labels, tags = data(SHORT_FILES if options.short else None)
     rates = labels.mean(axis=0)
+    print("A linear model guesses the imports of the files of Python's standard library from their words.")
+    print(f"{len(words)} files, {len(held_out)} held out; {len(tags)} modules, {labels.sum(1).mean():.1f} per file")
     # For each tag, the files with the tag together have the same weight as the files without it.
     losses = {"plain": None, "pos_weight": (1 - rates) / rates}
     recalls, precisions = {}, {}
@@ -132,7 +134,6 @@ def main() -> None:
         precisions[name] = precision_score(held_out_labels, given, **scores)
         f1 = np.mean(2 * recalls[name] * precisions[name] / np.maximum(recalls[name] + precisions[name], 1e-9))
         print(f"{name}: recall {recalls[name].mean():.1%}, precision {precisions[name].mean():.1%}, F1 {f1:.3f}")
-    print(f"{len(words)} + {len(held_out)} files, {len(tags)} tags, of which a file has {labels.sum(1).mean():.1f}")
     picture = draw(tags, rates, recalls, precisions)
     print(f"picture: {picture}   wall time: {time.perf_counter() - started:.1f} s")
     if not recalls["pos_weight"].mean() > recalls["plain"].mean():

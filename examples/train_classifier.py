@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import progress
 from flax import nnx
 from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from tqdm import tqdm
 
 import jaxce
 import jaxce.keras
@@ -78,13 +78,12 @@ def train(loss: Loss, data, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
     rng = np.random.default_rng(SEED)
     losses, looks = [], []
-    progress = tqdm(range(1, steps + 1), unit="step")
-    for done in progress:
+    for done in (bar := progress.bar(range(1, steps + 1), unit="step")):
         batch = rng.choice(len(images), BATCH_SIZE, replace=False)
         losses.append(step(network, optimizer, images[batch], labels[batch]))
         if done % LOOK_EVERY == 0 or done == steps:
             looks.append((done, *map(float, look(network))))
-            progress.set_postfix(loss=f"{losses[-1]:.4f}", held_out_accuracy=f"{looks[-1][2]:.2%}")
+            bar.set_postfix(loss=f"{losses[-1]:.4f}", held_out_accuracy=f"{looks[-1][2]:.2%}")
     return np.asarray(jnp.stack(losses)), np.asarray(looks)
 
 
@@ -126,10 +125,11 @@ def main() -> None:
     # Some devices multiply float32 matrices in bfloat16 by default, and the two curves would then differ.
     jax.config.update("jax_default_matmul_precision", "highest")
     started = time.perf_counter()
-    print(f"device: {jax.devices()[0].device_kind} ({jax.default_backend()})")
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8, 1).astype(np.float32) / 16
     data = train_test_split(images, labels.astype(np.int32), test_size=0.2, stratify=labels, random_state=SEED)
+    print(f"A convolutional network learns {len(images):,} handwritten digits; a fifth of them is held out.")
+    print(f"interface: {options.loss}; label smoothing: {LABEL_SMOOTHING}; device: {jax.devices()[0].device_kind}")
 
     steps = SHORT_STEPS if options.short else options.steps
     losses, looks = train(LOSSES[options.loss], data, steps)

@@ -119,6 +119,9 @@ def main() -> int:
         jax.distributed.initialize(options.coordinator, options.processes, options.process)
     model = next(n for n in (4, 2, 1) if jax.device_count() % n == 0)
     mesh = jax.make_mesh((jax.device_count() // model, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    if jax.process_index() == 0:
+        print("A language model of Python's standard library is trained twice: split over devices, and on one.")
+        print(f"{rows.max() + 1:,} words; {jax.device_count()} devices; {options.processes} processes")
     params, bias = start(int(rows.max()) + 1, model)
     steps = 5 if options.short else 50
     batches = rows[np.random.default_rng(SEED).integers(len(rows), size=(steps, BATCH))]

@@ -13,12 +13,12 @@ import platform
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
 from benchmarks.machine import RESULTS, table
 from benchmarks.others import dense, linear
 from benchmarks.others.answers import Case
 from benchmarks.peers import libraries
+from examples import progress
 
 
 def column(cases: list[Case], asked, version: str) -> dict:
@@ -52,11 +52,11 @@ def main() -> None:
     cases = {"dense": dense.CASES, "linear": linear.CASES}
     on_jax = f" (jax {jax.__version__})"
     record = kept(RESULTS / "others.json", cases)
-    for library in tqdm(list(libraries.installed()), desc="dense", leave=False):
+    for library in progress.bar(list(libraries.installed()), "dense", leave=False):
         record["dense"][library.name] = column(
             dense.CASES, library, library.version + on_jax * (library.name != "PyTorch")
         )
-    for name, version, loss in tqdm(list(linear.libraries()), desc="linear", leave=False):
+    for name, version, loss in progress.bar(list(linear.libraries()), "linear", leave=False):
         record["linear"][name] = column(linear.CASES, loss, version + on_jax)
     parts = []
     for name, columns in record.items():

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks import plots
 from benchmarks.machine import RESULTS, machine, table
 from benchmarks.peers import libraries
 from benchmarks.scoreboard import accuracy, divergences, hard_values, in_use
+from examples import progress
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
@@ -55,7 +55,7 @@ def accuracy_lines(dtype, *, quick: bool) -> list[Line]:
     worst: dict[str, dict[str, list[float]]] = {}
     others = list(libraries.installed()) if dtype is np.float32 else list(libraries.installed())[:1]
     cases = list(accuracy.cases(dtype, quick=quick))
-    for case in tqdm(cases, desc=f"accuracy, {np.dtype(dtype)}", leave=False):
+    for case in progress.bar(cases, f"accuracy, {np.dtype(dtype)}", leave=False):
         truth = accuracy.exact(case)
         for library in others:
             if case.kind in library.losses:
@@ -79,7 +79,7 @@ def hard_value_lines() -> list[Line]:
         "bad logits and labels: calls refused": lambda x: hard_values.bad_input(x, own_options=False),
     }
     lines = [
-        Line(what, "all", {x.name: _of(*ask(x)) for x in tqdm(compared, desc=what, leave=False)})
+        Line(what, "all", {x.name: _of(*ask(x)) for x in progress.bar(compared, what, leave=False)})
         for what, ask in asks.items()
     ]
     for what, ask in (
@@ -95,7 +95,7 @@ def in_use_lines() -> list[Line]:
     compared = list(libraries.installed())
     what = "second derivatives, every dtype: right"
     with jax.enable_x64(True):
-        found = {x.name: _of(*in_use.second_derivatives(x)) for x in tqdm(compared, desc=what, leave=False)}
+        found = {x.name: _of(*in_use.second_derivatives(x)) for x in progress.bar(compared, what, leave=False)}
     lines = [Line(what, "all", found)]
     means = {x.name: f"{in_use.long_mean(*x.long_mean):.1e}" for x in compared if x.long_mean}
     lines.append(Line("long means, 300,000 batches of 333 tokens: relative error", "<= 1e-6", means))
@@ -109,7 +109,7 @@ def _of(cells: int, hold: int) -> str:
 def tested_lines() -> list[Line]:
     """Run the test files and count the tests that pass."""
     lines = []
-    for what, files in tqdm(TESTED.items(), desc="test files", leave=False):
+    for what, files in progress.bar(TESTED.items(), "test files", leave=False):
         command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *files]
         output = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False).stdout
         counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|error)", output)}

@@ -1,0 +1,1 @@
+"""Programs of one file. The benchmarks import `examples.progress`; the programs import each other's modules by their short names."""
