@@ -169,9 +169,11 @@ NVIDIA H200, `nvidia-h200.md`). Times are divided by that of three bare matmuls.
 ## H200, by the compiler for an H100
 
 A fused sum is a matmul that adds its product to an array in the same launch. GPT-2's rows are not aligned, which the prediction does not know: its
-bare matmuls take three times as long as predicted.
+bare matmuls took three times as long as predicted.
 
+<!-- --8<-- [start:gpu] -->
 {gpu}
+<!-- --8<-- [end:gpu] -->
 
 ![Predicted time against memory](roofline.png)
 

@@ -6,7 +6,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-PICTURES = ("cpu-error.png", "cpu-memory.png", "cpu-time.png", "divergences.png")
+PICTURES = ("cpu-error.png", "cpu-memory.png", "cpu-time.png", "divergences.png", "roofline.png")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
