@@ -55,7 +55,7 @@ def main():
     options = parser.parse_args()
     losses = programs.LOSSES | programs.OTHERS
     if options.for_tests:
-        cells = programs.cells_of(options.target, every=programs.EVERY)
+        cells = programs.cells_of(options.target)
     else:
         cells = ((name, *cell) for name in options.losses or losses for cell in losses[name].cells())
     for name, what, shape, dtype in cells:

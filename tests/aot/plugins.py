@@ -1,3 +1,10 @@
-"""The packages with the compilers of the accelerators."""
+"""The targets, with the packages that have their compilers."""
 
-PLUGINS = {"v5e": "libtpu", "v5p": "libtpu", "v6e": "libtpu", "h100": "jax_cuda12_plugin"}
+import os
+
+# Whether every program is compiled for every target: once a week.
+EVERY = bool(os.environ.get("JAXCE_EVERY_PROGRAM"))
+# All TPUs have one compiler, so one of them is enough on every run.
+PLUGINS = {"v5e": "libtpu", "h100": "jax_cuda12_plugin"}
+if EVERY:
+    PLUGINS |= {"v5p": "libtpu", "v6e": "libtpu"}

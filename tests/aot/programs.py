@@ -1,7 +1,6 @@
 """The programs that are compiled ahead of time: every public loss and its gradients, with their shapes, dtypes and arguments."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +28,6 @@ class Loss:
     linear: bool = False
     tied: bool = False  # the classifier is the transpose of an embedding `[classes, features]`
     brief: bool = False  # leave out the odd shape and the large shape in float32, where another loss is tested instead
-    variant: bool = False  # a variant of another loss in this table
 
     @property
     def shapes(self):
@@ -43,10 +41,6 @@ class Loss:
             for dtype in ("bfloat16", "float32"):
                 if not self.brief or shape == "small" or (shape == "real" and dtype == "bfloat16"):
                     yield "value and gradients", shape, dtype
-
-    def is_for_every_target(self, what, shape, dtype):
-        is_real = (what, shape, dtype) == ("value and gradients", "real", "bfloat16")
-        return shape == "small" or (is_real and not self.variant)
 
     def program(self, what):
         """Return the losses, or their mean with its gradients with respect to the logits or to both operands of a linear layer."""
@@ -108,31 +102,27 @@ def _every_option(logits, labels):
 
 LOSSES = {
     "integer": Loss(jaxce.softmax_cross_entropy_with_integer_labels, "integer"),
-    "integer, every option": Loss(_every_option, "integer", brief=True, variant=True),
+    "integer, every option": Loss(_every_option, "integer", brief=True),
     "soft": Loss(jaxce.softmax_cross_entropy, "soft"),
     "sigmoid": Loss(jaxce.sigmoid_binary_cross_entropy, "soft"),
     "logit_stats": Loss(lambda z, y: _from_stats(jaxce.logit_stats(z, y)), "integer"),
-    "nll and entropy": Loss(lambda z, y: _with_entropy(jaxce.logit_stats(z, y)), "integer", brief=True, variant=True),
+    "nll and entropy": Loss(lambda z, y: _with_entropy(jaxce.logit_stats(z, y)), "integer", brief=True),
     "keras sparse": Loss(
         lambda z, y: keras.losses.sparse_categorical_crossentropy(y, z, from_logits=True),
         "integer",
         brief=True,
-        variant=True,
     ),
     "keras categorical": Loss(
-        lambda z, y: keras.losses.categorical_crossentropy(y, z, from_logits=True), "soft", brief=True, variant=True
+        lambda z, y: keras.losses.categorical_crossentropy(y, z, from_logits=True), "soft", brief=True
     ),
-    "keras binary": Loss(
-        lambda z, y: keras.losses.binary_crossentropy(y, z, from_logits=True), "soft", brief=True, variant=True
-    ),
-    "linear": Loss(jaxce.linear_softmax_cross_entropy, "integer", linear=True, brief=True, variant=True),
+    "keras binary": Loss(lambda z, y: keras.losses.binary_crossentropy(y, z, from_logits=True), "soft", brief=True),
+    "linear": Loss(jaxce.linear_softmax_cross_entropy, "integer", linear=True, brief=True),
     "linear sum": Loss(jaxce.linear_softmax_cross_entropy_sum, "integer", linear=True),
     "linear sum, whole rows": Loss(
         lambda *x: jaxce.linear_softmax_cross_entropy_sum(*x, implementation=jaxce.Chunked(block_tokens=256)),
         "integer",
         linear=True,
         brief=True,
-        variant=True,
     ),
     "linear sum, tied": Loss(
         lambda h, e, y: jaxce.linear_softmax_cross_entropy_sum(
@@ -142,12 +132,11 @@ LOSSES = {
         linear=True,
         tied=True,
         brief=True,
-        variant=True,
     ),
-    "policy sum": Loss(_policy_sum, "integer", linear=True, brief=True, variant=True),
-    "kl sum": Loss(_kl_sum, "teacher", linear=True, brief=True, variant=True),
+    "policy sum": Loss(_policy_sum, "integer", linear=True, brief=True),
+    "kl sum": Loss(_kl_sum, "teacher", linear=True, brief=True),
     "linear_logit_stats": Loss(
-        lambda *x: _from_stats(jaxce.linear_logit_stats(*x)), "integer", linear=True, brief=True, variant=True
+        lambda *x: _from_stats(jaxce.linear_logit_stats(*x)), "integer", linear=True, brief=True
     ),
 }
 
@@ -194,24 +183,12 @@ _OTHERS_TESTED = {
     ("matmul, then optax integer", "value and gradients", "real", "bfloat16"),
     ("unknown custom call", "forward", "real", "bfloat16"),
 }
-TPUS = ("v5e", "v5p", "v6e")
-# Whether every program is compiled for every target.
-EVERY = bool(os.environ.get("JAXCE_EVERY_PROGRAM"))
 
 
-def cells_of(target, every=False):
-    """Yield (loss, what, shape, dtype) of the programs that the tests compile for a target.
-
-    Every target compiles the gradients of a loss in the small shape, and in the real shape in bfloat16 (for variants only the small shape). The
-    other programs are compiled for the GPU and for one kind of TPU, in turn, because all TPUs have one compiler. With `every`, each target compiles
-    all programs.
-    """
-    rest = 0
+def cells_of(target):
+    """Yield (loss, what, shape, dtype) of the programs that the tests compile for a target: all of the losses, and some of others."""
     for name, loss in LOSSES.items():
         for cell in loss.cells():
-            turn = None if loss.is_for_every_target(*cell) else TPUS[rest % len(TPUS)]
-            rest += turn is not None
-            if every or turn in (None, target) or target not in TPUS:
-                yield (name, *cell)
-    if every or target in ("v5p", "h100"):
+            yield (name, *cell)
+    if target in ("v5e", "h100"):
         yield from sorted(_OTHERS_TESTED)
