@@ -51,12 +51,13 @@ def test_value_and_gradients_send_five_numbers_per_row_and_the_gradients_of_a_li
 
 @over([row for row in PROGRAMS if row[1].startswith("linear")])
 def test_only_blocks_of_logits_are_stored_except_by_a_tpu_in_auto_mode(target, mode, name):
-    """The limit excludes the gradient of the classifier. In Auto mode only XLA knows the layout, and XLA for TPU does not ask what a device does."""
+    """The limit excludes both gradients. In Auto mode only XLA knows the layout, and XLA for TPU does not ask what a device does."""
     rows, classes = DEVICE_SHAPE
     temporary, _ = programs(target)[name, mode]
-    logits, accumulator = rows * classes * 4, FEATURES * classes * 4
+    logits, accumulator = rows * classes * 4, FEATURES * (rows + classes) * 4
     whole = mode == "auto" and target == "v5e"
-    assert temporary - accumulator <= (logits * 2 if whole else logits / 8)
+    # A block also has hidden states.
+    assert temporary - accumulator <= (logits * 2 if whole else logits / 8 * 1.02)
 
 
 @over([row for row in FULLY_SHARDED if row[2] != "explicit"])
