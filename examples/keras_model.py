@@ -26,6 +26,7 @@ import jaxce.keras
 NUM_CLASSES, UNLABELLED, EPOCHS, SHORT_EPOCHS, BATCH_SIZE, SEED = 10, -1, 12, 2, 64, 0
 REQUIRED_ACCURACY, CURVES_RTOL = 0.95, 1e-4
 
+FIT: dict = {"batch_size": BATCH_SIZE, "shuffle": False, "verbose": 0}
 OPTIONS = {"from_logits": True, "ignore_class": UNLABELLED}
 LOSSES = {  # the constructors are the same
     "keras": keras.losses.SparseCategoricalCrossentropy(**OPTIONS),
@@ -101,7 +102,7 @@ def main() -> None:
     for name, loss in LOSSES.items():
         model = compiled_model(loss)
         epochs = SHORT_EPOCHS if options.short else EPOCHS
-        history = model.fit(images, labels, batch_size=BATCH_SIZE, epochs=epochs, shuffle=False, verbose=0)
+        history = model.fit(images, labels, epochs=epochs, **FIT)
         histories[name] = np.asarray(history.history["loss"])
         accuracies[name] = accuracy(model, held_out_images, held_out_labels)
         print(
