@@ -6,6 +6,7 @@ behind another.
 """
 
 import math
+import re
 from typing import NamedTuple
 
 from tests.support import passes
@@ -33,7 +34,7 @@ class Work(NamedTuple):
 
 def work(text: str, device: Device) -> Work:
     """Return the work of a program from its optimised HLO."""
-    computations, entry = passes.parse(text)
+    computations, entry = passes.parse(_with_turns(text))
     launches = matmul_seconds = fused_sums = beside = 0.0
     for name, times in passes.runs(computations, entry):
         by_name = {i.name: i for i in computations[name]}
@@ -49,6 +50,20 @@ def work(text: str, device: Device) -> Work:
             else:
                 beside += times * moved
     return Work(launches, matmul_seconds, fused_sums, beside, matmul_seconds + beside / device.bandwidth)
+
+
+def _with_turns(text: str) -> str:
+    """Return the program with the number of turns in every loop. Some compilers leave it out where a loop counts from 0 to a constant."""
+    conditions = re.findall(r"^%?([\w.\-]+) \([^\n]*-> pred\[\] \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
+    turns = {name: re.findall(r" s32\[\]\S* constant\((\d+)\)", body) for name, body in conditions}
+
+    def completed(found):
+        line, condition = found[0], found[1]
+        if "known_trip_count" in line or len(turns.get(condition, ())) != 1:
+            return line
+        return f'{line}, "known_trip_count":{{"n":"{turns[condition][0]}"}}'
+
+    return re.sub(r"^.* while\(.*condition=%?([\w.\-]+).*$", completed, text, flags=re.MULTILINE)
 
 
 def _moved(i: Instruction, by_name, body) -> float:

@@ -1,5 +1,7 @@
 """The work of a program, on programs written in HLO whose matmuls and bytes are counted by hand."""
 
+import re
+
 import pytest
 
 from benchmarks.work import Device, Work, work
@@ -40,7 +42,9 @@ IN_PLACE_IN_A_LOOP = """
 
 %condition (state: (f32[100], f32[10], s32[])) -> pred[] {
   %state = (f32[100]{0}, f32[10]{0}, s32[]) parameter(0)
-  ROOT %true = pred[] constant(true)
+  %turn = s32[] get-tuple-element(%state), index=2
+  %turns = s32[]{:T(128)} constant(5)
+  ROOT %less = pred[] compare(%turn, %turns), direction=LT
 }
 
 ENTRY %main (state: (f32[100], f32[10], s32[])) -> (f32[100], f32[10], s32[]) {
@@ -60,6 +64,10 @@ def test_matmul_takes_the_longer_of_multiplications_and_bytes(device, seconds):
     assert work(MATMUL_AND_SUM, device) == Work(1, seconds, 1, 0, seconds)
 
 
-def test_update_in_place_moves_only_its_part_in_each_turn_of_the_loop():
-    moved = 5 * (4 * 10 + 4 * 10 + 4)  # reads the part and the start, writes the part
-    assert work(IN_PLACE_IN_A_LOOP, Device(1.0, 2.0)) == Work(5, 0, 0, moved, moved / 2)
+@pytest.mark.parametrize("tells", [True, False], ids=["tells its turns", "does not"])
+def test_update_in_place_moves_only_its_part_in_each_turn_of_the_loop(tells):
+    text = IN_PLACE_IN_A_LOOP if tells else re.sub(", backend_config=.*", "", IN_PLACE_IN_A_LOOP)
+    assert ("known_trip_count" in text) == tells
+    # A turn reads the part and the start, and writes the part. The condition reads two numbers and writes one.
+    moved = 5 * (4 * 10 + 4 + 4 * 10) + 5 * (4 + 4 + 1)
+    assert work(text, Device(1.0, 2.0)) == Work(10, 0, 0, moved, moved / 2)
