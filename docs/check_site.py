@@ -42,7 +42,6 @@ class Page(HTMLParser):
         elif tag == "link" and given.get("rel") in ("stylesheet", "icon"):
             self.loads.append(given["href"])
 
-
     def handle_endtag(self, tag: str) -> None:
         if tag == "pre":
             self.is_code = False
