@@ -20,7 +20,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Return the page. Links of `examples/README.md` to pages and pictures become relative to the pages, and links to examples lead to the repository."""
+    """Return the page. Links of `examples/README.md` to pages become relative to the pages; links to examples lead to the repository."""
     del files
     if page.file.src_uri != "examples.md":
         return markdown
