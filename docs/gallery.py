@@ -12,7 +12,7 @@ from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 GALLERY = Path(__file__).parent / "pages" / "gallery"
-WIDTH, COLORS = 900, 128
+WIDTH, COLORS = 900, 96
 
 
 def drawn() -> dict[str, Image.Image]:
