@@ -179,7 +179,8 @@ def softmax_cross_entropy_sum(
       mask: `[...]`, boolean. True for the examples that count.
       weights: `[...]`, real, of any sign: the weight of each example, by which its loss is multiplied. Ones by default.
       label_smoothing: Scalar in [0, 1].
-      class_weights: `[num_classes]`, real.
+      class_weights: `[num_classes]`, real. They multiply the losses; `.mean()` still divides by the number of examples. For PyTorch's mean pass
+        `weights=w[labels]` instead.
       z_loss: Scalar, not negative.
       label_probabilities: `[..., k]`, real, with integer labels `[..., k]`: the probabilities of these classes, as those of the likeliest classes of
         a teacher. The same class may come twice: its probabilities add up. Mass that is left out of 1 takes no part. A label that is no class

@@ -50,6 +50,11 @@ def floating(name: str, value: ArrayLike) -> Array:
 
 def logits(value: ArrayLike) -> Array:
     """Check for logits with a class axis."""
+    value = array("logits", value)
+    if _is(value, jnp.integer):
+        raise TypeError(
+            f"`logits` must be floating point; got {value.dtype}. The order of the arguments is logits, labels."
+        )
     value = floating("logits", value)
     if value.ndim == 0:
         raise ValueError(
@@ -110,6 +115,8 @@ def class_indices(value: ArrayLike, logits: Array, axis: ClassAxis) -> Array:
             hint = " For one-hot labels use softmax_cross_entropy."
         elif _is_reshaped(value, rows):
             hint = f" Reshape them: labels.reshape({rows})."
+        elif value.shape in (others := {row_shape(logits.shape, i): i for i in range(logits.ndim)}):
+            hint = f" For classes on that axis pass axis={others[value.shape]}."
         raise ValueError(
             f"`labels` must have the shape of `logits` without axis {axis}, {rows}; got {value.shape}.{hint}"
         )

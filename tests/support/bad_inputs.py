@@ -39,7 +39,8 @@ def booleans(*shape):
 # All arguments here are arrays, so that they can be traced: (function, arrays by name, exception, pattern).
 SHAPES_AND_DTYPES = {
     # logits
-    "integer logits": (INTEGER, {"logits": i32(4, 5), "labels": Y}, TypeError, "`logits` must be floating point; got int32"),
+    "integer logits": (INTEGER, {"logits": i32(4, 5), "labels": Y}, TypeError, "`logits` must be.*got int32.*order of the arguments is logits"),
+    "labels of channels first": (INTEGER, {"logits": f32(4, 5, 6), "labels": i32(4, 6)}, ValueError, r"\(4, 5\); got \(4, 6\).*pass axis=1"),
     "boolean logits": (SOFT, {"logits": booleans(4, 5), "labels": Q}, TypeError, "`logits` must be floating point; got bool"),
     "complex logits": (SOFT, {"logits": Z + 1j, "labels": Q}, TypeError, "`logits` must be floating point; got complex64"),
     "scalar logits": (INTEGER, {"logits": f32(), "labels": Y}, ValueError, "`logits` must have a class axis; got a scalar.*use sigmoid_binary"),
