@@ -5,15 +5,14 @@ import numpy as np
 import pytest
 
 from tests.aot import programs
+from tests.support.covering import nightly_values
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+QUICK = {"integer", "soft", "sigmoid", "logit_stats", "linear sum"}
 
 
 @pytest.mark.usefixtures("fast_compilation")
-@pytest.mark.parametrize(
-    "loss",
-    [pytest.param(n, marks=pytest.mark.nightly if loss.variant else ()) for n, loss in programs.LOSSES.items()],
-)
+@pytest.mark.parametrize("loss", [name if name in QUICK else nightly_values(name)[0] for name in programs.LOSSES])
 def test_one_export_serves_all_platforms(loss, rng):
     loss = programs.LOSSES[loss]
     shapes = loss.arguments(loss.shapes["small"], "bfloat16")

@@ -14,6 +14,7 @@ from jaxce._core import cpu, cpu_sums, definition, sigmoid
 from jaxce._core.definition import Derivatives, Statistics
 from tests.support import cases, covering, oracle, statistics
 from tests.support.closeness import assert_within
+from tests.support.versions import on_small_memory
 
 INF, NAN = np.inf, np.nan
 DTYPES = ["float8_e4m3fn", "float16", "bfloat16", "float32", "float64"]
@@ -365,6 +366,7 @@ def test_sigmoid_losses_of_special_numbers(dtype, x64):
     assert_within(found, (want, abs(want)), 6)
 
 
+@on_small_memory
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("option", ["plain", "mask", "label_smoothing", "z_loss"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -381,6 +383,7 @@ def test_value_and_gradient_store_nothing_as_large_as_the_logits(dtype, option):
     assert compiled.memory_analysis().temp_size_in_bytes <= rows * num_classes * 4 / 16
 
 
+@on_small_memory
 @pytest.mark.covering(2)
 @pytest.mark.parametrize("has_narrow_labels", [False, True])
 @pytest.mark.parametrize("option", ["plain", "label_smoothing", "pos_weight", "labels made on the way"])
@@ -404,6 +407,7 @@ def test_sigmoid_loss_and_gradient_store_at_most_computed_labels(dtype, option, 
     assert compiled.memory_analysis().temp_size_in_bytes <= is_computed * size + size / 16
 
 
+@on_small_memory
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_narrow_soft_labels_are_not_copied_to_a_wide_dtype(dtype):
     rows, num_classes = 64, 8192

@@ -12,6 +12,7 @@ from jaxce import Chunked, LinearLogits
 from jaxce._core import cpu_sums, definition
 from tests.support import device_work
 from tests.support.row_losses import policy_loss_and_metrics
+from tests.support.versions import on_small_memory
 
 TOKENS, FEATURES, CLASSES = 512, 64, 3000
 F32 = functools.partial(jax.ShapeDtypeStruct, dtype="float32")
@@ -38,6 +39,7 @@ def matmuls(program):
     return device_work.figures(program).products / (TOKENS * FEATURES * CLASSES)
 
 
+@on_small_memory
 @pytest.mark.parametrize(
     ("implementation", "number"), [(Chunked(64), 3), (Chunked(64, 1000), 4), (None, 3)], ids=["rows", "parts", "none"]
 )

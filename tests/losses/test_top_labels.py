@@ -197,6 +197,7 @@ def test_gradient_keeps_its_digits_where_the_label_and_its_class_are_certain(way
     np.testing.assert_allclose(got, wanted, rtol={"float32": 4e-6, "float64": 1e-14, "bfloat16": 5e-3}[dtype])
 
 
+@on_small_memory
 def test_no_array_of_all_classes_is_stored():
     rows, classes, k = 256, 4096, 8
     logits = jax.ShapeDtypeStruct((rows, classes), jnp.float32)

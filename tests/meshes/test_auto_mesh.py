@@ -25,6 +25,7 @@ from tests.support.closeness import assert_within
 from tests.support.device_work import figures
 from tests.support.oracle import Quantity
 from tests.support.paths import ROOT
+from tests.support.versions import on_small_memory
 
 WHOLE = math.prod(SIZES)  # the multiplications of one matmul of the layer
 TOKENS, (FEATURES, CLASSES) = SIZES[0] * SIZES[1], SIZES[2:]
@@ -40,6 +41,7 @@ def test_a_device_stores_computes_and_sends_what_it_does_in_explicit_mode(layout
         assert getattr(found, name) <= 1.1 * most, (name, found, explicit)
 
 
+@on_small_memory
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", [total, per_token], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("layout", LAYOUTS)
