@@ -12,6 +12,7 @@ import pytest
 
 import jaxce
 from jaxce import Chunked, LinearLogits
+from tests.support.versions import on_small_memory
 
 pytestmark = pytest.mark.usefixtures("fast_compilation", "x64")
 
