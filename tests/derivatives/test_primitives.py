@@ -90,7 +90,7 @@ def on_platform(request):
         yield request.param
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 @pytest.mark.parametrize("modes", MODES, ids="-".join)
 @pytest.mark.parametrize("way", WAYS)
@@ -101,7 +101,7 @@ def test_rule_and_form_are_used_inside_every_transform(dtype, way, modes, order,
     assert_power(found, x, n, order, on_platform, dtype=dtype)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -112,7 +112,7 @@ def test_transforms_of_derivatives(dtype, way, order, on_platform, x64):
     assert_power(found, x, n, order, on_platform, dtype=dtype)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 @pytest.mark.parametrize("way", ["as it is", "vmap", "scan", "checkpoint"])
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -163,7 +163,7 @@ def linear_in_x(x, y, with_transpose):
     return call(trace(lambda x, _: jnp.sum(x), (x, y)), (x, y), jvp=jvp)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", ["as it is", "jit", "vmap", "vmap of vmap", "scan", "map", "checkpoint"])
 @pytest.mark.parametrize("with_transpose", [True, False], ids=["own transpose", "code transposed"])
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -67,7 +67,7 @@ def test_statistics(num_classes, dtype, kind, weights, rng, x64):
     statistics.assert_statistics(found, logits, labels, class_weights=class_weights, ulps=8)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("has_where", [False, True], ids=["plain", "where"])
 @pytest.mark.parametrize("kind", LABELS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -81,7 +81,7 @@ def test_statistics_of_any_axis_and_rank(shape, axis, dtype, kind, has_where, rn
     statistics.assert_statistics(found, logits, labels, where=where, axis=axis, ulps=8)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("kind", LABELS)
 @pytest.mark.parametrize("num_classes", [20, 1000, 1001])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -206,6 +206,7 @@ def test_a_gap_above_the_largest_number_is_infinite(num_classes, class_weight, r
 INFINITE_ROWS = {"largest": np.finfo(np.float32).max, "zeros": 0, "-inf": -INF}
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("kind", ["integer", "soft"])
 @pytest.mark.parametrize("num_classes", [900, 1000])
 @pytest.mark.parametrize("others", INFINITE_ROWS)

@@ -63,7 +63,7 @@ def test_only_the_forms_of_the_platform_are_used(loss, on_platform, rng, monkeyp
     assert called == forms[on_platform]
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("names", cases.SOFTMAX_OPTION_SETS, ids=cases.name_of)
 def test_options_and_their_combinations(loss, names, rng, on_platform):

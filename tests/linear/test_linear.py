@@ -416,7 +416,7 @@ def test_block_sizes_are_positive_integers(sizes, error):
         Chunked(*sizes)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", *covering.nightly_values("float32")])
 def test_many_features_in_blocks_of_classes(dtype):
     """A CPU adds the product to the classifier's gradient in parts of the block."""
     rng = np.random.default_rng(0)

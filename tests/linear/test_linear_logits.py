@@ -216,6 +216,7 @@ def test_bad_input(case):
         call(LinearLogits(*LAYER))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64], ids=lambda d: d.__name__)
 @pytest.mark.parametrize("bad", [0.0, -1.0])
 def test_cap_or_temperature_in_an_array_that_is_not_positive_gives_nan(bad, dtype, rng, x64):

@@ -395,6 +395,7 @@ def by_hand(losses, ids, number, weights=None, mask=None):
     return tuple(np.array([x[some].sum() for some in of]) for x in (terms, weights, np.abs(terms)))
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 @pytest.mark.parametrize("given", [(), ("weights",), ("mask",), ("weights", "mask")], ids=str)
 @pytest.mark.parametrize("shape", [(3, 700), (1500,), (0,), (5,)], ids=str)

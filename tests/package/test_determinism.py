@@ -83,6 +83,7 @@ def test_sixteen_concurrent_python_threads_get_the_same_bits(digests):
     assert in_new_processes(callers=16, threads=2) == [[digests] * 16]
 
 
+@pytest.mark.nightly
 def test_one_bit_changes_a_fingerprint(digests):
     value, gradient = COMPUTATIONS["merged"]()
     assert fingerprint(lambda: (value, gradient)) == digests["merged"]

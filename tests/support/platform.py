@@ -7,8 +7,10 @@ import pytest
 
 from jaxce._core import cpu, gpu
 from jaxce._jax import primitives
+from tests.support.covering import nightly_values
 
-PLATFORMS = ["cpu", "cuda", "tpu"]
+# A TPU has no forms: it runs the definition, which the other tests run too.
+PLATFORMS = ["cpu", "cuda", *nightly_values("tpu")]
 
 
 @contextlib.contextmanager
