@@ -130,6 +130,26 @@ def test_losses_and_gradients_are_those_of_all_class_probabilities(way, loss, dt
     assert_close(got, wanted, TOLERANCE[dtype] * (1 if order == 1 else 10))
 
 
+@pytest.mark.parametrize("way", list(WAYS))
+def test_no_labels_at_all_leave_the_terms_without_labels(way):
+    """With labels `[..., 0]` the label mass is 0, and only `z_loss` is left."""
+    none, no_probabilities = np.zeros((ROWS, 0), int), np.zeros((ROWS, 0))
+
+    def total(hidden, probabilities):
+        logits = WAYS[way](hidden, CLASSIFIER, BIAS)
+        options = {"label_probabilities": probabilities, "z_loss": 0.01}
+        losses = jaxce.softmax_cross_entropy_with_integer_labels(logits, none, **options)
+        return jaxce.softmax_cross_entropy_sum(logits, none, **options).total + jnp.sum(losses)
+
+    value, (gradient, of_probabilities) = jax.value_and_grad(total, (0, 1))(HIDDEN, no_probabilities)
+    logits = HIDDEN @ CLASSIFIER + BIAS
+    log_z = np.log(np.sum(np.exp(logits), -1))
+    p = np.exp(logits - log_z[:, None])
+    np.testing.assert_allclose(value, 2 * 0.01 * np.sum(log_z**2), rtol=1e-13)
+    np.testing.assert_allclose(gradient, 2 * 0.02 * log_z[:, None] * (p @ CLASSIFIER.T), rtol=1e-12, atol=1e-14)
+    assert of_probabilities.shape == (ROWS, 0)
+
+
 @pytest.mark.parametrize("way", ["dense", "blocks"])
 def test_statistics_are_those_of_all_class_probabilities(way):
     logits = WAYS[way](HIDDEN, CLASSIFIER, BIAS)
