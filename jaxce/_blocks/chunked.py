@@ -27,6 +27,7 @@ from jaxce._blocks.reference import (
 from jaxce._blocks.sizes import Blocks, Plans
 from jaxce._core.definition import Statistics
 from jaxce._core.merge import merge, merge_devices
+from jaxce._jax.axes import joined_first_axes
 from jaxce._jax.mesh import AxisName, is_explicit, psum_over, varying_like
 from jaxce._jax.rules import choose, linear, partial_jvp, with_rule
 
@@ -102,7 +103,7 @@ def token_rows(layer: Layer) -> dict:
 def flat_layer(layer: Layer, ndim: int | None = None) -> Layer:
     """Return the layer with its tokens on one axis. `ndim` is the number of axes of the tokens, if the layer has no `hidden`."""
     ndim = layer.hidden.ndim - 1 if ndim is None else ndim
-    return layer._replace(**jax.tree.map(lambda x: x.reshape(-1, *x.shape[ndim:]), token_rows(layer)))
+    return layer._replace(**jax.tree.map(lambda x: joined_first_axes(x, ndim), token_rows(layer)))
 
 
 def shaped_like(gradients: Layer, layer: Layer) -> Layer:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxce._blocks.reference import Layer
+from jaxce._jax.axes import joined_first_axes
 
 
 class Inputs(NamedTuple):
@@ -47,7 +48,7 @@ def without_masked(inputs: Inputs, is_counted) -> Inputs:
 def flat_inputs(inputs: Inputs, layer: Layer) -> Inputs:
     """Return the inputs for the rows of a `flat_layer`."""
     ndim = layer.hidden.ndim - 1
-    return inputs._replace(per_row=[x.reshape(-1, *x.shape[ndim:]) for x in inputs.per_row])
+    return inputs._replace(per_row=[joined_first_axes(x, ndim) for x in inputs.per_row])
 
 
 def inputs_like(gradients: Inputs, inputs: Inputs) -> Inputs:

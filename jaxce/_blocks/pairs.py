@@ -18,7 +18,7 @@ from jaxce._blocks.reference import raw_logits
 from jaxce._blocks.sizes import Blocks, Plans
 from jaxce._core import pairs as dense
 from jaxce._core.shaping import shaped
-from jaxce._jax.axes import per_class
+from jaxce._jax.axes import joined_first_axes, per_class
 from jaxce._jax.mesh import AxisName
 from jaxce._jax.programs import partial_jvp
 from jaxce._jax.rules import with_rule
@@ -164,7 +164,7 @@ def with_rows(sides: Sides, rows: dict) -> Sides:
 def flat_sides(sides: Sides) -> Sides:
     """Return the sides with their tokens on one axis."""
     ndim = sides.student.hidden.ndim - 1
-    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[ndim:]), rows_of(sides))
+    rows = jax.tree.map(lambda x: joined_first_axes(x, ndim), rows_of(sides))
     return with_rows(sides, rows)
 
 

@@ -9,6 +9,7 @@ where `p_t` is nearly 1. The derivative of the second is `-q_j` at each other `j
 """
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxce._checks.top_labels import TopLabels
 from jaxce._core.definition import Derivatives, Statistics, below_maximum, is_class
@@ -49,11 +50,18 @@ def of_prediction(stats: Statistics) -> Statistics:
 def label_nll_jvp(by_logits: Derivatives, z_dot, z, labels: TopLabels, stats: Statistics, *, axis):
     """Return what the tangent of the logits contributes to that of `label_nll`. `by_logits` has that of the integer label `t`."""
     prediction = stats.prediction[..., None].astype(labels.indices.dtype)
-    # The probabilities of the others, instead of the mass less those of `t`: XLA adds the terms of the derivative in any order.
-    others = jnp.where(labels.indices == prediction, 0, labels.probabilities)
+    is_other, q = labels.indices != prediction, labels.probabilities
+    others = jnp.where(is_other, q, 0)
+    # The value is the sum of the others, because XLA adds terms in any order, so that the mass less those of `t` could cancel. The tangent is that
+    # of the mass less those of `t`: the probability of a label that takes no part may have a tangent, which the mass leaves out.
+    mass = _with_tangent_of(jnp.sum(others, -1), stats.label_mass - jnp.sum(jnp.where(is_other, 0, q), -1))
     indices = jnp.concatenate((prediction, labels.indices), -1)
-    coefficients = jnp.concatenate((jnp.sum(others, -1, keepdims=True), -others), -1)
+    coefficients = jnp.concatenate((mass[..., None], -others), -1)
     return stats.label_mass * by_logits.label_nll + jnp.sum(coefficients * at_classes(z_dot, indices, axis), -1)
+
+
+def _with_tangent_of(value, x):
+    return lax.stop_gradient(value) + (x - lax.stop_gradient(x))
 
 
 def label_jvp(q_dot, z, labels: TopLabels, stats: Statistics, *, axis):

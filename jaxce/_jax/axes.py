@@ -32,6 +32,11 @@ def joined_axes(array: Array, axis: tuple[int, ...]) -> Array:
     return moved.reshape(*moved.shape[: moved.ndim - len(axis)], math.prod(moved.shape[moved.ndim - len(axis) :]))
 
 
+def joined_first_axes(array: Array, number: int) -> Array:
+    """Return the array with its first axes, `number` of them, joined into one. Any axis may be empty, so -1 cannot stand for the new size."""
+    return array.reshape(math.prod(array.shape[:number]), *array.shape[number:])
+
+
 def per_row(rows: Array, axis: int) -> Array:
     """Return one number per row, in a shape that broadcasts against the logits."""
     return jnp.expand_dims(rows, axis)

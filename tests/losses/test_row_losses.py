@@ -276,6 +276,24 @@ def test_arrays_with_more_axes_and_pytrees_per_row(rng):
         np.testing.assert_allclose(result.total, wanted.sum(), rtol=2e-6)
 
 
+def test_an_array_per_row_may_be_empty(rng):
+    """Of the gradients, the one with respect to the empty array is empty too."""
+    problem = row_losses.make(rng)
+
+    def total(hidden, x, way):
+        logits = logits_of(way, hidden, problem.classifier)
+        return loss_sum(logits, problem.labels, lambda stats, x: stats.nll + jnp.sum(x), (x,)).total
+
+    empty = jnp.zeros((11, 0))
+    z = problem.hidden.astype(np.float64) @ problem.classifier.astype(np.float64)
+    p = np.exp(z - np.logaddexp.reduce(z, -1, keepdims=True))
+    wanted = (p - np.eye(z.shape[-1])[problem.labels]) @ problem.classifier.T
+    for way in (DENSE, None, Chunked(4, 5)):
+        of_hidden, of_empty = jax.grad(total, (0, 1))(jnp.asarray(problem.hidden), empty, way)
+        np.testing.assert_allclose(of_hidden, wanted, rtol=1e-5, atol=1e-6)
+        assert of_empty.shape == (11, 0)
+
+
 def test_a_loss_may_ignore_the_statistics(rng):
     problem = row_losses.make(rng)
     hidden, x = jnp.asarray(problem.hidden), jnp.arange(11.0)

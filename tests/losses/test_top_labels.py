@@ -131,6 +131,26 @@ def test_losses_and_gradients_are_those_of_all_class_probabilities(way, loss, dt
     assert_close(got, wanted, TOLERANCE[dtype] * (1 if order == 1 else 10))
 
 
+@pytest.mark.parametrize("way", list(WAYS))
+def test_no_labels_at_all_leave_the_terms_without_labels(way):
+    """With labels `[..., 0]` the label mass is 0, and only `z_loss` is left."""
+    none, no_probabilities = np.zeros((ROWS, 0), int), np.zeros((ROWS, 0))
+
+    def total(hidden, probabilities):
+        logits = WAYS[way](hidden, CLASSIFIER, BIAS)
+        options = {"label_probabilities": probabilities, "z_loss": 0.01}
+        losses = jaxce.softmax_cross_entropy_with_integer_labels(logits, none, **options)
+        return jaxce.softmax_cross_entropy_sum(logits, none, **options).total + jnp.sum(losses)
+
+    value, (gradient, of_probabilities) = jax.value_and_grad(total, (0, 1))(HIDDEN, no_probabilities)
+    logits = HIDDEN @ CLASSIFIER + BIAS
+    log_z = np.log(np.sum(np.exp(logits), -1))
+    p = np.exp(logits - log_z[:, None])
+    np.testing.assert_allclose(value, 2 * 0.01 * np.sum(log_z**2), rtol=1e-13)
+    np.testing.assert_allclose(gradient, 2 * 0.02 * log_z[:, None] * (p @ CLASSIFIER.T), rtol=1e-12, atol=1e-14)
+    assert of_probabilities.shape == (ROWS, 0)
+
+
 @pytest.mark.parametrize("way", ["dense", "blocks"])
 def test_statistics_are_those_of_all_class_probabilities(way):
     logits = WAYS[way](HIDDEN, CLASSIFIER, BIAS)
@@ -198,7 +218,32 @@ def test_gradient_keeps_its_digits_where_the_label_and_its_class_are_certain(way
     np.testing.assert_allclose(got, wanted, rtol={"float32": 4e-6, "float64": 1e-14, "bfloat16": 5e-3}[dtype])
 
 
+<<<<<<< HEAD
 @on_small_memory
+=======
+@pytest.mark.parametrize("way", ["dense", "blocks", "lazy"])
+@pytest.mark.parametrize("order", ["logits first", "probabilities first"])
+def test_a_label_of_no_class_that_takes_part_has_no_mixed_derivative(way, order):
+    """Of `sum_j q_j (log_z - z_j)` it is `p - onehot(j)` for a class that takes part, and 0 for padding and for a class that `where` excludes."""
+    indices, probabilities = np.array([[1, -1, 4, 2, 5, 1]]), np.array([[0.5, 0, 0, 0, 0, 0.2]])
+    logits, where = np.array([[0.3, 1.0, -0.5, 0.7, 3.0]]), np.array([[True, True, True, True, False]])
+
+    def loss(logits, probabilities):
+        if way != "dense":
+            how = Chunked(block_classes=2) if way == "blocks" else None
+            logits = LinearLogits(logits, jnp.eye(5), implementation=how)
+        options = {"label_probabilities": probabilities, "where": where}
+        return jaxce.softmax_cross_entropy_with_integer_labels(logits, indices, **options)[0]
+
+    inner, outer = (0, 1) if order == "logits first" else (1, 0)
+    found = np.squeeze(jax.jit(jax.jacfwd(jax.grad(loss, inner), outer))(logits, probabilities))
+    p = np.where(where, np.exp(logits), 0)[0]
+    wanted = p / p.sum() - np.eye(6)[indices[0], :5]
+    wanted[[1, 2, 4]] = 0
+    np.testing.assert_allclose(found.T if inner == 0 else found, wanted, rtol=1e-12, atol=1e-15)
+
+
+>>>>>>> 4a0fd8c06ded5066b563a58df1020832310e2862
 def test_no_array_of_all_classes_is_stored():
     rows, classes, k = 256, 4096, 8
     logits = jax.ShapeDtypeStruct((rows, classes), jnp.float32)
