@@ -218,9 +218,6 @@ def test_gradient_keeps_its_digits_where_the_label_and_its_class_are_certain(way
     np.testing.assert_allclose(got, wanted, rtol={"float32": 4e-6, "float64": 1e-14, "bfloat16": 5e-3}[dtype])
 
 
-<<<<<<< HEAD
-@on_small_memory
-=======
 @pytest.mark.parametrize("way", ["dense", "blocks", "lazy"])
 @pytest.mark.parametrize("order", ["logits first", "probabilities first"])
 def test_a_label_of_no_class_that_takes_part_has_no_mixed_derivative(way, order):
@@ -243,7 +240,7 @@ def test_a_label_of_no_class_that_takes_part_has_no_mixed_derivative(way, order)
     np.testing.assert_allclose(found.T if inner == 0 else found, wanted, rtol=1e-12, atol=1e-15)
 
 
->>>>>>> 4a0fd8c06ded5066b563a58df1020832310e2862
+@on_small_memory
 def test_no_array_of_all_classes_is_stored():
     rows, classes, k = 256, 4096, 8
     logits = jax.ShapeDtypeStruct((rows, classes), jnp.float32)
