@@ -119,7 +119,8 @@ def test_signature_in_help_is_short(name):
     signature = str(inspect.signature(EVERY_FUNCTION[name]))
     assert len(signature) <= MAX_SIGNATURE
     assert "Union" not in signature
-    assert signature in pydoc.plain(pydoc.render_doc(EVERY_FUNCTION[name]))
+    shown = pydoc.plain(pydoc.render_doc(EVERY_FUNCTION[name]))
+    assert "".join(signature.split()) in "".join(shown.split())  # Python 3.13 breaks long lines
 
 
 def described(docstring, section):
