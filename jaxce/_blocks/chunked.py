@@ -102,8 +102,8 @@ def token_rows(layer: Layer) -> dict:
 
 def flat_layer(layer: Layer, ndim: int | None = None) -> Layer:
     """Return the layer with its tokens on one axis. `ndim` is the number of axes of the tokens, if the layer has no `hidden`."""
-    ndim = layer.hidden.ndim - 1 if ndim is None else ndim
-    return layer._replace(**jax.tree.map(lambda x: joined_first_axes(x, ndim), token_rows(layer)))
+    number = layer.hidden.ndim - 1 if ndim is None else ndim
+    return layer._replace(**jax.tree.map(lambda x: joined_first_axes(x, number), token_rows(layer)))
 
 
 def shaped_like(gradients: Layer, layer: Layer) -> Layer:
