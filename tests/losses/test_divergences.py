@@ -359,6 +359,35 @@ def test_a_sum_is_the_weighted_sum_of_the_rows_that_count(way, rng):
         assert function(*none).shape == (2, 0) and SUMS[function](*none).mean() == 0
 
 
+@pytest.mark.parametrize("way", ["dense", "lazy"])
+@pytest.mark.parametrize("side", [0, 1], ids=["target", "logits"])
+def test_gradient_and_hessian_with_respect_to_one_argument_alone(way, side, rng):
+    """The other argument is a constant, as the logits of a teacher are."""
+    pair = rng.standard_normal((2, 1, 5)).astype(np.float32)
+
+    def derivatives(functions, pair):
+        def derivative(function):
+            def value(z):
+                both = (z, pair[1]) if side == 0 else (pair[0], z)
+                return jnp.sum(function(*both))
+
+            return jax.grad(value)(pair[side]), jax.hessian(value)(pair[side])
+
+        return [derivative(function) for function in functions]
+
+    def kl_in_way(*z):
+        return softmax_kl_divergence(*logits_in(way, *z))
+
+    def js_in_way(*z):
+        return js(*logits_in(way, *z))
+
+    found = jax.jit(functools.partial(derivatives, (kl_in_way, js_in_way)))(pair)
+    with jax.enable_x64(True):
+        plain = divergences.plain, functools.partial(divergences.plain, weight=np.float64(WEIGHT))
+        wanted = jax.tree.map(np.asarray, derivatives(plain, jnp.asarray(pair, jnp.float64)))
+    assert_near(found, wanted, 4e-6)
+
+
 def test_weight_of_the_target_may_be_any_number_between_0_and_1(rng):
     target, logits = (np.float32([[1], [10]] * 3) * rng.standard_normal((2, 6, 9))).astype(np.float32)
     found_of = jax.jit(lambda *z: results(DENSE, *z[:2], None, z[2])[1])

@@ -259,6 +259,59 @@ def test_no_array_of_all_classes_is_stored():
     assert memory[1] < of_logits * 1.1
 
 
+@pytest.mark.parametrize("rows", [(), (3, 4)], ids=str)
+def test_rows_may_have_any_number_of_axes(rows):
+    """Compare with the formula in NumPy: the value, and the gradients with respect to the logits, the probabilities and the class weights."""
+    rng = np.random.default_rng(1)
+    logits, indices = rng.normal(size=(*rows, 7)), rng.integers(0, 7, size=(*rows, 3))
+    probabilities, class_weights = rng.random((*rows, 3)), rng.random(7) + 0.1
+
+    def total(logits, probabilities, class_weights):
+        options = {"label_probabilities": probabilities, "class_weights": class_weights}
+        stats = jaxce.logit_stats(logits, indices, label_probabilities=probabilities)
+        losses = jaxce.softmax_cross_entropy_with_integer_labels(logits, indices, **options)
+        return jnp.sum(losses + stats.label_mass + 2 * stats.top_label_mass)
+
+    value, gradients = jax.value_and_grad(total, (0, 1, 2))(logits, probabilities, class_weights)
+    log_p = logits - np.log(np.sum(np.exp(logits), -1, keepdims=True))
+    onehot = np.eye(7)[indices]
+    nll = -np.take_along_axis(log_p, indices, -1)
+    is_top = indices == np.argmax(logits, -1)[..., None]
+    of_labels = class_weights[indices] * probabilities
+    np.testing.assert_allclose(value, np.sum(of_labels * nll + probabilities * (1 + 2 * is_top)), rtol=1e-13)
+    differences = of_labels[..., None] * (np.exp(log_p)[..., None, :] - onehot)
+    wanted = np.sum(differences, -2), class_weights[indices] * nll + 1 + 2 * is_top
+    of_weights = np.sum((probabilities * nll)[..., None] * onehot, tuple(range(onehot.ndim - 1)))
+    for found, want in zip(gradients, (*wanted, of_weights), strict=True):
+        np.testing.assert_allclose(found, want, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("way", ["dense", "blocks"])
+def test_masked_nan_probabilities_reach_no_gradient_even_of_the_class_weights(way):
+    probabilities, indices, mask = np.array(PROBABILITIES), INDICES.copy(), np.arange(ROWS) != 4
+    probabilities[4], indices[4] = np.nan, 10**6
+
+    def total(hidden, probabilities, class_weights):
+        logits = WAYS[way](hidden, CLASSIFIER, BIAS)
+        options = {"label_probabilities": probabilities, "class_weights": class_weights, "mask": mask}
+        losses = jaxce.softmax_cross_entropy_with_integer_labels(logits, indices, **options)
+        return jnp.sum(losses) + jaxce.softmax_cross_entropy_sum(logits, indices, **options).total
+
+    gradients = jax.jit(jax.grad(total, (0, 1, 2)))(HIDDEN, probabilities, CLASS_WEIGHTS)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    assert not np.any(gradients[0][4]) and not np.any(gradients[1][4])
+    log_p = jax.nn.log_softmax(dense(HIDDEN, CLASSIFIER, BIAS))
+    wanted = -2 * np.sum(spread(np.where(mask[:, None], PROBABILITIES, 0)) * log_p, 0)
+    np.testing.assert_allclose(gradients[2], wanted, rtol=1e-12)
+
+
+def test_a_row_without_classes_has_no_likeliest_class():
+    stats = jaxce.logit_stats(
+        jnp.full((1, 3), -jnp.inf), jnp.array([[0, 2]]), label_probabilities=jnp.array([[0.2, 0.8]])
+    )
+    assert stats.top_label_mass == 0 and stats.prediction == -1 and np.isnan(stats.nll)
+
+
 BAD = {
     "real labels": ({"labels": spread(PROBABILITIES)[:, :LABELS]}, TypeError, "`labels` must be integers"),
     "another shape": ({"label_probabilities": PROBABILITIES[:, 1:]}, ValueError, "the shape of `labels`"),
