@@ -30,7 +30,6 @@ from jax import lax
 from jaxce._checks import results as result_checks
 from jaxce._core.definition import Statistics
 from jaxce._core.merge import merge
-from jaxce._jax.mesh import varying_like
 from jaxce._types import Array, exportable
 
 
@@ -158,8 +157,8 @@ def of_statistics(stats: Statistics, size, *, integer_labels: bool | None) -> Lo
     """
     is_counted = jnp.isfinite(stats.num_classes)  # NaN for a row with a NaN
     num_classes = jnp.where(is_counted, lax.stop_gradient(stats.num_classes), 0).astype(jnp.int32)
-    size = varying_like(jnp.full_like(stats.prediction, size), stats.prediction)
     stats = stats._replace(num_classes=num_classes)
+    size = 0 * stats.prediction + size  # split over devices like the others; jnp.full_like with jax 0.12 is not
     if integer_labels is None:
         stats = stats._replace(label_nll=None, label_mass=None, top_label_mass=None)
     return LogitStats(*stats, size, integer_labels=integer_labels)

@@ -317,10 +317,11 @@ OTHERS = [
 @pytest.mark.parametrize("masked", [True, *covering.nightly_values(False)])
 def test_loss_of_probabilities_trains_a_masked_model_like_keras(name, masked, rng):
     """The tokens of id 0 are masked by the layer, so they take no part in the loss."""
-    tokens, weights = rng.integers(1, 6, (32, T)), rng.uniform(size=(32, T)).astype(np.float32)
+    tokens = rng.integers(1, 6, (32, T), dtype=np.int32)
+    weights = rng.uniform(size=(32, T)).astype(np.float32)
     tokens[::3, 1:] = 0
     y = _softmax(rng, 32, T, C)
-    labels = y.argmax(-1) if name == "CategoricalGeneralizedCrossEntropy" else y
+    labels = y.argmax(-1).astype(np.int32) if name == "CategoricalGeneralizedCrossEntropy" else y
 
     def history(module):
         keras.utils.set_random_seed(0)
