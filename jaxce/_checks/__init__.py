@@ -113,6 +113,8 @@ def class_indices(value: ArrayLike, logits: Array, axis: ClassAxis) -> Array:
         hint = ""
         if value.shape == logits.shape:
             hint = " For one-hot labels use softmax_cross_entropy."
+        elif value.ndim == len(rows) + 1 and value.shape[:-1] == rows and value.shape[-1] > 1:
+            hint = " For the labels of a few classes pass their `label_probabilities` too."
         elif _is_reshaped(value, rows):
             hint = f" Reshape them: labels.reshape({rows})."
         elif value.shape in (others := {row_shape(logits.shape, i): i for i in range(logits.ndim)}):
@@ -195,11 +197,15 @@ def weights(name: str, value: ArrayLike) -> Array:
 
 def class_weights(value: ArrayLike | None, logits: Array, axis: ClassAxis) -> Array | None:
     """Check for one weight per class."""
-    return (
-        None
-        if value is None
-        else per_class(weights("class_weights", value), class_shape(logits.shape, axis), "class_weights")
-    )
+    if value is None:
+        return None
+    value, classes = weights("class_weights", value), class_shape(logits.shape, axis)
+    if value.shape == row_shape(logits.shape, axis) != classes:
+        raise ValueError(
+            f"`class_weights` must have one number for each class, shape {classes}; got {value.shape}. "
+            "For one weight per example pass `weights` to a sum or to LossSum.of."
+        )
+    return per_class(value, classes, "class_weights")
 
 
 def per_class(value: Array, classes: tuple[int, ...], name: str) -> Array:

@@ -106,6 +106,10 @@ def has_no_traced_closure(constants) -> None:
 def result(value, *, has_aux: bool) -> tuple[Array, dict[str, Array]]:
     """Check what `loss` returns for one row, and return its loss and its metrics."""
     if not has_aux:
+        if isinstance(value, tuple):
+            raise TypeError(
+                f"`loss` must return a floating-point number for each row; got {_shown(value)}. For metrics beside it pass has_aux=True."
+            )
         return _number("`loss` must return a floating-point number for each row", value, jnp.floating), {}
     if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Mapping)):
         raise TypeError(

@@ -116,5 +116,11 @@ def temperature(value: Array | None, rows: tuple[int, ...]) -> Array | None:
     if value is None:
         return None
     if value.shape not in ((), rows):
-        raise ValueError(f"`temperature` must be a scalar or have the shape of the loss, {rows}; got {value.shape}.")
+        hint = ""
+        if value.ndim < len(rows) and value.shape == rows[: value.ndim]:
+            of_rows = ", ".join([":"] * value.ndim + ["None"] * (len(rows) - value.ndim))
+            hint = f" Broadcast it first: jnp.broadcast_to(temperature[{of_rows}], {rows})."
+        raise ValueError(
+            f"`temperature` must be a scalar or have the shape of the loss, {rows}; got {value.shape}.{hint}"
+        )
     return jnp.broadcast_to(value, rows)

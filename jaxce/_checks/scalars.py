@@ -60,7 +60,8 @@ def temperature(value: ArrayLike | None) -> Array | None:
     if value is None:
         return None
     if np.ndim(value) == 0:
-        return jnp.asarray(scalar("temperature", value, lambda number: number > 0, "positive and finite"))
+        hint = " For greedy choices take the argmax of the logits."
+        return jnp.asarray(scalar("temperature", value, lambda number: number > 0, "positive and finite", hint))
     return checks.floating("temperature", value)
 
 

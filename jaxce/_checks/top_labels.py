@@ -29,8 +29,11 @@ def checked(indices, probabilities, logits, axis: ClassAxis, axis_name: AxisName
         )
     probabilities = checks.weights("label_probabilities", probabilities)
     if probabilities.shape != indices.shape:
+        hint = ""
+        if probabilities.shape == logits.shape:
+            hint = " Probabilities of all classes are the `labels` of softmax_cross_entropy, without `label_probabilities`."
         raise ValueError(
-            f"`label_probabilities` must have the shape of `labels`, {indices.shape}; got {probabilities.shape}."
+            f"`label_probabilities` must have the shape of `labels`, {indices.shape}; got {probabilities.shape}.{hint}"
         )
     if indices.ndim != len(rows) + 1 or indices.shape[:-1] != rows:
         raise ValueError(

@@ -315,6 +315,11 @@ def test_a_row_without_classes_has_no_likeliest_class():
 BAD = {
     "real labels": ({"labels": spread(PROBABILITIES)[:, :LABELS]}, TypeError, "`labels` must be integers"),
     "another shape": ({"label_probabilities": PROBABILITIES[:, 1:]}, ValueError, "the shape of `labels`"),
+    "of all classes": (
+        {"label_probabilities": np.zeros((ROWS, CLASSES), np.float32)},
+        ValueError,
+        "all classes are the `labels`",
+    ),
     "one label per row": (
         {"labels": INDICES[:, 0], "label_probabilities": PROBABILITIES[:, 0]},
         ValueError,

@@ -41,6 +41,7 @@ MODULES = {
     "_core/shaping": ["losses/test_softmax.py", "linear/test_linear_logits.py"],
     "_core/__init__": ["losses/test_masks.py", "losses/test_values.py", "derivatives/test_rule.py"],
     "_core/divergence": ["losses/test_divergences.py"],
+    "_core/near_zero": ["losses/test_divergences.py"],
     "_core/pairs": ["losses/test_divergences.py", "linear/test_divergences_of_layers.py"],
     "_core/top_labels": ["losses/test_top_labels.py"],
     "_logit_stats": ["losses/test_stats.py", "losses/test_entropy.py", "losses/test_values.py"],

@@ -65,13 +65,13 @@ SHIPPED = [
     Bug(
         "a divergence is a difference of logarithms",
         "_core/divergence",
-        "jnp.where(_is_near(x), q * _expm1_minus_x(x), p - q - q * x)",
+        "jnp.where(near_zero.is_near(x), q * near_zero.expm1_minus_x(x), p - q - q * x)",
         "p - q - q * x",
     ),
     Bug(
         "the gradient of a divergence is a difference of probabilities",
         "_core/divergence",
-        "jnp.where(_is_near(x), of_q * _expm1(x), of_p - of_q)",
+        "jnp.where(near_zero.is_near(x), of_q * near_zero.expm1(x), of_p - of_q)",
         "of_p - of_q",
     ),
     Bug(

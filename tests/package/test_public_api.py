@@ -120,7 +120,8 @@ def test_signature_in_help_is_short(name):
     assert len(signature) <= MAX_SIGNATURE
     assert "Union" not in signature
     shown = pydoc.plain(pydoc.render_doc(EVERY_FUNCTION[name]))
-    assert "".join(signature.split()) in "".join(shown.split())  # Python 3.13 breaks long lines
+    # Python 3.13 breaks long lines, and starts those of a class with a bar.
+    assert re.sub(r"[\s|]", "", signature) in re.sub(r"[\s|]", "", shown)
 
 
 def described(docstring, section):
