@@ -24,7 +24,9 @@ gc.set_threshold(50_000, 20, 20)
 def pytest_configure(config):
     """Register the markers here, because the copies of the tests for mutants have no pyproject.toml."""
     config.addinivalue_line("markers", "nightly: slow and rarely red; run by -m nightly, left out by default")
-    config.addinivalue_line("markers", "covering(strength): a selection of its parameters is quick, see covering.py")
+    config.addinivalue_line(
+        "markers", "covering(strength, at_most=None): a selection of its parameters is quick, see covering.py"
+    )
     config.option.markexpr = config.option.markexpr or "not nightly"
 
 
@@ -33,11 +35,11 @@ def pytest_collection_modifyitems(items):
     """Mark as nightly the combinations of parameters that are not in the covering selection."""
     items_by_test = {}
     for item in items:
-        if item.get_closest_marker("covering"):
+        if item.get_closest_marker("covering") and not item.get_closest_marker("nightly"):
             items_by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for cases in items_by_test.values():
-        (strength,) = cases[0].get_closest_marker("covering").args
-        quick = set(covering.selection([item.callspec.params for item in cases], strength))
+        marker = cases[0].get_closest_marker("covering")
+        quick = set(covering.selection([item.callspec.params for item in cases], *marker.args, **marker.kwargs))
         for i, item in enumerate(cases):
             if i not in quick:
                 item.add_marker("nightly")

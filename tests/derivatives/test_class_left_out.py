@@ -49,7 +49,7 @@ WAYS = {
 
 
 @pytest.mark.usefixtures("fast_compilation")
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

@@ -58,7 +58,7 @@ def test_hessian_in_four_orders(inner, outer, hard, loss, rng):
     assert_within(jax.jit(outer(inner(weighted(loss, labels, w))))(logits), expected, 16)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(2, at_most=6)
 @pytest.mark.parametrize("way", [through_scan, through_map, under_checkpoint], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("hard", HESSIAN_LOGITS)
 @pytest.mark.parametrize("loss", cases.LOSSES)

@@ -249,6 +249,7 @@ DROPPING = {
 }
 
 
+@pytest.mark.covering(1, at_most=15)
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("way", DROPPING)
 def test_unused_results_are_dropped(way, order, on_platform):

@@ -46,6 +46,7 @@ def example(rng, loss, names):
     return inputs, direction, fixed
 
 
+@pytest.mark.covering(1, at_most=3)
 @pytest.mark.parametrize(("loss", "names"), OPTION_SETS)
 def test_second_derivatives_of_every_input_in_every_mode(loss, names, rng, x64):
     """Compare with finite differences of the gradients of the oracle, in extended precision."""

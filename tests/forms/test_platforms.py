@@ -63,7 +63,7 @@ def test_only_the_forms_of_the_platform_are_used(loss, on_platform, rng, monkeyp
     assert called == forms[on_platform]
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=4)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("names", cases.SOFTMAX_OPTION_SETS, ids=cases.name_of)
 def test_options_and_their_combinations(loss, names, rng, on_platform):
@@ -72,7 +72,7 @@ def test_options_and_their_combinations(loss, names, rng, on_platform):
     check_softmax(loss, logits, labels, rng, axis, **cases.make_options(rng, names, loss, shape, labels, axis))
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(2, at_most=4)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("names", [(), ("where", "label_smoothing"), cases.SOFTMAX_OPTIONS], ids=cases.name_of)
 @pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float16, jnp.bfloat16])
@@ -82,7 +82,7 @@ def test_narrow_logits(dtype, loss, names, rng, on_platform):
     check_softmax(loss, logits, labels, rng, **cases.make_options(rng, names, loss, shape, labels))
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(2, at_most=4)
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32"])
 def test_labels_of_other_dtypes(dtype, rng, on_platform):
     logits, labels = cases.make_logits(rng, (5, 300)), np.array([0, 1, 2, 126, 127]).astype(dtype)
@@ -144,7 +144,7 @@ def test_masked_row_of_nan_affects_no_value_and_no_gradient(rng, on_platform, dt
     assert not np.asarray(gradient)[~MASK].any()
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(2, at_most=4)
 @pytest.mark.parametrize("way", [hessians.weighted, hessians.through_scan], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("hard", ["random", "ties", "confident"])
 @pytest.mark.parametrize("loss", cases.LOSSES)
@@ -161,7 +161,7 @@ def test_statistics_of_classes_without_the_label(rng, on_platform):
     assert_within(stats.label_nll, np.append(np.zeros(3), INTEGER.oracle(logits[3:], np.int32([3])).loss.value), 8)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 @pytest.mark.parametrize("num_classes", [1001, 2050])
 @pytest.mark.parametrize("options", [{}, OPTIONS, OPTIONS | {"mask": MASK}], ids="+".join)
@@ -171,7 +171,7 @@ def test_long_rows(rng, on_platform, x64, dtype, num_classes, options):
     check_softmax(INTEGER, z, y, rng, **options)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("num_classes", [6, 1002])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_second_derivatives(rng, on_platform, dtype, num_classes):
@@ -190,6 +190,7 @@ def test_second_derivatives(rng, on_platform, dtype, num_classes):
         _assert_close(found, want, dtype)
 
 
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_second_derivatives_through_a_loop_with_ties(rng, on_platform, dtype):
     z = np.asarray(rng.integers(-1, 2, (3, 1000)), jnp.dtype(dtype))
@@ -216,13 +217,14 @@ def _assert_close(found, want, dtype):
     np.testing.assert_allclose(np.asarray(found, np.float64), want, rtol=rtol, atol=atol)
 
 
+@pytest.mark.covering(1, at_most=1)
 def test_every_cell_is_correct_among_many_classes(on_platform):
     number, failed = cells.failures(Changed(among_many_classes, ("integer", "soft", "loss_sum")))
     assert number >= 4 * 100
     assert not failed
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("num_classes", [1000, 1004])
 def test_rows_split_over_devices(rng, on_platform, monkeypatch, num_classes):
     monkeypatch.setattr(gpu, "_RUN", 8)
@@ -239,7 +241,7 @@ def test_rows_split_over_devices(rng, on_platform, monkeypatch, num_classes):
     assert_within(np.asarray(gradient), answer.logits, 6)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("names", [(), tuple(LINEAR_OPTIONS)], ids=cases.name_of)
 @pytest.mark.parametrize("implementation", ["reference", Chunked(6, 7)], ids=str)
 def test_linear_losses(implementation, names, rng, on_platform):
@@ -251,11 +253,12 @@ def test_hessian_vector_product_of_a_linear_loss(rng, x64, on_platform):
     linear.differentiate(rng, "hvp", False, Chunked(4, 5))
 
 
+@pytest.mark.covering(1, at_most=1)
 def test_blocks_of_a_linear_loss_that_differ_on_a_gpu(rng, on_platform, other_blocks_on_gpu):
     linear.check(rng, None, tuple(LINEAR_OPTIONS))
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("names", [(), tuple(LINEAR_OPTIONS)], ids=cases.name_of)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("loss", ["losses", "sum"])

@@ -44,6 +44,7 @@ def _faults(names, answers):
     return found
 
 
+@pytest.mark.covering(1, at_most=6)
 @pytest.mark.parametrize("names", list(programs()))
 def test_jitted_calls_agree_with_the_recorded_answers(names):
     assert _faults(names, comparison.evaluate(names, jit=True)) == {}

@@ -66,7 +66,7 @@ WEIGHTS = {
 }
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(2, at_most=30)
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
 @pytest.mark.parametrize("name", NAMES)

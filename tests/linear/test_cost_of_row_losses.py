@@ -39,6 +39,7 @@ def matmuls(program):
     return device_work.figures(program).products / (TOKENS * FEATURES * CLASSES)
 
 
+@pytest.mark.covering(1, at_most=2)
 @on_small_memory
 @pytest.mark.parametrize(
     ("implementation", "number"), [(Chunked(64), 3), (Chunked(64, 1000), 4), (None, 3)], ids=["rows", "parts", "none"]
@@ -87,6 +88,7 @@ READERS = {
 }
 
 
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("name", READERS)
 def test_programs_that_do_not_read_the_statistics_of_the_softmax_are_the_same_without_them(name, monkeypatch):
     """Compile each loss with its gradients, then again with constants for spread and prediction, and compare the instructions."""

@@ -45,7 +45,7 @@ def test_every_implementation(rng, implementation, names):
     check(rng, IMPLEMENTATIONS[implementation], names)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=3)
 @pytest.mark.parametrize("sizes", [(0, 4, 5), (1, 1, 1), (1, 4, 1), (5, 1, 2), (7, 3, 9), (9, 5, 130)], ids=str)
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_any_sizes(rng, sizes, implementation):
@@ -233,6 +233,7 @@ DIFFERENTIATED = [
 ]
 
 
+@pytest.mark.covering(1, at_most=3)
 @pytest.mark.parametrize(
     ("total", "blocks", "mode"),
     covering.quick(
@@ -416,6 +417,7 @@ def test_block_sizes_are_positive_integers(sizes, error):
         Chunked(*sizes)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("dtype", ["bfloat16", *covering.nightly_values("float32")])
 def test_many_features_in_blocks_of_classes(dtype):
     """A CPU adds the product to the classifier's gradient in parts of the block."""

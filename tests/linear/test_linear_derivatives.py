@@ -141,6 +141,7 @@ CONTEXTS_AND_MODES = [*itertools.product(CONTEXTS, SECOND)]
 QUICK = [*zip((in_scan, in_map, in_checkpoint_of_scan, in_cond), SECOND, strict=True)]
 
 
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("around", "mode"), covering.quick(CONTEXTS_AND_MODES, QUICK), ids=lambda x: getattr(x, "__name__", x)

@@ -40,7 +40,7 @@ def call(function, arrays, fixed, labels, implementation):
 
 
 @pytest.mark.usefixtures("fast_compilation")
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=4)
 @pytest.mark.parametrize("kind", ["integer", "probabilities"])
 @pytest.mark.parametrize("names", covering.subsets((*OPTIONS, "where")), ids="+".join)
 @pytest.mark.parametrize("blocks", BLOCKS, ids=str)
@@ -81,6 +81,7 @@ def test_weight_of_a_sum_is_the_number_of_tokens_that_count(rng):
         assert float(total.weight) == (TOKENS if mask is None else mask.sum())
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("blocks", [Chunked(4, 5), *covering.nightly_values(Chunked(4), "reference")], ids=str)
 def test_second_derivatives_of_class_probabilities_in_blocks(blocks, rng, x64):
@@ -102,6 +103,7 @@ def test_second_derivatives_of_class_probabilities_in_blocks(blocks, rng, x64):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12), found, want)
 
 
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize(
     "dtype", [jnp.bfloat16, *covering.nightly_values(jnp.float16, jnp.float32), jnp.float64], ids=lambda d: d.__name__
@@ -216,7 +218,7 @@ def test_bad_input(case):
         call(LinearLogits(*LAYER))
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64], ids=lambda d: d.__name__)
 @pytest.mark.parametrize("bad", [0.0, -1.0])
 def test_cap_or_temperature_in_an_array_that_is_not_positive_gives_nan(bad, dtype, rng, x64):

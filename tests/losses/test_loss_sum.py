@@ -481,6 +481,7 @@ def test_invalid_segments_raise(args, error, message):
         LossSum.by_segment(*args)
 
 
+@pytest.mark.covering(1, at_most=12)
 @pytest.mark.parametrize("number", [128, 200, 256, 300, 40_000])
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32"])
 def test_narrow_ids_count_any_number_of_segments(dtype, number):

@@ -11,7 +11,7 @@ from tests.support.closeness import assert_within
 from tests.support.dense import SOFTMAX_ULPS, check_softmax
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=6)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize(("shape", "axis"), cases.SHAPES_AND_AXES)
 def test_any_shape_and_class_axis(loss, shape, axis, rng):
@@ -19,7 +19,7 @@ def test_any_shape_and_class_axis(loss, shape, axis, rng):
     check_softmax(loss, logits, labels, rng, axis)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=5)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("names", cases.SOFTMAX_OPTION_SETS, ids=cases.name_of)
 @pytest.mark.parametrize(("shape", "axis"), [((6, 11), -1), ((2, 5, 4), 1)])
@@ -48,7 +48,7 @@ def test_works_in_float32_and_returns_gradients_in_the_dtype_of_the_logits(loss,
     check_softmax(loss, logits, labels, rng, **cases.make_options(rng, names, loss, shape, labels))
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=6)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("hard", cases.HARD_LOGITS)
 def test_hard_logits(loss, hard, rng):

@@ -101,7 +101,7 @@ def assert_close(got, wanted, tolerance):
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance * np.max(np.abs(y)))
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=3)
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("loss", list(LOSSES))
@@ -131,6 +131,7 @@ def test_losses_and_gradients_are_those_of_all_class_probabilities(way, loss, dt
     assert_close(got, wanted, TOLERANCE[dtype] * (1 if order == 1 else 10))
 
 
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("way", list(WAYS))
 def test_no_labels_at_all_leave_the_terms_without_labels(way):
     """With labels `[..., 0]` the label mass is 0, and only `z_loss` is left."""

@@ -82,6 +82,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize(("mode", "name", "ways", "layout"), covering.quick(CASES, QUICK), ids=str)
 def test_divergences_with_nothing_said_and_with_split(mode, name, ways, layout):
     if "dense" in ways and (mode == "split" or (mode == "explicit" and "features" in layout)):

@@ -73,7 +73,7 @@ def check(run, arrays):
     np.testing.assert_allclose(weight, exact.weights[exact.mask].sum(), rtol=2e-6)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("way", [None, Chunked(3, 5), "dense"], ids=str)
 @pytest.mark.parametrize("mode", ["auto", "explicit", "split"])
@@ -92,7 +92,7 @@ def test_loss_sum_with_nothing_said_and_with_split(mode, way, layout):
         check(functools.partial(totals, logits_of, lambda x: x), placed)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("way", ["dense", "reference", Chunked(3, 5), Chunked(3)], ids=str)
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_loss_sum_inside_shard_map(check_vma, way):

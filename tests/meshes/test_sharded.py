@@ -94,7 +94,7 @@ QUICK = [
 ]
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=3)
 @pytest.mark.parametrize(
     "shape_and_mode",
     [
@@ -210,6 +210,7 @@ LAYOUTS_AND_MODES = [
 QUICK_LAYOUTS = ["tokens over both axes, classes over one of them", "sequences alone", "features of the classifier too"]
 
 
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize(
     ("layout", "mode"),
     covering.quick(

@@ -49,7 +49,7 @@ def put(mesh, arrays, *specs):
 
 
 @pytest.mark.usefixtures("fast_compilation")
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=4)
 @pytest.mark.parametrize("mode", ["auto", "explicit"])
 @pytest.mark.parametrize("implementation", [None, Chunked(3, 2), "reference"], ids=str)
 @pytest.mark.parametrize("case", SPLITS)
@@ -69,7 +69,7 @@ def test_values_and_gradients(case, implementation, mode):
 
 
 @pytest.mark.usefixtures("fast_compilation")
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("split", [Split("data", "model", "data"), None], ids=["split", "none"])
 @pytest.mark.parametrize(
     "dtype", [jnp.bfloat16, *covering.nightly_values(jnp.float16, jnp.float32), jnp.float64], ids=lambda d: d.__name__

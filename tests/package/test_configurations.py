@@ -49,7 +49,7 @@ def configured(request):
         yield
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=3)
 @pytest.mark.parametrize(
     ("dtype", "options"),
     [(jnp.float32, "none"), (jnp.bfloat16, "all")],
@@ -81,7 +81,7 @@ def test_hessian(configured):
     np.testing.assert_allclose(hessian, np.diag(p) - np.outer(p, p), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=3)
 @pytest.mark.parametrize(
     "labels", [np.int32([1, 0, 2, 3]), np.int8([1, 0, 2, 3]), np.int64([1, 0, 2, 3])], ids=lambda y: y.dtype.name
 )

@@ -21,6 +21,7 @@ for _case in accuracy.cases(np.float32, quick=True):
 NIGHTLY_KINDS = ("integer", "soft", "sigmoid")
 
 
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize(
     "kind", [*(kind for kind in BY_KIND if kind not in NIGHTLY_KINDS), *covering.nightly_values(*NIGHTLY_KINDS)]
 )

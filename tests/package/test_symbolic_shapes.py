@@ -66,7 +66,7 @@ def dense_problem(loss, options, dtype, shape):
     return {"logits": logits, "labels": labels, **chosen, "cotangent": np.linspace(-1, 2, shape[0], dtype=np.float32)}
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
 @pytest.mark.parametrize("options", [(), cases.SOFTMAX_OPTIONS], ids=cases.name_of)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
@@ -220,6 +220,7 @@ QUICK_TOKEN_CASES = [
 ]
 
 
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize(
     ("implementation", "options", "dtype", "rank"), covering.quick(TOKEN_CASES, QUICK_TOKEN_CASES), ids=id_of
 )
@@ -265,6 +266,7 @@ CLASS_CASES = [*itertools.product([None, "chunked", "reference", Chunked(3)], [(
 QUICK_CLASS_CASES = [(None, (), jnp.float32), ("reference", (), jnp.bfloat16)]
 
 
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize(
     ("implementation", "options", "dtype"), covering.quick(CLASS_CASES, QUICK_CLASS_CASES), ids=id_of
 )
@@ -368,6 +370,7 @@ WAYS_OF_DIVERGENCES = {
 }
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("way", "name"),
     covering.quick(itertools.product(WAYS_OF_DIVERGENCES, divergences.FUNCTIONS), [("in blocks", "kl sum")]),

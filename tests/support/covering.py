@@ -6,17 +6,17 @@ import itertools
 import pytest
 
 
-def selection(rows, strength):
+def selection(rows, strength, at_most=None):
     """Return the indices of a covering selection of `rows`, which are dictionaries of parameters.
 
     Each combination of `strength` values that occurs in some row also occurs in a selected row. The algorithm is greedy: the next row is the one
     with the most new combinations; among equals, the one whose values were selected least often; among equals, the first. Values are compared by
-    their `repr`.
+    their `repr`. The selection ends after `at_most` rows: then it has the most different ones, but perhaps not every combination.
     """
     values = [sorted((name, repr(value)) for name, value in row.items()) for row in rows]
     together = [set(itertools.combinations(v, min(strength, len(v)))) for v in values]
     missing, seen, chosen = set().union(*together), collections.Counter(), []
-    while missing:
+    while missing and len(chosen) != at_most:
         best = max(range(len(rows)), key=lambda i: (len(together[i] & missing), -sum(seen[v] for v in values[i])))
         missing -= together[best]
         seen.update(values[best])

@@ -16,6 +16,7 @@ FIRST_ORDER = ("value", "gradient", "jvp")
 on_a_cpu = platform.on_a_cpu
 
 
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("way", [jax.jit, eager], ids=["jit", "eager"])
 def test_every_cell_is_correct(way):
@@ -34,6 +35,7 @@ def test_every_cell_is_correct_under_vmap(quantities):
     assert not failed
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("functions", "least"),
     [(("sigmoid", "keras_sparse"), 30), pytest.param(tuple(cells.LOSSES), 250, marks=pytest.mark.nightly)],
@@ -131,7 +133,7 @@ CLEAN_CASES = dict(clean_cases())
 
 
 @pytest.mark.usefixtures("fast_compilation")
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=6)
 @pytest.mark.parametrize("check", [jax.debug_nans, jax.debug_infs], ids=["nans", "infs"])
 @pytest.mark.parametrize("way", [eager, jax.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize("name", CLEAN_CASES)
