@@ -22,7 +22,7 @@ def array(name: str, value: ArrayLike) -> Array:
     ):
         way = "It cannot be left out here." if value is None else f"Convert it first: jnp.asarray({name})."
         if hasattr(value, "classifier"):
-            way = "Only the softmax losses, `logit_stats` and `loss_sum` take it, as `logits`. Elsewhere compute hidden @ classifier + bias."
+            way = "Only the softmax losses and divergences, `logit_stats` and `loss_sum` take it. Elsewhere compute hidden @ classifier + bias."
         raise TypeError(f"`{name}` must be an array; got {type(value).__name__}. {way}")
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind not in "biufcV":
         raise TypeError(f"`{name}` must hold numbers; got an array of dtype {value.dtype}.")

@@ -108,7 +108,7 @@ def result_pairs(name, dtype):
     return pairs
 
 
-@pytest.mark.covering(1, at_most=48)
+@pytest.mark.covering(1, at_most=24)
 @pytest.mark.parametrize(("name", "dtype"), covering.quick([*itertools.product(TABLE, DTYPES)], quick()))
 def test_composition_is_that_of_the_plain_formulas(name, dtype, x64):
     """In float64, all but the last digits agree. In other dtypes, the allowed error is the rounding of the results and of their terms."""

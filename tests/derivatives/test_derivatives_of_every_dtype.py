@@ -145,7 +145,7 @@ def platform(request):
         yield request.param
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=4)
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"], indirect=True)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("way", WAYS)
@@ -186,7 +186,7 @@ def test_transform_between_two_derivatives(loss, classes, dtype, between, mode, 
     assert_close(found, second, dtype)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradient_penalty(loss, dtype, rng, x64):
@@ -255,7 +255,7 @@ LINEAR_WAYS = {
 }
 
 
-@pytest.mark.covering(1, at_most=2)
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("platform", ["cpu", "cuda"], indirect=True)
 @pytest.mark.parametrize("order", ["reverse over reverse", "forward over reverse", "reverse over forward"])
 @pytest.mark.parametrize("way", LINEAR_WAYS)

@@ -48,7 +48,7 @@ def test_third_derivatives(way, loss, rng, x64):
         np.testing.assert_allclose(actual, (ahead - behind) / (2 * step), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(2, at_most=7)
 @pytest.mark.parametrize(("inner", "outer"), ORDERS)
 @pytest.mark.parametrize("hard", HESSIAN_LOGITS)
 @pytest.mark.parametrize("loss", cases.LOSSES)
@@ -58,7 +58,7 @@ def test_hessian_in_four_orders(inner, outer, hard, loss, rng):
     assert_within(jax.jit(outer(inner(weighted(loss, labels, w))))(logits), expected, 16)
 
 
-@pytest.mark.covering(2, at_most=6)
+@pytest.mark.covering(2, at_most=3)
 @pytest.mark.parametrize("way", [through_scan, through_map, under_checkpoint], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("hard", HESSIAN_LOGITS)
 @pytest.mark.parametrize("loss", cases.LOSSES)
@@ -70,7 +70,7 @@ def test_hessian_through_loops_and_checkpoint(way, hard, loss, rng):
         assert_within(jax.jit(outer(jax.jacrev(way(loss, labels, w))))(logits), expected, 16)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("vmapped", [False, True], ids=["plain", "vmapped"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)

@@ -46,7 +46,7 @@ def example(rng, loss, names):
     return inputs, direction, fixed
 
 
-@pytest.mark.covering(1, at_most=3)
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize(("loss", "names"), OPTION_SETS)
 def test_second_derivatives_of_every_input_in_every_mode(loss, names, rng, x64):
     """Compare with finite differences of the gradients of the oracle, in extended precision."""
@@ -98,7 +98,7 @@ def call(loss, inputs, fixed):
     return loss.function(arguments.pop("logits"), arguments.pop("labels"), **arguments)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
 @pytest.mark.parametrize(
     ("loss", "names"),

@@ -28,6 +28,7 @@ def test_gathered_blocks(rng, names, gathered_blocks):
     check(rng, None, names)
 
 
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("mode", ["vmap of grad", "hvp of scan", *nightly_values("hvp", "checkpoint")])
 def test_derivatives_in_gathered_blocks(rng, mode, gathered_blocks, x64):
     differentiate(rng, mode, True, None)

@@ -72,7 +72,7 @@ def test_options_and_their_combinations(loss, names, rng, on_platform):
     check_softmax(loss, logits, labels, rng, axis, **cases.make_options(rng, names, loss, shape, labels, axis))
 
 
-@pytest.mark.covering(2, at_most=4)
+@pytest.mark.covering(2, at_most=3)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("names", [(), ("where", "label_smoothing"), cases.SOFTMAX_OPTIONS], ids=cases.name_of)
 @pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float16, jnp.bfloat16])
@@ -82,7 +82,7 @@ def test_narrow_logits(dtype, loss, names, rng, on_platform):
     check_softmax(loss, logits, labels, rng, **cases.make_options(rng, names, loss, shape, labels))
 
 
-@pytest.mark.covering(2, at_most=4)
+@pytest.mark.covering(2, at_most=2)
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32"])
 def test_labels_of_other_dtypes(dtype, rng, on_platform):
     logits, labels = cases.make_logits(rng, (5, 300)), np.array([0, 1, 2, 126, 127]).astype(dtype)
@@ -98,6 +98,7 @@ def test_sigmoid_loss(names, dtype, rng, on_platform):
     check_sigmoid(logits, labels, rng, **cases.make_options(rng, names, SIGMOID, shape, labels))
 
 
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 def test_hard_logits(loss, rng, on_platform):
     """Test all hard logits in one array. Shorter rows are padded with classes at -inf, which take no part."""
@@ -190,7 +191,7 @@ def test_second_derivatives(rng, on_platform, dtype, num_classes):
         _assert_close(found, want, dtype)
 
 
-@pytest.mark.covering(1, at_most=2)
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_second_derivatives_through_a_loop_with_ties(rng, on_platform, dtype):
     z = np.asarray(rng.integers(-1, 2, (3, 1000)), jnp.dtype(dtype))
@@ -217,7 +218,7 @@ def _assert_close(found, want, dtype):
     np.testing.assert_allclose(np.asarray(found, np.float64), want, rtol=rtol, atol=atol)
 
 
-@pytest.mark.covering(1, at_most=1)
+@pytest.mark.nightly
 def test_every_cell_is_correct_among_many_classes(on_platform):
     number, failed = cells.failures(Changed(among_many_classes, ("integer", "soft", "loss_sum")))
     assert number >= 4 * 100
@@ -258,7 +259,7 @@ def test_blocks_of_a_linear_loss_that_differ_on_a_gpu(rng, on_platform, other_bl
     linear.check(rng, None, tuple(LINEAR_OPTIONS))
 
 
-@pytest.mark.covering(1, at_most=2)
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("names", [(), tuple(LINEAR_OPTIONS)], ids=cases.name_of)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("loss", ["losses", "sum"])

@@ -428,7 +428,7 @@ def test_backend_ignores_a_class_like_the_loss(axis, rng):
     assert (np.asarray(answer)[labels == -1] == 0).all()
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("eagerly", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_function_with_ignore_class_trains_like_that_of_keras(weighted, eagerly, rng):

@@ -32,6 +32,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize(("way", "rows", "dtypes", "name"), covering.quick(CASES, QUICK), ids=str)
 def test_value_and_every_gradient(way, rows, dtypes, name, rng, x64):
     pair = [jnp.dtype(dtype) for dtype in (dtypes.split(" and ") * 2)[:2]]

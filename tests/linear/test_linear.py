@@ -144,6 +144,7 @@ def test_invalid_label_gives_nan_only_in_its_loss_and_its_hidden_gradient(rng, i
     assert np.isfinite(gradient[5:]).all()
 
 
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("implementation", IMPLEMENTATION_NAMES)
 def test_masked_token_has_zero_loss_and_does_not_affect_other_tokens(rng, implementation):
     hidden, classifier, labels = make(rng)
@@ -233,7 +234,7 @@ DIFFERENTIATED = [
 ]
 
 
-@pytest.mark.covering(1, at_most=3)
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize(
     ("total", "blocks", "mode"),
     covering.quick(
@@ -309,7 +310,7 @@ def test_micro_batches_add_up_to_one_batch(rng):
     np.testing.assert_allclose(gradient, want_gradient, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("check_vma", [True, False])
 @pytest.mark.parametrize(
     "blocks", [None, Chunked(2, 5), *covering.nightly_values(Chunked(1, None), Chunked(None, 5))], ids=str

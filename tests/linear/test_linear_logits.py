@@ -40,7 +40,7 @@ def call(function, arrays, fixed, labels, implementation):
 
 
 @pytest.mark.usefixtures("fast_compilation")
-@pytest.mark.covering(1, at_most=4)
+@pytest.mark.covering(1, at_most=3)
 @pytest.mark.parametrize("kind", ["integer", "probabilities"])
 @pytest.mark.parametrize("names", covering.subsets((*OPTIONS, "where")), ids="+".join)
 @pytest.mark.parametrize("blocks", BLOCKS, ids=str)

@@ -151,6 +151,7 @@ def test_softmax_values_and_gradients(name, kind, rng):
         assert ulps_beyond(gradient, exact_gradient, gradient_error) <= GRADIENT_ULPS
 
 
+@pytest.mark.covering(1, at_most=5)
 @pytest.mark.parametrize(("row", "label"), WORST)
 def test_the_worst_rows_found(row, label):
     logits = np.float32([[float.fromhex(v) for v in row]])

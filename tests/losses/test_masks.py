@@ -30,6 +30,7 @@ def test_masked_row_has_zero_loss_and_gradient_whatever_it_holds(way, loss, junk
     assert_within(gradient, answer.logits, 6)
 
 
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("loss", cases.LOSSES)
 def test_masked_row_of_nan_affects_no_derivative(loss, rng):
     """Check the derivatives with respect to every input, in both modes, with all options."""

@@ -28,6 +28,7 @@ def test_options_and_their_combinations(loss, names, shape, axis, rng):
     check_softmax(loss, logits, labels, rng, axis, **cases.make_options(rng, names, loss, shape, labels, axis))
 
 
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("names", [(), cases.SOFTMAX_OPTIONS], ids=cases.name_of)
 def test_float64_keeps_float64(loss, names, rng, x64):
@@ -36,7 +37,7 @@ def test_float64_keeps_float64(loss, names, rng, x64):
     check_softmax(loss, logits, labels, rng, **cases.make_options(rng, names, loss, shape, labels))
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, at_most=3)
 @pytest.mark.parametrize("loss", cases.SOFTMAX_LOSSES)
 @pytest.mark.parametrize("names", [(), cases.SOFTMAX_OPTIONS], ids=cases.name_of)
 @pytest.mark.parametrize("dtype", cases.DTYPES)

@@ -326,6 +326,7 @@ CORRECT_ROWS = {  # logits, label, and whether the label is correct
 }
 
 
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_label_in_a_row_with_a_nan_is_not_correct_with_split_classes(check_vma):
     """XLA for CPU may lose the NaN in the maximum over devices."""

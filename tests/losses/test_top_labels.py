@@ -101,7 +101,7 @@ def assert_close(got, wanted, tolerance):
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance * np.max(np.abs(y)))
 
 
-@pytest.mark.covering(1, at_most=3)
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("loss", list(LOSSES))
@@ -287,6 +287,7 @@ def test_rows_may_have_any_number_of_axes(rows):
         np.testing.assert_allclose(found, want, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize("way", ["dense", "blocks"])
 def test_masked_nan_probabilities_reach_no_gradient_even_of_the_class_weights(way):
     probabilities, indices, mask = np.array(PROBABILITIES), INDICES.copy(), np.arange(ROWS) != 4

@@ -31,7 +31,7 @@ WHOLE = math.prod(SIZES)  # the multiplications of one matmul of the layer
 TOKENS, (FEATURES, CLASSES) = SIZES[0] * SIZES[1], SIZES[2:]
 
 
-@pytest.mark.covering(1, at_most=3)
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("mode", ["auto", "auto, out_shardings", "split"])
 @pytest.mark.parametrize("loss", [total, per_token], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -165,7 +165,7 @@ WAYS = [
 
 
 @pytest.mark.usefixtures("fast_compilation")
-@pytest.mark.covering(1, at_most=4)
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("way", WAYS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("specs", [(P("data"), P(None, "model")), (P(("data", "model")), P(("data",)))], ids=str)
 def test_ways_to_call_a_loss(way, specs):

@@ -49,7 +49,7 @@ def put(mesh, arrays, *specs):
 
 
 @pytest.mark.usefixtures("fast_compilation")
-@pytest.mark.covering(1, at_most=4)
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize("mode", ["auto", "explicit"])
 @pytest.mark.parametrize("implementation", [None, Chunked(3, 2), "reference"], ids=str)
 @pytest.mark.parametrize("case", SPLITS)

@@ -94,6 +94,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.covering(1, at_most=2)
 @pytest.mark.parametrize(("mode", "name", "layout"), covering.quick(CASES, QUICK), ids=str)
 def test_lazy_logits_with_nothing_said_and_with_split(mode, name, layout):
     mesh = sharded.mesh_of((2, 4), "explicit" if mode == "explicit" else "auto")

@@ -45,7 +45,7 @@ def batches_of(configuration):
     )
 
 
-@pytest.mark.covering(1, at_most=11)
+@pytest.mark.covering(1, at_most=6)
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda c: c.name)
 def test_agrees_with_the_oracle(configuration):
     check(configuration, math.ceil(EXAMPLES / (BATCH * len(CONFIGURATIONS))), derandomize=True)

@@ -51,7 +51,7 @@ def _mismatch(name, got):
     return None
 
 
-@pytest.mark.covering(1, at_most=11)
+@pytest.mark.covering(1, at_most=6)
 @pytest.mark.parametrize("names", list(programs()))
 def test_jitted_calls_agree_with_the_recorded_results(names):
     answers = comparison.evaluate_in_one_program(names)

@@ -9,6 +9,7 @@ from tests.support.ours import OURS
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
+@pytest.mark.covering(1, at_most=1)
 @pytest.mark.parametrize(
     ("labels", "ways"),
     [
