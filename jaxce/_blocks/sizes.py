@@ -56,8 +56,8 @@ _FEW = 4
 # A GPU's matmul is two to three times slower if the rows of a matrix do not start at multiples of 16 bytes.
 _ALIGNED = 8
 # At (8192, 4096, 128256) in float32, an H200 takes 1.12 times as long as three bare matmuls in blocks of 1,024 tokens and 1.35 times in blocks of
-# 512. So a GPU stores an eighth of the logits, up to 1,024 tokens, or 128 MiB. With a narrow classifier, the gradients with respect to the logits are buffered in the
-# memory of the classifier's gradient, so the float32 sum is read and written once for many blocks.
+# 512. So a GPU stores an eighth of the logits, up to 1,024 tokens, or 128 MiB. With a narrow classifier, the gradients with respect to the logits
+# are buffered in the memory of the classifier's gradient, so the float32 sum is read and written once for many blocks.
 _SHARE_ON_GPU, _ROOM_OF_GATHERED = 8, 2**25
 _LEAST_GATHERED = 256
 # Blocks of twice as many classes reduce the time of an H200 from 1.9 to 1.7 times the three bare matmuls.

@@ -202,7 +202,7 @@ BAD = {
     "labels": (lambda z: SUM(z, np.zeros((2, 4), np.int32)), ValueError, r"`labels` must .* without axis 2, .*; got \(2, 4\)\."),
     "probabilities": (lambda z: SOFT(z, Y), ValueError, r"`labels` must have the shape of `logits`, \(2, 3, 5\); got \(2, 3\)\."),
     "temperature": (lambda z: SUM(z, Y, temperature=np.ones(3, np.float32)), ValueError, r"`temperature` must be a scalar or .*; got \(3,\)\."),
-    "sigmoid": (lambda z: jaxce.sigmoid_binary_cross_entropy(z, Q), TypeError, r"got LinearLogits\. Only the softmax losses, "),
+    "sigmoid": (lambda z: jaxce.sigmoid_binary_cross_entropy(z, Q), TypeError, r"got LinearLogits\. Only the softmax losses and divergences, "),
     "temperature of 0": (lambda z: SUM(z, Y, temperature=0), ValueError, r"`temperature` must be positive and finite; got 0\.0\."),
     "temperature below 0": (lambda z: INTEGER(Q, Y, temperature=-1.0), ValueError, r"`temperature` must be positive and finite; got -1\.0\."),
     "integer temperatures": (lambda z: SOFT(Q, Q, temperature=np.ones((2, 3), int)), TypeError, "`temperature` must be floating point; got int"),
