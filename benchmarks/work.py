@@ -42,7 +42,7 @@ def work(text: str, device: Device) -> Work:
             if not passes.is_work(i) or (i.opcode == "custom-call" and not i.operands):  # this one allocates an array
                 continue
             body = computations.get(i.called.get("calls", ("",))[0])
-            moved, flops = _moved(i, by_name, body), _flops(i, by_name, body)
+            moved, flops = _moved(i, by_name, body, computations), _flops(i, by_name, body)
             launches += times
             if flops:
                 matmul_seconds += times * max(flops / device.peak, moved / device.bandwidth)
@@ -66,20 +66,38 @@ def _with_turns(text: str) -> str:
     return re.sub(r"^.* while\(.*condition=%?([\w.\-]+).*$", completed, text, flags=re.MULTILINE)
 
 
-def _moved(i: Instruction, by_name, body) -> float:
+def _moved(i: Instruction, by_name, body, computations) -> float:
     """Return the bytes that an instruction reads from and writes to main memory. Of an array of which it accesses a part, that part."""
+    if i.opcode == "slice-start":  # a copy of a part, while others work; the first of its results is the whole array
+        part = i.arrays[1]
+        return _bytes(part) * (1 + part[2])
     names, written = dict.fromkeys(i.operands), _size(i)
     if passes.updates_in_place(i, body) and i.opcode != "scatter":
         root = next(x for x in body if x.is_root) if body else i
         inside = {x.name: x for x in body} if body else by_name
         updated, written = inside[root.operands[0]], _size(inside[root.operands[1]])
         names.pop(i.operands[updated.position] if body else updated.name, None)
-    operands = (by_name[name] for name in names if name in by_name)
-    return written + sum(min(_size(o), written) if passes.only_picked(i, body, o.name) else _size(o) for o in operands)
+    return written + sum(min(_size(by_name[n]), _read(n, i, body, computations)) for n in names if n in by_name)
+
+
+def _read(operand: str, i: Instruction, body, computations) -> float:
+    """Return the bytes that an instruction reads of an operand: what it picks, also inside of nested fusions, or infinity for all of it."""
+    if body is None:
+        return sum(_bytes(array) for array in i.arrays) if passes.only_picked(i, None, operand) else math.inf
+    positions = [n for n, name in enumerate(i.operands) if name == operand]
+    names = {x.name for x in body if x.opcode == "parameter" and x.position in positions}
+    uses = [(x, name) for x in body for name in names.intersection(x.operands)]
+    inner = ((name, x, computations.get(x.called.get("calls", ("",))[0])) for x, name in uses)
+    return sum(_read(*use, computations) for use in inner)
 
 
 def _size(i: Instruction) -> float:
-    return sum(elements * BYTES.get(dtype, 4) for dtype, elements, in_memory in i.arrays if in_memory)
+    return sum(_bytes(array) for array in i.arrays if array[2])
+
+
+def _bytes(array) -> float:
+    dtype, elements, _ = array
+    return elements * BYTES.get(dtype, 4)
 
 
 def _flops(i: Instruction, by_name, body) -> float:
