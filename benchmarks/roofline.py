@@ -179,7 +179,8 @@ bare matmuls took three times as long as predicted.
 
 ## TPUs
 
-Predicted time; GiB read and written beside the matmuls; MiB held, gradients included.
+Predicted time; GiB read and written beside the matmuls; MiB held, gradients included. No TPU has been measured: the GPU's table says how near such
+predictions are there.
 
 {tpus}
 """
