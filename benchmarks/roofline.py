@@ -179,8 +179,8 @@ bare matmuls took three times as long as predicted.
 
 ## TPUs
 
-Predicted time; GiB read and written beside the matmuls; MiB held, gradients included. No TPU has been measured: the GPU's table says how near such
-predictions are there.
+A cell has three numbers: the predicted time, the GiB that are read and written beside the matmuls, and the MiB that are held, with the gradients.
+No TPU has been measured. How near such predictions are is known for the GPU alone.
 
 {tpus}
 """

@@ -41,7 +41,7 @@ def work(text: str, device: Device) -> Work:
         for i in computations[name]:
             if not passes.is_work(i) or (i.opcode == "custom-call" and not i.operands):  # this one allocates an array
                 continue
-            body = computations.get(i.called.get("calls", ("",))[0])
+            body = _body(i, computations)
             moved, flops = _moved(i, by_name, body, computations), _flops(i, by_name, body)
             launches += times
             if flops:
@@ -87,8 +87,12 @@ def _read(operand: str, i: Instruction, body, computations) -> float:
     positions = [n for n, name in enumerate(i.operands) if name == operand]
     names = {x.name for x in body if x.opcode == "parameter" and x.position in positions}
     uses = [(x, name) for x in body for name in names.intersection(x.operands)]
-    inner = ((name, x, computations.get(x.called.get("calls", ("",))[0])) for x, name in uses)
-    return sum(_read(*use, computations) for use in inner)
+    return sum(_read(name, x, _body(x, computations), computations) for x, name in uses)
+
+
+def _body(i: Instruction, computations):
+    """Return the instructions of a fusion; None for any other instruction."""
+    return computations.get(i.called.get("calls", ("",))[0])
 
 
 def _size(i: Instruction) -> float:

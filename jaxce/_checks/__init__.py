@@ -114,7 +114,7 @@ def class_indices(value: ArrayLike, logits: Array, axis: ClassAxis) -> Array:
         if value.shape == logits.shape:
             hint = " For one-hot labels use softmax_cross_entropy."
         elif value.ndim == len(rows) + 1 and value.shape[:-1] == rows and value.shape[-1] > 1:
-            hint = " For the labels of a few classes pass their `label_probabilities` too."
+            hint = " For the labels of a few classes pass their `label_probabilities` too, to a loss of `logits`."
         elif _is_reshaped(value, rows):
             hint = f" Reshape them: labels.reshape({rows})."
         elif value.shape in (others := {row_shape(logits.shape, i): i for i in range(logits.ndim)}):
@@ -200,19 +200,16 @@ def class_weights(value: ArrayLike | None, logits: Array, axis: ClassAxis) -> Ar
     if value is None:
         return None
     value, classes = weights("class_weights", value), class_shape(logits.shape, axis)
-    if value.shape == row_shape(logits.shape, axis) != classes:
-        raise ValueError(
-            f"`class_weights` must have one number for each class, shape {classes}; got {value.shape}. "
-            "For one weight per example pass `weights` to a sum or to LossSum.of."
-        )
-    return per_class(value, classes, "class_weights")
+    is_of_rows = value.shape == row_shape(logits.shape, axis)
+    hint = " For one weight per example pass `weights` to a sum or to LossSum.of." if is_of_rows else ""
+    return per_class(value, classes, "class_weights", hint)
 
 
-def per_class(value: Array, classes: tuple[int, ...], name: str) -> Array:
+def per_class(value: Array, classes: tuple[int, ...], name: str, hint: str = "") -> Array:
     """Check for one number per class."""
     if value.shape != classes:
         raise ValueError(
-            f"`{name}` must have one number for each of the {math.prod(classes)} classes, shape {classes}; got {value.shape}."
+            f"`{name}` must have one number for each of the {math.prod(classes)} classes, shape {classes}; got {value.shape}.{hint}"
         )
     return value
 

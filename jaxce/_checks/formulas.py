@@ -106,11 +106,8 @@ def has_no_traced_closure(constants) -> None:
 def result(value, *, has_aux: bool) -> tuple[Array, dict[str, Array]]:
     """Check what `loss` returns for one row, and return its loss and its metrics."""
     if not has_aux:
-        if isinstance(value, tuple):
-            raise TypeError(
-                f"`loss` must return a floating-point number for each row; got {_shown(value)}. For metrics beside it pass has_aux=True."
-            )
-        return _number("`loss` must return a floating-point number for each row", value, jnp.floating), {}
+        hint = " To return metrics too, pass has_aux=True." if isinstance(value, tuple) else ""
+        return _number("`loss` must return a floating-point number for each row", value, jnp.floating, hint), {}
     if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Mapping)):
         raise TypeError(
             f"With `has_aux`, `loss` must return a number and a dict of numbers for each row; got {_shown(value)}."
@@ -125,11 +122,11 @@ def result(value, *, has_aux: bool) -> tuple[Array, dict[str, Array]]:
     }
 
 
-def _number(rule: str, value, kind) -> Array:
+def _number(rule: str, value, kind, hint: str = "") -> Array:
     is_number = isinstance(value, (jax.Array, np.ndarray, np.generic, float, int, bool))
     array = jnp.asarray(value) if is_number else None
     if array is None or not jnp.issubdtype(array.dtype, kind) or jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise TypeError(f"{rule}; got {_shown(value)}.")
+        raise TypeError(f"{rule}; got {_shown(value)}.{hint}")
     if array.shape != ():
         raise ValueError(
             f"{rule}; got an array of shape {array.shape}. `loss` is called for one row: each statistic is a scalar, and an array of `per_row` has "

@@ -374,7 +374,7 @@ BAD = {
     "closure over the rows": ({"loss": lambda s: s.nll * jnp.ones(4)}, ValueError, r"shape \(4,\).*`per_row`"),
     "no number": ({"loss": lambda s: None}, TypeError, "`loss` must return a floating-point number.*got NoneType"),
     "integer": ({"loss": lambda s: s.prediction}, TypeError, "`loss` must return a floating-point number.*got int32"),
-    "metrics without has_aux": ({"loss": lambda s: (s.nll, {})}, TypeError, "`loss` must return a floating.*got tuple.*pass has_aux=True"),
+    "metrics without has_aux": ({"loss": lambda s: (s.nll, {})}, TypeError, "`loss` must return a floating.*got tuple.*metrics too, pass has_aux"),
     "has_aux without metrics": ({"loss": nll, "has_aux": True}, TypeError, "With `has_aux`.*got float32"),
     "metric of rows": ({"loss": lambda s: (s.nll, {"a": jnp.ones(4)}), "has_aux": True}, ValueError, r"metric 'a'.*shape \(4,\)"),
     "complex metric": ({"loss": lambda s: (s.nll, {"a": 1j}), "has_aux": True}, TypeError, "metric 'a'.*got complex"),

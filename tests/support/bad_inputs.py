@@ -60,7 +60,7 @@ SHAPES_AND_DTYPES = {
     "scalar label": (INTEGER, {"logits": Z, "labels": i32()}, ValueError, r"`labels` must have the shape.*\(4,\); got \(\)"),
     "one label for all": (INTEGER, {"logits": Z, "labels": i32(1)}, ValueError, r"\(4,\); got \(1,\)"),
     "labels of another order": (INTEGER, {"logits": Z3, "labels": i32(3, 2)}, ValueError, r"(?m)\(2, 3\); got \(3, 2\)\.$"),
-    "labels of a few classes": (INTEGER, {"logits": Z, "labels": i32(4, 3)}, ValueError, r"\(4,\); got \(4, 3\)\..*`label_probabilities` too"),
+    "labels of a few classes": (INTEGER, {"logits": Z, "labels": i32(4, 3)}, ValueError, r"\(4,\); got \(4, 3\)\..*`label_probabilities` too, to"),
     "flat labels": (INTEGER, {"logits": Z3, "labels": i32(6)}, ValueError, r"(?m)got \(6,\)\. Reshape them: labels\.reshape\(\(2, 3\)\)\.$"),
     "statistics, labels of another shape": (STATS, {"logits": Z, "labels": i32(3)}, ValueError, r"\(4,\); got \(3,\)"),
     "statistics, float labels": (STATS, {"logits": Z, "labels": f32(4)}, TypeError, "`labels` must be integers .*, or class prob.*got float32"),
@@ -98,7 +98,7 @@ SHAPES_AND_DTYPES = {
     "mask of the transposed shape": (SIGMOID, {"logits": Z, "labels": Q, "mask": booleans(5, 4)}, ValueError, r"(?m)\(4, 5\); got \(5, 4\)\.$"),
     "sigmoid, float mask": (SIGMOID, {"logits": Z, "labels": Q, "mask": f32(4, 5)}, TypeError, "`mask` must be boolean; got float32"),
     # class_weights
-    "weights of rows": (INTEGER, {"logits": Z, "labels": Y, "class_weights": f32(4)}, ValueError, r"\(5,\); got \(4,\)\..*pass `weights`"),
+    "weights of rows": (INTEGER, {"logits": Z, "labels": Y, "class_weights": f32(4)}, ValueError, r"shape \(5,\); got \(4,\)\. .*`weights`"),
     "two weights too few": (INTEGER, {"logits": Z, "labels": Y, "class_weights": f32(3)}, ValueError, r"`class_weights`.* 5 classes.*got \(3,\)\."),
     "one weight for all classes": (INTEGER, {"logits": Z, "labels": Y, "class_weights": f32(1)}, ValueError, r"`class_weights`.*got \(1,\)"),
     "a weight for each logit": (SOFT, {"logits": Z, "labels": Q, "class_weights": f32(4, 5)}, ValueError, r"`class_weights`.*got \(4, 5\)"),
